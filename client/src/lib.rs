@@ -1,0 +1,1 @@
+//! One call, somewhere in the cluster: raw and transactional.

@@ -1,0 +1,1 @@
+//! The server round the store: RPC services, transactions, raw keys.

@@ -1,0 +1,1 @@
+//! A store full of replicas.

@@ -1,0 +1,1 @@
+//! The cluster's eye and hand: placement, timestamps, ids.

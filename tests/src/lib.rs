@@ -1,0 +1,1 @@
+//! The cluster under observation: simulator, checkers, labs, end-to-end.
