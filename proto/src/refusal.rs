@@ -223,8 +223,7 @@ impl From<Refusal> for errorpb::Error {
                 error.read_index_not_ready = Some(errorpb::ReadIndexNotReady { reason, region_id });
             }
             Refusal::ProposalInMergingMode { region_id } => {
-                error.proposal_in_merging_mode =
-                    Some(errorpb::ProposalInMergingMode { region_id });
+                error.proposal_in_merging_mode = Some(errorpb::ProposalInMergingMode { region_id });
             }
             Refusal::DataIsNotReady { region_id, peer_id, safe_ts } => {
                 error.data_is_not_ready =
@@ -282,11 +281,7 @@ impl From<errorpb::Error> for Refusal {
         } else if let Some(e) = error.proposal_in_merging_mode {
             Self::ProposalInMergingMode { region_id: e.region_id }
         } else if let Some(e) = error.data_is_not_ready {
-            Self::DataIsNotReady {
-                region_id: e.region_id,
-                peer_id: e.peer_id,
-                safe_ts: e.safe_ts,
-            }
+            Self::DataIsNotReady { region_id: e.region_id, peer_id: e.peer_id, safe_ts: e.safe_ts }
         } else if let Some(e) = error.region_not_initialized {
             Self::RegionNotInitialized { region_id: e.region_id }
         } else if let Some(e) = error.disk_full {
@@ -345,6 +340,9 @@ mod tests {
 
     #[test]
     fn a_missed_deadline_reads_as_clients_expect() {
-        assert_eq!(errorpb::Error::from(Refusal::deadline_exceeded()).message, "Deadline is exceeded");
+        assert_eq!(
+            errorpb::Error::from(Refusal::deadline_exceeded()).message,
+            "Deadline is exceeded"
+        );
     }
 }

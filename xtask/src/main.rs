@@ -1,1 +1,173 @@
-fn main() {}
+//! Set-up, run, test: the commands of this project, on nothing but the standard library.
+//!
+//! `cargo xtask` compiles in a second, before RocksDB is touched, so it can install what RocksDB
+//! needs first. It knows no crate of the workspace: it starts cargo, and cargo does the rest.
+
+#![allow(clippy::print_stdout, reason = "a command line tool talks to its terminal")]
+
+mod cargo;
+mod toolchain;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  up [FLAGS]         set up this machine, build, and run the three-store cluster
+                     (FLAGS go to `tessera playground`)
+  test [FILTER]      set up this machine, and pass all tests of the workspace
+  check              formatting, lints, documentation: what a change must be silent on
+  compat             official clients against a playground, in one process and in several
+  lab NAME | list    one lab of the course: 1, 4a, 4b, 4c; exit code is the grade
+  sim [--seeds N] [--from SEED]
+                     the cluster under simulation; a failing seed prints how to replay it
+  replay SEED        one seed again, with its trace
+  bench [FLAGS]      a release build of `tessera bench` (RocksDB is not compiled again)
+  descriptor FILE    write the wire protocol's descriptor set
+  doctor             what this machine has and lacks; installs nothing
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["up", flags @ ..] => up(flags),
+        ["test", filter @ ..] => test(filter),
+        ["check"] => check(),
+        ["compat"] => compat(),
+        ["lab", "list"] => {
+            println!(
+                "1   standalone key-value store\n4a  multi-version records\n4b  transactions: get, prewrite, commit\n4c  transactions: scan, status, rollback, resolve"
+            );
+            Ok(())
+        }
+        ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
+        ["sim", flags @ ..] => sim(flags),
+        ["replay", seed] => replay(seed),
+        ["bench", flags @ ..] => bench(flags),
+        ["descriptor", file] => descriptor(file),
+        ["doctor"] => toolchain::report(),
+        [] | ["-h" | "--help" | "help"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("cargo xtask: no such command: {}\n\n{USAGE}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("cargo xtask: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a person reads when a command fails; the exit code is 1.
+type Outcome = Result<(), String>;
+
+fn up(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    let mut arguments = vec!["run", "--quiet", "--package", "tessera", "--", "playground"];
+    arguments.extend_from_slice(flags);
+    cargo::announce_first_build();
+    cargo::replace_self(&arguments)
+}
+
+fn test(filter: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    cargo::announce_first_build();
+    let mut arguments = vec!["test", "--workspace", "--all-targets"];
+    if !filter.is_empty() {
+        arguments.push("--");
+        arguments.extend_from_slice(filter);
+    }
+    cargo::run(&arguments, &[])
+}
+
+fn check() -> Outcome {
+    toolchain::ensure()?;
+    cargo::run(&["fmt", "--all", "--check"], &[])?;
+    cargo::run(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    cargo::run(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])
+}
+
+fn compat() -> Outcome {
+    toolchain::ensure()?;
+    cargo::announce_first_build();
+    cargo::run(&["build", "--package", "tessera"], &[])?;
+    let program = cargo::target_folder()?.join("debug").join("tessera");
+    let program = program.to_str().ok_or("the target folder's path is not text")?;
+    cargo::run(
+        &[
+            "run",
+            "--quiet",
+            "--manifest-path",
+            "tests/compat/Cargo.toml",
+            "--package",
+            "compat-rust",
+        ],
+        &[("TESSERA", program)],
+    )
+}
+
+/// Labs are tests in the one suite, under their course names.
+fn lab(name: &str) -> Outcome {
+    toolchain::ensure()?;
+    let filter = format!("labs::lab{name}::");
+    cargo::run(&["test", "--package", "tessera-tests", "--test", "suites", "--", &filter], &[])
+}
+
+fn sim(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    let mut environment = Vec::new();
+    let mut rest = flags;
+    while let [flag, value, tail @ ..] = rest {
+        match *flag {
+            "--seeds" => environment.push(("TESSERA_SIM_SEEDS", *value)),
+            "--from" => environment.push(("TESSERA_SIM_FROM", *value)),
+            other => return Err(format!("sim: no such flag: {other}")),
+        }
+        rest = tail;
+    }
+    if let [flag] = rest {
+        return Err(format!("sim: {flag} needs a value"));
+    }
+    cargo::run(&simulation("simulation::seeds"), &environment)
+}
+
+fn replay(seed: &str) -> Outcome {
+    toolchain::ensure()?;
+    cargo::run(&simulation("simulation::replay"), &[("TESSERA_SEED", seed)])
+}
+
+fn simulation(filter: &str) -> [&str; 8] {
+    ["test", "--package", "tessera-tests", "--test", "suites", "--", filter, "--nocapture"]
+}
+
+/// RocksDB is compiled with the same optimisation in both profiles, so the release build links the
+/// library that the dev build made.
+fn bench(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    cargo::announce_first_build();
+    cargo::run(&["build", "--package", "tessera"], &[])?;
+    let library = cargo::rocksdb_library()?;
+    let mut environment = Vec::new();
+    if let Some(folder) = &library {
+        environment.push(("ROCKSDB_LIB_DIR", folder.as_str()));
+        environment.push(("ROCKSDB_STATIC", "1"));
+        environment.push(("LZ4_LIB_DIR", folder.as_str()));
+    }
+    let mut arguments = vec!["run", "--release", "--quiet", "--package", "tessera", "--", "bench"];
+    arguments.extend_from_slice(flags);
+    cargo::run(&arguments, &environment)
+}
+
+fn descriptor(file: &str) -> Outcome {
+    cargo::run(
+        &["run", "--quiet", "--package", "tessera-proto", "--example", "descriptor", "--", file],
+        &[],
+    )
+}
