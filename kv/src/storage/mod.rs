@@ -19,6 +19,11 @@ pub struct View<S> {
     pub snapshot: S,
     /// Reads outside are the neighbour's: clamp to it or refuse with `KeyNotInRegion`.
     pub range: KeyRange,
+    /// The raft term this peer led in when the snapshot was taken; 0 when there is none to speak
+    /// of. What was decided from this view is written with `context.term` set to it, so that a
+    /// leader which lost and regained its place in between refuses it instead of writing a decision
+    /// about data that has changed since.
+    pub term: u64,
 }
 
 /// Reads and writes one region, named by the request's context.
@@ -33,7 +38,12 @@ pub trait Storage: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<View<Self::Snapshot>, Refusal>> + Send;
 
     /// Writes the batch through the region's log. `Ok` means applied on this store and durable on a
-    /// quorum. A refusal means that it certainly did not apply, except `UndeterminedResult`.
+    /// quorum. A refusal means that it certainly did not and will not apply, except
+    /// `UndeterminedResult`, which is only said when this peer is gone or the store stops: latches
+    /// are held until the answer, so an answer before the fate is known would let the next command
+    /// on the key decide from a view without this write.
+    ///
+    /// `context.term` other than 0 must be this peer's term, or the one before (see [`View::term`]).
     fn write(
         &self,
         context: &kvrpcpb::Context,
