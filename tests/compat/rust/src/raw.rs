@@ -43,15 +43,15 @@ pub async fn scans(cluster: &Playground) -> Result<()> {
     for n in 0..50 {
         client.put(key("scan", n), format!("value {n}").into_bytes()).await?;
     }
-    let all = client.scan((key("scan", 0)..key("scan", 50)), 1000).await?;
+    let all = client.scan(key("scan", 0)..key("scan", 50), 1000).await?;
     ensure!(all.len() == 50, "scanned {} of 50", all.len());
     ensure!(all.windows(2).all(|pair| pair[0].key() < pair[1].key()), "in order");
-    let some = client.scan((key("scan", 10)..key("scan", 20)), 5).await?;
+    let some = client.scan(key("scan", 10)..key("scan", 20), 5).await?;
     ensure!(some.len() == 5, "the limit holds");
     ensure!(Vec::<u8>::from(some[0].key().clone()) == key("scan", 10), "from the start");
-    let keys = client.scan_keys((key("scan", 10)..=key("scan", 20)), 100).await?;
+    let keys = client.scan_keys(key("scan", 10)..=key("scan", 20), 100).await?;
     ensure!(keys.len() == 11, "an inclusive end is included");
-    let back = client.scan_reverse((key("scan", 0)..key("scan", 50)), 10).await?;
+    let back = client.scan_reverse(key("scan", 0)..key("scan", 50), 10).await?;
     ensure!(back.len() == 10, "reverse scan found {}", back.len());
     ensure!(Vec::<u8>::from(back[0].key().clone()) == key("scan", 49), "from the end");
     ensure!(back.windows(2).all(|pair| pair[0].key() > pair[1].key()), "in reverse order");
@@ -63,8 +63,8 @@ pub async fn delete_range(cluster: &Playground) -> Result<()> {
     for n in 0..30 {
         client.put(key("range", n), b"x".to_vec()).await?;
     }
-    client.delete_range((key("range", 10)..key("range", 20))).await?;
-    let left = client.scan_keys((key("range", 0)..key("range", 30)), 100).await?;
+    client.delete_range(key("range", 10)..key("range", 20)).await?;
+    let left = client.scan_keys(key("range", 0)..key("range", 30), 100).await?;
     ensure!(left.len() == 20, "{} of 20 are left", left.len());
     ensure!(client.get(key("range", 9)).await?.is_some(), "the left neighbour");
     ensure!(client.get(key("range", 20)).await?.is_some(), "the right neighbour");

@@ -72,12 +72,12 @@ pub async fn scans(cluster: &Playground) -> Result<()> {
     let mut txn = client.begin_optimistic().await?;
     txn.put(key("scan", 7), b"own".to_vec()).await?;
     txn.delete(key("scan", 8)).await?;
-    let all: Vec<_> = txn.scan((key("scan", 0)..key("scan", 60)), 1000).await?.collect();
+    let all: Vec<_> = txn.scan(key("scan", 0)..key("scan", 60), 1000).await?.collect();
     ensure!(all.len() == 30, "{} pairs: 30 committed, one added, one removed", all.len());
     ensure!(all.windows(2).all(|pair| pair[0].key() < pair[1].key()), "in order");
-    let few: Vec<_> = txn.scan((key("scan", 20)..), 3).await?.collect();
+    let few: Vec<_> = txn.scan(key("scan", 20).., 3).await?.collect();
     ensure!(Vec::<u8>::from(few[0].key().clone()) == key("scan", 20), "from the start");
-    let back: Vec<_> = txn.scan_reverse((key("scan", 0)..key("scan", 60)), 5).await?.collect();
+    let back: Vec<_> = txn.scan_reverse(key("scan", 0)..key("scan", 60), 5).await?.collect();
     ensure!(Vec::<u8>::from(back[0].key().clone()) == key("scan", 58), "from the end");
     ensure!(back.windows(2).all(|pair| pair[0].key() > pair[1].key()), "in reverse order");
     txn.rollback().await?;
