@@ -1,1 +1,10 @@
-//! The server round the store: RPC services, transactions, raw keys.
+#![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod error;
+pub mod raw;
+pub mod storage;
+pub mod txn;
+
+pub use config::{ApiVersion, Config, StorageKind};
+pub use error::StartError;
