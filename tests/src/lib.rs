@@ -1,1 +1,5 @@
 //! The cluster under observation: simulator, checkers, labs, end-to-end.
+
+pub mod checkers;
+pub mod history;
+pub mod sim;
