@@ -1,0 +1,261 @@
+//! Configuration files: TOML with the keys of tikv-server and pd-server where the meaning is the
+//! same.
+//!
+//! Every unknown key is reported at once, each with the nearest known one. Keys that are known but
+//! change nothing here are accepted with a warning, so that files written for the originals can be
+//! used as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::exit::{Failure, Outcome};
+
+/// Sections of tikv-server's file that are accepted whole and change nothing.
+const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
+    "coprocessor",
+    "rocksdb",
+    "raftdb",
+    "raft-engine",
+    "raftstore",
+    "readpool",
+    "security",
+    "gc",
+    "import",
+    "log-backup",
+];
+
+/// Sections of pd-server's file that are accepted whole and change nothing.
+const SCHEDULER_SECTIONS_WITHOUT_EFFECT: [&str; 4] =
+    ["schedule", "pd-server", "security", "metric"];
+
+/// What a store's file may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct StoreFile {
+    pub(crate) server: ServerSection,
+    pub(crate) storage: StorageSection,
+    pub(crate) pd: PdSection,
+    pub(crate) log: LogSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct ServerSection {
+    pub(crate) addr: Option<String>,
+    pub(crate) advertise_addr: Option<String>,
+    pub(crate) status_addr: Option<String>,
+    pub(crate) advertise_status_addr: Option<String>,
+    pub(crate) grpc_compression_type: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct StorageSection {
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) api_version: Option<u8>,
+    pub(crate) enable_ttl: Option<bool>,
+    reserve_space: Option<toml::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct PdSection {
+    pub(crate) endpoints: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct LogSection {
+    pub(crate) level: Option<String>,
+    file: LogFileSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct LogFileSection {
+    filename: Option<PathBuf>,
+}
+
+impl LogSection {
+    /// Where to log; an empty name is stderr, as in the originals.
+    pub(crate) fn filename(&self) -> Option<PathBuf> {
+        self.file.filename.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
+/// What a scheduler member's file may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct SchedulerFile {
+    pub(crate) name: Option<String>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) client_urls: Option<String>,
+    pub(crate) peer_urls: Option<String>,
+    pub(crate) advertise_client_urls: Option<String>,
+    pub(crate) advertise_peer_urls: Option<String>,
+    pub(crate) initial_cluster: Option<String>,
+    pub(crate) join: Option<String>,
+    lease: Option<toml::Value>,
+    pub(crate) log: LogSection,
+    pub(crate) replication: ReplicationSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct ReplicationSection {
+    pub(crate) max_replicas: Option<usize>,
+    pub(crate) location_labels: Option<Vec<String>>,
+}
+
+/// A store's file, or an empty one when none is named.
+pub(crate) fn store(path: Option<&Path>) -> Outcome<StoreFile> {
+    let (file, mut idle): (StoreFile, _) = read(path, &STORE_SECTIONS_WITHOUT_EFFECT)?;
+    if file.storage.reserve_space.is_some() {
+        idle.insert("storage.reserve-space".into());
+    }
+    warn(path, &idle);
+    Ok(file)
+}
+
+/// A scheduler member's file, or an empty one when none is named.
+pub(crate) fn scheduler(path: Option<&Path>) -> Outcome<SchedulerFile> {
+    let (file, mut idle): (SchedulerFile, _) = read(path, &SCHEDULER_SECTIONS_WITHOUT_EFFECT)?;
+    if file.lease.is_some() {
+        idle.insert("lease".into());
+    }
+    warn(path, &idle);
+    Ok(file)
+}
+
+fn warn(path: Option<&Path>, idle: &BTreeSet<String>) {
+    if let (Some(path), false) = (path, idle.is_empty()) {
+        let keys: Vec<&str> = idle.iter().map(String::as_str).collect();
+        eprintln!("tessera: {}: no effect here: {}", path.display(), keys.join(", "));
+    }
+}
+
+/// The file, and which of its keys change nothing.
+fn read<T: Default + DeserializeOwned>(
+    path: Option<&Path>,
+    sections_without_effect: &[&str],
+) -> Outcome<(T, BTreeSet<String>)> {
+    let Some(path) = path else { return Ok((T::default(), BTreeSet::new())) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("read {}: {error}", path.display())))?;
+    parse(&text, sections_without_effect)
+        .map_err(|problem| Failure::usage(format!("{}: {problem}", path.display())))
+}
+
+fn parse<T: Default + DeserializeOwned>(
+    text: &str,
+    sections_without_effect: &[&str],
+) -> Result<(T, BTreeSet<String>), String> {
+    let mut ignored = BTreeSet::new();
+    let document =
+        toml::Deserializer::parse(text).map_err(|error| error.to_string().trim().to_owned())?;
+    let file: T = serde_ignored::deserialize(document, |key| {
+        ignored.insert(key.to_string());
+    })
+    .map_err(|error| error.to_string().trim().to_owned())?;
+    let (idle, unknown): (BTreeSet<String>, BTreeSet<String>) =
+        ignored.into_iter().partition(|key| {
+            let section = key.split('.').next().unwrap_or(key);
+            sections_without_effect.contains(&section)
+        });
+    if unknown.is_empty() {
+        return Ok((file, idle));
+    }
+    let hints: Vec<String> = unknown.iter().map(|key| hint(key)).collect();
+    Err(format!("unknown keys: {}", hints.join(", ")))
+}
+
+/// Keys that the two files share in spelling; enough to catch a slip of the finger.
+const KNOWN: [&str; 22] = [
+    "server.addr",
+    "server.advertise-addr",
+    "server.status-addr",
+    "server.advertise-status-addr",
+    "server.grpc-compression-type",
+    "server.labels",
+    "storage.data-dir",
+    "storage.api-version",
+    "storage.enable-ttl",
+    "storage.reserve-space",
+    "pd.endpoints",
+    "log.level",
+    "log.file.filename",
+    "name",
+    "data-dir",
+    "client-urls",
+    "peer-urls",
+    "advertise-client-urls",
+    "advertise-peer-urls",
+    "initial-cluster",
+    "replication.max-replicas",
+    "replication.location-labels",
+];
+
+/// An unknown key, with the nearest known one when there is a near one.
+fn hint(key: &str) -> String {
+    let nearest = KNOWN.iter().map(|known| (distance(key, known), known)).min();
+    match nearest {
+        Some((steps, known)) if steps <= key.len() / 3 => {
+            format!("{key} (did you mean {known}?)")
+        }
+        _ => key.to_owned(),
+    }
+}
+
+/// How many letters must be changed, added or removed to make one word of the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_the_originals_are_understood() {
+        let text = "[server]\naddr = \"a:1\"\n[storage]\napi-version = 2\n[coprocessor]\nregion-max-keys = 10\n";
+        let (file, idle): (StoreFile, _) = parse(text, &STORE_SECTIONS_WITHOUT_EFFECT).unwrap();
+        assert_eq!(file.server.addr.as_deref(), Some("a:1"));
+        assert_eq!(file.storage.api_version, Some(2));
+        assert!(idle.iter().all(|key| key.starts_with("coprocessor")), "{idle:?}");
+    }
+
+    #[test]
+    fn all_unknown_keys_are_told_at_once_with_the_nearest_known_one() {
+        let text = "colour = 1\n[server]\nadrr = \"a:1\"\n";
+        let error = parse::<StoreFile>(text, &STORE_SECTIONS_WITHOUT_EFFECT).unwrap_err();
+        assert!(error.contains("colour") && error.contains("did you mean server.addr"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused() {
+        assert!(parse::<StoreFile>("[storage]\napi-version = \"x\"\n", &[]).is_err());
+        assert!(parse::<StoreFile>("[storage\n", &[]).is_err());
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        assert_eq!(distance("adrr", "addr"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", "abc"), 0);
+    }
+}

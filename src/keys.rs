@@ -1,0 +1,131 @@
+//! Keys as people write and read them.
+//!
+//! One place does the layering for every command, and what is printed can be typed in again.
+//!
+//! | form | means |
+//! |---|---|
+//! | `user:1` | these bytes |
+//! | `hex:75736572` | bytes in hexadecimal |
+//! | `esc:a\x00b` | bytes with `\xNN`, `\n`, `\r`, `\t` and `\\` |
+//! | `enc:61…fa` | the memcomparable encoding of a key, in hexadecimal: the form regions are cut in |
+//! | `text:hex:a` | these bytes, even if they look like another form |
+
+use proto::memcomparable;
+
+const FORMS: [&str; 4] = ["hex:", "esc:", "enc:", "text:"];
+
+/// The bytes that a person means.
+pub(crate) fn parse(text: &str) -> Result<Vec<u8>, String> {
+    if let Some(digits) = text.strip_prefix("hex:") {
+        unhex(digits).ok_or_else(|| format!("\"{text}\" is not pairs of hexadecimal digits"))
+    } else if let Some(escaped) = text.strip_prefix("esc:") {
+        unescape(escaped)
+            .ok_or_else(|| format!("\"{text}\" holds a \\ that is followed by no known escape"))
+    } else if let Some(digits) = text.strip_prefix("enc:") {
+        unhex(digits)
+            .and_then(|bytes| memcomparable::decode(&bytes))
+            .ok_or_else(|| format!("\"{text}\" is not a memcomparable encoding in hexadecimal"))
+    } else {
+        Ok(text.strip_prefix("text:").unwrap_or(text).as_bytes().to_vec())
+    }
+}
+
+/// For clap: a key argument.
+pub(crate) fn parse_argument(text: &str) -> Result<Key, String> {
+    parse(text).map(Key)
+}
+
+/// A key given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key(pub(crate) Vec<u8>);
+
+/// The shortest form that [`parse`] reads back: plain where every byte prints, else hexadecimal.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    let printable = bytes.iter().all(|byte| (0x20..=0x7e).contains(byte));
+    match std::str::from_utf8(bytes) {
+        Ok(text) if printable && FORMS.iter().any(|form| text.starts_with(form)) => {
+            format!("text:{text}")
+        }
+        Ok(text) if printable => text.to_owned(),
+        _ => format!("hex:{}", hex(bytes)),
+    }
+}
+
+/// A bound of a region: the bytes, and the user key where they are an encoding of one.
+pub(crate) fn show_bound(bytes: &[u8], infinity: &str) -> String {
+    if bytes.is_empty() {
+        return infinity.to_owned();
+    }
+    match memcomparable::decode(bytes) {
+        Some(key) => format!("enc({})", show(&key)),
+        None => show(bytes),
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    if digits.len() % 2 != 0 || !digits.is_ascii() {
+        return None;
+    }
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok())
+        .collect()
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        bytes.push(match rest.next()? {
+            b'\\' => b'\\',
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'x' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            _ => return None,
+        });
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_is_read() {
+        assert_eq!(parse("user:1").unwrap(), b"user:1");
+        assert_eq!(parse("hex:00ff").unwrap(), [0, 255]);
+        assert_eq!(parse(r"esc:a\x00\\\n").unwrap(), b"a\0\\\n");
+        assert_eq!(parse("enc:616263000000000 0fa".replace(' ', "").as_str()).unwrap(), b"abc");
+        assert_eq!(parse("text:hex:00").unwrap(), b"hex:00");
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_words() {
+        for nonsense in ["hex:0", "hex:zz", "hex:ää", r"esc:\q", r"esc:\x0", "enc:00"] {
+            assert!(parse(nonsense).is_err_and(|error| error.contains(nonsense)), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_typed() {
+        for bytes in [&b"plain"[..], b"hex:looks", b"\0\xff", b"", "ä".as_bytes()] {
+            assert_eq!(parse(&show(bytes)).unwrap(), bytes);
+        }
+        assert_eq!(show_bound(&memcomparable::encode(b"abc"), "+inf"), "enc(abc)");
+        assert_eq!(show_bound(b"", "+inf"), "+inf");
+    }
+}

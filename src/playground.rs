@@ -1,0 +1,164 @@
+//! `tessera playground`: a whole local cluster, ready in a moment.
+//!
+//! In one process by default: [`tessera::Cluster`] plus a terminal. With `--processes`, every store
+//! and scheduler member is a child process of this one, started with the same flags a person would
+//! use, so that one of them can be killed; children end with their parent, however it ends.
+
+#![allow(clippy::print_stdout, reason = "the first screen is what this command is for")]
+
+mod children;
+mod ready_file;
+mod screen;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tessera::cluster::layout::LayoutError;
+use tessera::{ApiVersion, Cluster, SchedulerInfo, StartError, StoreInfo, readiness};
+
+use crate::args::PlaygroundFlags;
+use crate::exit::{Code, Failure, Outcome};
+use crate::{logging, process};
+use children::Children;
+use screen::Screen;
+
+/// How long each step of the start may take before it is given up.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where everything is, once it runs.
+pub(crate) struct Topology {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) stores: Vec<StoreInfo>,
+    pub(crate) schedulers: Vec<SchedulerInfo>,
+}
+
+enum Running {
+    Here(Cluster),
+    Children(Children),
+}
+
+/// Starts, waits for Ctrl-C or SIGTERM, stops.
+pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
+    logging::start(&flags.log_level, None)?;
+    process::raise_file_limit();
+    if let Some(file) = &flags.ready_file {
+        // A file of an earlier run must not be taken for this one's.
+        let _ = std::fs::remove_file(file);
+    }
+    let start = Instant::now();
+    let api_version = ApiVersion::from(flags.api_version);
+    let mut screen = Screen::begin(flags.data.as_deref(), start);
+    // A signal during the start must not leave children or a temporary folder behind.
+    let starting = async {
+        let running = start_all(&flags, api_version).await?;
+        let topology = running.topology().await?;
+        let complete =
+            readiness::replicas(&topology.endpoints, topology.stores.len(), STEP_TIMEOUT)
+                .await
+                .map_err(not_ready)?;
+        screen.complete(&complete, topology.schedulers.len());
+        tokio::time::timeout(STEP_TIMEOUT, readiness::probe(&topology.endpoints, api_version))
+            .await
+            .map_err(|_| Failure::new(Code::Timeout, "the first write and read took too long"))?
+            .map_err(|error| Failure::failed(format!("the first write and read: {error}")))?;
+        Ok::<_, Failure>((running, topology))
+    };
+    let (running, topology) = tokio::select! {
+        biased;
+        signal = process::stop_signal() => {
+            signal?;
+            return Err(Failure::failed("interrupted before the cluster was ready"));
+        }
+        started = starting => started?,
+    };
+    screen.ready(&topology, api_version);
+    if let Some(file) = &flags.ready_file {
+        ready_file::write(file, &topology)?;
+    }
+    let outcome = wait(&running).await;
+    screen.stopping();
+    running.stop().await;
+    if let Some(file) = &flags.ready_file {
+        let _ = std::fs::remove_file(file);
+    }
+    outcome
+}
+
+async fn start_all(flags: &PlaygroundFlags, api_version: ApiVersion) -> Outcome<Running> {
+    if flags.processes {
+        return Ok(Running::Children(Children::start(flags, api_version).await?));
+    }
+    let builder = Cluster::builder()
+        .stores(flags.stores)
+        .schedulers(flags.schedulers)
+        .host(flags.host)
+        .port(flags.port)
+        .api_version(api_version);
+    let builder = match &flags.data {
+        Some(directory) => builder.data(directory),
+        None => builder.temporary(),
+    };
+    builder.start().await.map(Running::Here).map_err(start_failure)
+}
+
+/// Ends with the first signal. The end of a child is told, and the rest goes on.
+async fn wait(running: &Running) -> Outcome {
+    match running {
+        Running::Here(_) => process::stop_signal().await,
+        Running::Children(children) => {
+            tokio::select! {
+                signal = process::stop_signal() => signal,
+                () = children.tell_of_deaths() => Err(Failure::failed("every child process has ended")),
+            }
+        }
+    }
+}
+
+impl Running {
+    async fn topology(&self) -> Outcome<Topology> {
+        match self {
+            Self::Here(cluster) => Ok(Topology {
+                endpoints: cluster.pd_endpoints(),
+                stores: cluster.stores(),
+                schedulers: cluster.schedulers(),
+            }),
+            Self::Children(children) => children.topology(STEP_TIMEOUT).await,
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Here(cluster) => cluster.stop().await,
+            Self::Children(children) => children.stop().await,
+        }
+    }
+}
+
+fn not_ready(error: readiness::NotReady) -> Failure {
+    Failure::new(Code::Timeout, error)
+}
+
+/// A person's mistake (a used port, a directory of something else) ends with 2.
+fn start_failure(error: StartError) -> Failure {
+    let code = match &error {
+        StartError::Layout(LayoutError::Different { .. } | LayoutError::Foreign { .. })
+        | StartError::Listen { .. } => Code::Usage,
+        StartError::NotReady(_) => Code::Timeout,
+        StartError::Layout(LayoutError::Access { .. } | LayoutError::Damaged { .. })
+        | StartError::Scheduler { .. }
+        | StartError::Store { .. }
+        | StartError::Temporary(_) => Code::Failed,
+    };
+    let hint = match &error {
+        StartError::Listen { cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            " (is another cluster running? --port 0 takes a free port)"
+        }
+        _ => "",
+    };
+    Failure::new(code, format!("{error}{hint}"))
+}
+
+/// How a path is told to a person.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
