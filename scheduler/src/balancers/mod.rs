@@ -1,0 +1,6 @@
+//! Balancers look at all stores and move what is spread unevenly.
+//!
+//! They only propose; limits and collisions are the business of [`crate::operator::running`].
+
+pub mod leaders;
+pub mod regions;

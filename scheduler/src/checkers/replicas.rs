@@ -1,0 +1,171 @@
+//! Too few, too many, or on a store that is lost or leaving.
+//!
+//! The first of these that is true decides, one plan at a time:
+//!
+//! | the region has | plan |
+//! |---|---|
+//! | a peer on a store that has been silent for too long, or is gone | replace it; only remove it when there are voters to spare |
+//! | a peer on a store that is leaving | the same |
+//! | too few voters, and a learner that has caught up | promote the learner |
+//! | too few voters, and a learner that is catching up | wait |
+//! | too few voters | make one up on the best store |
+//! | too many voters | remove the worst |
+//! | a learner beside enough voters | remove it: it is left from a plan that was given up |
+//!
+//! A store counts as lost by its own silence (`max-store-down-time`), not by what a leader says
+//! of one peer, so that one bad link does not move data. A peer on a store that nobody knows is
+//! left alone: the store may be about to register.
+//!
+//! A learner does not count as a voter anywhere here, so a stuck one hides nothing.
+//!
+//! Left out: moving a peer to a better place while the region is healthy; placement rules.
+
+use std::cmp::Reverse;
+
+use proto::{StoreId, metapb};
+
+use super::Finding;
+use crate::cluster::RegionRecord;
+use crate::cluster::stores::{Liveness, StoreRecord};
+use crate::ids::{Ids, Taken};
+use crate::operator::{Builder, Purpose, Unbuildable};
+use crate::placement::{Question, View, isolation};
+
+/// What the region needs, if anything.
+pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
+    if record.leader.is_none() {
+        return Finding::Blocked("no leader has spoken for the region yet".into());
+    }
+    let max = view.policy.max_replicas;
+    let voters = record.voters().count();
+    let judge = Judge { view, record };
+    if let Some(peer) = judge.peer_where(|store| judge.is_lost(store)) {
+        return judge.replace(
+            peer,
+            voters > max,
+            ["replace-down-replica", "remove-extra-down-replica"],
+            ids,
+        );
+    }
+    if let Some(peer) = judge.peer_where(StoreRecord::is_offline) {
+        let words = ["replace-offline-replica", "remove-extra-offline-replica"];
+        return judge.replace(peer, voters > max, words, ids);
+    }
+    if voters < max {
+        return judge.make_up(ids);
+    }
+    if voters > max {
+        return judge.remove_extra();
+    }
+    match record.learners().next() {
+        Some(learner) => judge.remove(*learner, "remove-orphan-peer"),
+        None => Finding::Healthy,
+    }
+}
+
+struct Judge<'a> {
+    view: View<'a>,
+    record: &'a RegionRecord,
+}
+
+impl<'a> Judge<'a> {
+    /// The first peer on a known store of that kind; followers before the leader, who is heard.
+    fn peer_where(&self, is_bad: impl Fn(&StoreRecord) -> bool) -> Option<metapb::Peer> {
+        let leads = self.record.leader_peer().map(|peer| peer.0);
+        self.record
+            .region
+            .peers
+            .iter()
+            .filter(|peer| self.view.stores.find(StoreId(peer.store_id)).is_some_and(&is_bad))
+            .min_by_key(|peer| Some(peer.id) == leads)
+            .copied()
+    }
+
+    fn is_lost(&self, store: &StoreRecord) -> bool {
+        store.is_tombstone() || store.liveness(self.view.policy, self.view.moment) == Liveness::Down
+    }
+
+    fn replace(
+        &self,
+        peer: metapb::Peer,
+        has_spare: bool,
+        [replace, remove]: [&'static str; 2],
+        ids: &mut Ids,
+    ) -> Finding {
+        if has_spare || proto::region::is_learner(&peer) {
+            return self.remove(peer, remove);
+        }
+        let gone = StoreId(peer.store_id);
+        let question = Question::new_peer(self.view, self.record, Some(gone));
+        let Some(target) = self.view.best_target(&question) else {
+            return Finding::Blocked(format!("no store can take the place of {gone}"));
+        };
+        let id = match ids.take(1) {
+            Taken::Block(block) => *block.start(),
+            Taken::NeedBound(bound) => return Finding::NeedsIds(bound),
+        };
+        self.build(self.builder(replace).add_peer(target, id).remove_peer(gone))
+    }
+
+    fn make_up(&self, ids: &mut Ids) -> Finding {
+        if let Some(learner) = self.record.learners().next() {
+            let store = StoreId(learner.store_id);
+            return if self.record.is_healthy(learner) {
+                self.build(self.builder("promote-learner").promote(store))
+            } else {
+                Finding::Blocked(format!("the learner on {store} is catching up"))
+            };
+        }
+        let question = Question::new_peer(self.view, self.record, None);
+        let Some(target) = self.view.best_target(&question) else {
+            return Finding::Blocked("no store can take another peer".into());
+        };
+        let id = match ids.take(1) {
+            Taken::Block(block) => *block.start(),
+            Taken::NeedBound(bound) => return Finding::NeedsIds(bound),
+        };
+        self.build(self.builder("make-up-replica").add_peer(target, id))
+    }
+
+    /// The worst voter: unhealthy ones first, then the one that is kept apart from the others
+    /// least, then the one on the most loaded store.
+    fn remove_extra(&self) -> Finding {
+        let candidates = self.view.candidates();
+        let stores: Vec<_> = self
+            .record
+            .voters()
+            .filter_map(|voter| self.view.stores.find(StoreId(voter.store_id)))
+            .collect();
+        let worst = self.record.voters().max_by_key(|voter| {
+            let store = StoreId(voter.store_id);
+            let candidate = candidates.iter().find(|candidate| candidate.store.id() == store);
+            let apart = candidate
+                .map_or(0, |candidate| isolation(candidate.store, &stores, self.view.policy));
+            (!self.record.is_healthy(voter), Reverse(apart), candidate.map(|c| c.load()))
+        });
+        match worst {
+            Some(&worst) => self.remove(worst, "remove-extra-replica"),
+            None => Finding::Healthy,
+        }
+    }
+
+    fn remove(&self, peer: metapb::Peer, description: &'static str) -> Finding {
+        self.build(self.builder(description).remove_peer(StoreId(peer.store_id)))
+    }
+
+    fn builder(&self, description: &'static str) -> Builder<'a> {
+        let as_learner = self.view.policy.add_as_learner;
+        Builder::new(description, Purpose::Replica, self.record, as_learner)
+    }
+
+    fn build(&self, builder: Builder<'a>) -> Finding {
+        match builder.build(|stays| self.view.best_leader(self.record, stays)) {
+            Ok(operator) => Finding::Wants(operator),
+            Err(Unbuildable::NothingToDo) => Finding::Healthy,
+            Err(why) => Finding::Blocked(why.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod script;

@@ -1,0 +1,496 @@
+//! The cluster's picture, made of heartbeats, and what is to be done about it.
+//!
+//! A [`Cluster`] lives in the serving leader of the scheduler group, for one leadership. It is
+//! loaded from what the group's log holds (stores and region descriptions), filled in by
+//! heartbeats, and thrown away when the leadership ends. It changes its memory at once and
+//! returns [`Writes`] for whatever must survive; the shell makes those durable through the group
+//! *before* it answers or sends an order. If that fails the leadership is lost, and with it this
+//! value.
+//!
+//! ```text
+//!   region heartbeat ─► regions: stale? new?  ─► operators: step done? next order
+//!                                             └► none running: checkers: does it need one?
+//!   tick             ─► operators: orders lost, plans late · patrol · balancers · burials
+//! ```
+//!
+//! Nothing here is told that a step is done: a heartbeat shows it.
+
+use std::collections::BTreeSet;
+
+use proto::{RegionId, StoreId, metapb, pdpb};
+
+mod moment;
+pub mod policy;
+mod record;
+mod refusal;
+pub mod regions;
+pub mod stores;
+pub mod version;
+
+pub use moment::Moment;
+pub use policy::Policy;
+pub use record::RegionRecord;
+pub use refusal::Refusal;
+pub use regions::{Regions, Stale, StoreCounts, Verdict};
+pub use stores::{Liveness, StoreRecord, Stores};
+pub use version::Version;
+
+use crate::balancers;
+use crate::checkers::{Finding, replicas};
+use crate::ids::{Ids, Taken};
+use crate::operator::{Operator, Purpose, RunningOperators};
+use crate::placement::View;
+
+/// Regions a patrol looks at in one tick, in the order of their ids: regions without news are
+/// seen this way too.
+pub const PATROL_REGIONS: usize = 128;
+
+/// A new leader balances nothing before this share of the regions, in percent, has been heard
+/// from its leaders, or [`PREPARED_AFTER_MS`] have passed: until then stores look emptier than
+/// they are.
+pub const PREPARED_PERCENT: usize = 90;
+
+/// See [`PREPARED_PERCENT`].
+pub const PREPARED_AFTER_MS: u64 = 5 * 60 * 1_000;
+
+/// Regions one split may ask ids for; more are refused.
+pub const SPLIT_COUNT_MAX: u32 = 4_096;
+
+/// What has to go into the group's log. Removals are applied before what is put.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Writes {
+    /// Stores to put.
+    pub stores: Vec<metapb::Store>,
+    /// Stores to forget.
+    pub removed_stores: Vec<u64>,
+    /// Region descriptions to put.
+    pub regions: Vec<metapb::Region>,
+    /// Regions to forget.
+    pub removed_regions: Vec<u64>,
+    /// The cluster's version, if it has risen.
+    pub cluster_version: Option<String>,
+}
+
+impl Writes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn of_store(store: metapb::Store) -> Self {
+        Self { stores: vec![store], ..Self::default() }
+    }
+}
+
+/// What became of a region's heartbeat.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heard {
+    /// What it was worth.
+    pub verdict: Verdict,
+    /// To be made durable before `order` is sent.
+    pub writes: Writes,
+    /// To be sent to the store of its `target_peer`; the shell fills in the header.
+    pub order: Option<pdpb::RegionHeartbeatResponse>,
+    /// Whether a plan waits for ids: a bound to save for [`Ids::bound_saved`].
+    pub ids_wanted: Option<u64>,
+}
+
+/// What a tick asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ticked {
+    /// To be made durable.
+    pub writes: Writes,
+    /// To be sent, each to the store of its `target_peer`; the shell fills in the headers.
+    pub orders: Vec<pdpb::RegionHeartbeatResponse>,
+    /// Whether a plan waits for ids: a bound to save for [`Ids::bound_saved`].
+    pub ids_wanted: Option<u64>,
+}
+
+/// An answer to a store that asks for ids to split with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    /// One for each new region.
+    Ids(Vec<pdpb::SplitId>),
+    /// Save this bound for [`Ids::bound_saved`] and ask again.
+    NeedBound(u64),
+}
+
+/// The picture, the plans under way, and the wishes they follow.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    policy: Policy,
+    version: Version,
+    stores: Stores,
+    regions: Regions,
+    operators: RunningOperators,
+    loaded_at_ms: u64,
+    /// Regions that were loaded and whose leaders have not spoken yet.
+    unheard: BTreeSet<RegionId>,
+    loaded_count: usize,
+    /// The region the patrol looked at last.
+    patrolled: RegionId,
+}
+
+/// Whether this can be a cluster's first store and region. Whether it is the first at all is
+/// decided where it is replicated.
+pub fn check_bootstrap(store: &metapb::Store, region: &metapb::Region) -> Result<(), Refusal> {
+    let invalid = |what: &str| Err(Refusal::InvalidBootstrap(what.into()));
+    if store.id == 0 {
+        return invalid("the first store's id must not be 0");
+    }
+    if store.address.is_empty() {
+        return invalid("the first store must have an address");
+    }
+    if Version::parse(&store.version).is_none() {
+        return invalid("the first store's version is not a version");
+    }
+    if region.id == 0 {
+        return invalid("the first region's id must not be 0");
+    }
+    if !region.start_key.is_empty() || !region.end_key.is_empty() {
+        return invalid("the first region must hold every key");
+    }
+    match region.peers.as_slice() {
+        [peer] if peer.store_id == store.id && peer.id != 0 => Ok(()),
+        [_] => invalid("the first region's peer must be on the first store"),
+        _ => invalid("the first region must have exactly one peer"),
+    }
+}
+
+impl Cluster {
+    /// Begins a leadership with what the group's log holds.
+    pub fn load(
+        policy: Policy,
+        cluster_version: &str,
+        stores: impl IntoIterator<Item = metapb::Store>,
+        regions: impl IntoIterator<Item = metapb::Region>,
+        moment: Moment,
+    ) -> Self {
+        let regions = Regions::load(regions);
+        let unheard: BTreeSet<_> = regions.iter().map(|record| record.id()).collect();
+        Self {
+            policy,
+            version: Version::parse(cluster_version).unwrap_or_default(),
+            stores: Stores::load(stores, moment),
+            loaded_count: unheard.len(),
+            unheard,
+            regions,
+            operators: RunningOperators::default(),
+            loaded_at_ms: moment.steady_ms,
+            patrolled: RegionId(0),
+        }
+    }
+
+    /// The stores.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The regions.
+    pub fn regions(&self) -> &Regions {
+        &self.regions
+    }
+
+    /// The plans under way and those that ended.
+    pub fn operators(&self) -> &RunningOperators {
+        &self.operators
+    }
+
+    /// The wishes.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// New wishes, already valid and replicated.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// The cluster's version: the lowest of its stores', and never lower than it was.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// What judges look at.
+    pub fn view(&self, moment: Moment) -> View<'_> {
+        View {
+            regions: &self.regions,
+            stores: &self.stores,
+            operators: &self.operators,
+            policy: &self.policy,
+            moment,
+        }
+    }
+
+    /// Whether enough of the regions have been heard to judge how full the stores are.
+    pub fn is_prepared(&self, moment: Moment) -> bool {
+        let heard = self.loaded_count - self.unheard.len();
+        heard * 100 >= self.loaded_count * PREPARED_PERCENT
+            || moment.steady_ms.saturating_sub(self.loaded_at_ms) >= PREPARED_AFTER_MS
+    }
+
+    /// A store registers, or says what has changed about it.
+    pub fn put_store(&mut self, store: metapb::Store, moment: Moment) -> Result<Writes, Refusal> {
+        let store = self.stores.put(store, &self.policy, self.version, moment)?;
+        let cluster_version = self.raise_version();
+        Ok(Writes { cluster_version, ..Writes::of_store(store) })
+    }
+
+    fn raise_version(&mut self) -> Option<String> {
+        let lowest = self.stores.lowest_version()?;
+        (lowest > self.version).then(|| {
+            self.version = lowest;
+            lowest.to_string()
+        })
+    }
+
+    /// A store says how it is. The answer's header is the shell's.
+    pub fn on_store_heartbeat(
+        &mut self,
+        stats: pdpb::StoreStats,
+        moment: Moment,
+    ) -> Result<pdpb::StoreHeartbeatResponse, Refusal> {
+        let store = self.stores.on_heartbeat(stats, moment)?;
+        Ok(pdpb::StoreHeartbeatResponse {
+            cluster_version: self.version.to_string(),
+            state: store.meta.node_state,
+            ..Default::default()
+        })
+    }
+
+    /// Begins to drain a store.
+    pub fn take_store_offline(&mut self, id: StoreId, destroyed: bool) -> Result<Writes, Refusal> {
+        self.stores.take_offline(id, destroyed, &self.policy).map(Writes::of_store)
+    }
+
+    /// Takes that back.
+    pub fn bring_store_up(&mut self, id: StoreId) -> Result<Writes, Refusal> {
+        self.stores.bring_up(id).map(Writes::of_store)
+    }
+
+    /// Sets a store's labels, keeping those not named.
+    pub fn set_store_labels(
+        &mut self,
+        id: StoreId,
+        labels: &[metapb::StoreLabel],
+    ) -> Result<Writes, Refusal> {
+        self.stores.set_labels(id, labels, &self.policy).map(Writes::of_store)
+    }
+
+    /// Forgets the stores that are gone.
+    pub fn forget_tombstones(&mut self) -> Writes {
+        let removed_stores = self.stores.forget_tombstones().into_iter().map(|id| id.0).collect();
+        Writes { removed_stores, ..Writes::default() }
+    }
+
+    /// A region's leader says how it is.
+    pub fn on_region_heartbeat(
+        &mut self,
+        heartbeat: pdpb::RegionHeartbeatRequest,
+        ids: &mut Ids,
+        moment: Moment,
+    ) -> Result<Heard, Refusal> {
+        let record = RegionRecord::from_heartbeat(heartbeat)?;
+        let leader_store = StoreId(record.leader.unwrap_or_default().store_id);
+        if self.stores.get(leader_store)?.is_tombstone() {
+            return Err(Refusal::StoreTombstone(leader_store));
+        }
+        let id = record.id();
+        let mut writes = Writes::default();
+        let described = record.region.clone();
+        let verdict = self.regions.offer(record);
+        match &verdict {
+            Verdict::Stale(stale) => {
+                let stale = Refusal::StaleRegion(format!("{id}: {stale}"));
+                tracing::debug!(%stale, "ignored a heartbeat from the past");
+                return Ok(Heard { verdict, writes, order: None, ids_wanted: None });
+            }
+            Verdict::Replaced { removed } => {
+                writes.removed_regions = removed.iter().map(|region| region.0).collect();
+                writes.regions.push(described);
+                for region in removed {
+                    self.unheard.remove(region);
+                }
+            }
+            Verdict::Unchanged | Verdict::Updated => {}
+        }
+        self.unheard.remove(&id);
+        let (order, ids_wanted) = self.judge(id, ids, moment);
+        Ok(Heard { verdict, writes, order, ids_wanted })
+    }
+
+    /// Goes on with the region's plan, or thinks of one.
+    fn judge(
+        &mut self,
+        id: RegionId,
+        ids: &mut Ids,
+        moment: Moment,
+    ) -> (Option<pdpb::RegionHeartbeatResponse>, Option<u64>) {
+        let Some(record) = self.regions.by_id(id).cloned() else { return (None, None) };
+        if self.operators.of(id).is_some() {
+            let order = self.operators.on_heartbeat(&record, moment);
+            if order.is_some() || self.operators.of(id).is_some() {
+                return (order, None);
+            }
+        }
+        if self.policy.halt_scheduling {
+            return (None, None);
+        }
+        match replicas::check(self.view(moment), &record, ids) {
+            Finding::Healthy | Finding::Blocked(_) => (None, None),
+            Finding::NeedsIds(bound) => (None, Some(bound)),
+            Finding::Wants(operator) => {
+                let added = self.operators.add(operator, Some(&record), &self.policy, moment);
+                match added {
+                    Ok(()) => (self.operators.on_heartbeat(&record, moment), None),
+                    Err(declined) => {
+                        tracing::debug!(region = %id, %declined, "a plan has to wait");
+                        (None, None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Time passes: orders that seem lost are repeated, regions without news are looked at,
+    /// stores are balanced, and stores that are empty and leaving are buried.
+    pub fn tick(&mut self, ids: &mut Ids, moment: Moment) -> Ticked {
+        let mut ticked =
+            Ticked { orders: self.operators.tick(&self.regions, moment), ..Ticked::default() };
+        ticked.writes = self.bury_empty_stores();
+        if self.policy.halt_scheduling {
+            return ticked;
+        }
+        self.patrol(ids, moment, &mut ticked);
+        if self.is_prepared(moment) {
+            self.balance(ids, moment, &mut ticked);
+        }
+        ticked
+    }
+
+    fn patrol(&mut self, ids: &mut Ids, moment: Moment, ticked: &mut Ticked) {
+        let mut looked_at = self.regions.ids_after(self.patrolled, PATROL_REGIONS);
+        // The end of the round: the next tick begins at the first region again.
+        self.patrolled = match looked_at.last() {
+            Some(&last) if looked_at.len() == PATROL_REGIONS => last,
+            _ => RegionId(0),
+        };
+        looked_at.retain(|&id| self.operators.of(id).is_none());
+        for id in looked_at {
+            let (order, ids_wanted) = self.judge(id, ids, moment);
+            ticked.orders.extend(order);
+            ticked.ids_wanted = ticked.ids_wanted.max(ids_wanted);
+        }
+    }
+
+    fn balance(&mut self, ids: &mut Ids, moment: Moment, ticked: &mut Ticked) {
+        let mut plans = Vec::new();
+        if self.policy.balance_leaders
+            && self.operators.count(Purpose::Leader) < self.policy.leader_schedule_limit
+        {
+            plans.extend(balancers::leaders::balance(self.view(moment)));
+        }
+        if self.policy.balance_regions
+            && self.operators.count(Purpose::Region) < self.policy.region_schedule_limit
+        {
+            match balancers::regions::balance(self.view(moment), ids) {
+                Ok(plan) => plans.extend(plan),
+                Err(bound) => ticked.ids_wanted = ticked.ids_wanted.max(Some(bound)),
+            }
+        }
+        for plan in plans {
+            let region = plan.region;
+            if self.add_operator(plan, moment).is_ok()
+                && let Some(record) = self.regions.by_id(region)
+            {
+                ticked.orders.extend(self.operators.on_heartbeat(record, moment));
+            }
+        }
+    }
+
+    fn bury_empty_stores(&mut self) -> Writes {
+        // A peer may be on its way there by a plan from before the store began to leave.
+        let awaited: BTreeSet<_> = self.operators.running().flat_map(Operator::adds_to).collect();
+        let empty: Vec<_> = self
+            .stores
+            .iter()
+            .filter(|store| store.is_offline() && !awaited.contains(&store.id()))
+            .filter(|store| self.regions.counts(store.id()).regions == 0)
+            .map(StoreRecord::id)
+            .collect();
+        let stores: Vec<_> = empty.into_iter().filter_map(|id| self.stores.bury(id).ok()).collect();
+        let cluster_version = if stores.is_empty() { None } else { self.raise_version() };
+        Writes { stores, cluster_version, ..Writes::default() }
+    }
+
+    /// Takes a plan, for an administrator or a balancer. Its first order goes out with the next
+    /// heartbeat or tick.
+    pub fn add_operator(&mut self, operator: Operator, moment: Moment) -> Result<(), Refusal> {
+        let region = operator.region;
+        let record = self.regions.by_id(region).cloned();
+        self.operators
+            .add(operator, record.as_deref(), &self.policy, moment)
+            .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })
+    }
+
+    /// Gives up the region's plan.
+    pub fn cancel_operator(&mut self, region: RegionId, moment: Moment) -> Result<(), Refusal> {
+        if self.operators.cancel(region, "an administrator gave it up", moment) {
+            Ok(())
+        } else {
+            Err(Refusal::RegionNotFound)
+        }
+    }
+
+    /// A store asks for ids to split a region with: for each of `count` new regions one for
+    /// itself and one for each of its peers, in the order of the region's peers.
+    pub fn ask_batch_split(
+        &self,
+        region: &metapb::Region,
+        count: u32,
+        ids: &mut Ids,
+    ) -> Result<Asked, Refusal> {
+        regions::check_description(region)?;
+        if count == 0 || count > SPLIT_COUNT_MAX {
+            return Err(Refusal::InvalidRegion(format!(
+                "r{}: a split into {count} new regions; 1 to {SPLIT_COUNT_MAX} are possible",
+                region.id
+            )));
+        }
+        // What is known at its start key, as ids given for a region that has since split again
+        // would be ids for the wrong peers.
+        let known = self.regions.by_key(&region.start_key).ok_or_else(|| {
+            Refusal::StaleRegion(format!("r{}: nothing is known at its start key", region.id))
+        })?;
+        if regions::is_older(region, &known.region) {
+            return Err(Refusal::StaleRegion(format!(
+                "r{}: its epoch is older than that of {}",
+                region.id,
+                known.id()
+            )));
+        }
+        let per_region = 1 + region.peers.len() as u64;
+        let block = match ids.take(u64::from(count) * per_region) {
+            Taken::Block(block) => block,
+            Taken::NeedBound(bound) => return Ok(Asked::NeedBound(bound)),
+        };
+        let split_id = |first: u64| pdpb::SplitId {
+            new_region_id: first,
+            new_peer_ids: (first + 1..first + per_region).collect(),
+        };
+        let firsts = (0..u64::from(count)).map(|number| block.start() + number * per_region);
+        Ok(Asked::Ids(firsts.map(split_id).collect()))
+    }
+
+    /// A leader says into which regions a region has split, in the order of their keys. Both
+    /// are found from now on.
+    pub fn report_batch_split(&mut self, halves: Vec<metapb::Region>) -> Result<Writes, Refusal> {
+        let (regions, removed) = self.regions.on_split(halves)?;
+        self.unheard.retain(|id| !removed.contains(id));
+        let removed_regions = removed.into_iter().map(|id| id.0).collect();
+        Ok(Writes { regions, removed_regions, ..Writes::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,507 @@
+//! Which regions there are, by key and by id: newest epoch wins, what it overlaps goes.
+//!
+//! The picture is made of what leaders say of themselves, and what they say arrives late, twice
+//! and out of order. So each report is judged before it is believed:
+//!
+//! | a report is | if |
+//! |---|---|
+//! | stale | its term is below the known one (and both are known) |
+//! | stale | its version or its conf version is below the known one of the same region |
+//! | stale | some *other* region that it overlaps has a higher version |
+//! | news for the log | it is accepted and the description differs from the known one |
+//! | news | it is accepted and only leader, peers' health or load differ |
+//! | nothing new | otherwise |
+//!
+//! Invariants: no two regions in the picture overlap; every region is found by its id and by
+//! each of its keys, or by neither; the sets per store say what the descriptions say. Holes are
+//! allowed: between a split's two reports, and until a new leader has heard everybody.
+//!
+//! Finding and replacing cost O(log n + regions overlapped).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::key::Readable;
+use proto::region::{epoch, is_learner};
+use proto::{KeyRange, RegionId, StoreId, metapb};
+
+use super::record::RegionRecord;
+use super::refusal::Refusal;
+
+/// What a report about a region was worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything in it was known.
+    Unchanged,
+    /// Leader, health or load changed: kept in memory only.
+    Updated,
+    /// The description is new. It and the removals go to the group's log.
+    Replaced {
+        /// Other regions that it overlapped and that are gone.
+        removed: Vec<RegionId>,
+    },
+    /// It is from the past; the picture stays as it is.
+    Stale(Stale),
+}
+
+/// In which way a report is from the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// A deposed leader speaks.
+    Term {
+        /// The term known.
+        known: u64,
+        /// The report's.
+        said: u64,
+    },
+    /// The region has since split, merged or changed its peers.
+    Epoch {
+        /// The epoch known.
+        known: metapb::RegionEpoch,
+        /// The report's.
+        said: metapb::RegionEpoch,
+    },
+    /// Its keys belong to a region of a higher version.
+    Overlap {
+        /// Which region.
+        with: RegionId,
+        /// That region's version.
+        known_version: u64,
+        /// The report's.
+        said_version: u64,
+    },
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Term { known, said } => write!(f, "term {said} is older than {known}"),
+            Self::Epoch { known, said } => write!(
+                f,
+                "epoch v{}.c{} is older than v{}.c{}",
+                said.version, said.conf_ver, known.version, known.conf_ver
+            ),
+            Self::Overlap { with, known_version, said_version } => {
+                write!(f, "overlaps {with} of version {known_version}, itself of {said_version}")
+            }
+        }
+    }
+}
+
+/// What a store holds, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounts {
+    /// Regions it leads.
+    pub leaders: usize,
+    /// Peers of every kind.
+    pub regions: usize,
+    /// Peers without a vote.
+    pub learners: usize,
+    /// Peers that are catching up.
+    pub pending: usize,
+    /// Sum of the sizes of the regions it leads, in MiB.
+    pub leader_size_mib: u64,
+    /// Sum of the sizes of its regions, in MiB.
+    pub region_size_mib: u64,
+}
+
+/// What one store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Holding {
+    leaders: BTreeSet<RegionId>,
+    followers: BTreeSet<RegionId>,
+    learners: BTreeSet<RegionId>,
+    pending: BTreeSet<RegionId>,
+    leader_size_mib: u64,
+    region_size_mib: u64,
+}
+
+impl Holding {
+    fn is_empty(&self) -> bool {
+        self.leaders.is_empty() && self.followers.is_empty() && self.learners.is_empty()
+    }
+}
+
+/// The picture of all regions.
+#[derive(Clone, Debug, Default)]
+pub struct Regions {
+    by_id: BTreeMap<RegionId, Arc<RegionRecord>>,
+    by_start: BTreeMap<Bytes, RegionId>,
+    holdings: BTreeMap<StoreId, Holding>,
+}
+
+impl Regions {
+    /// The regions that the replicated state holds: descriptions without leaders, a head start
+    /// until the leaders speak.
+    pub fn load(regions: impl IntoIterator<Item = metapb::Region>) -> Self {
+        let mut picture = Self::default();
+        for region in regions {
+            picture.offer(RegionRecord { region, ..RegionRecord::default() });
+        }
+        picture
+    }
+
+    /// Judges a report, and makes it part of the picture unless it is stale.
+    pub fn offer(&mut self, mut record: RegionRecord) -> Verdict {
+        let id = record.id();
+        let known = self.by_id.get(&id);
+        if let Some(stale) = self.staleness(&record, known.map(Arc::as_ref)) {
+            return Verdict::Stale(stale);
+        }
+        if let Some(known) = known {
+            record.keep_what_is_not_said(known);
+            if **known == record {
+                return Verdict::Unchanged;
+            }
+            if known.region == record.region {
+                // Same keys, same peers: nothing can overlap.
+                self.remove(id);
+                self.insert(record);
+                return Verdict::Updated;
+            }
+        }
+        let mut removed = self.overlapping(&record.range());
+        removed.retain(|&other| other != id);
+        for &other in &removed {
+            self.remove(other);
+        }
+        self.remove(id);
+        self.insert(record);
+        Verdict::Replaced { removed }
+    }
+
+    /// Whether the report is from the past, were it offered now.
+    fn staleness(&self, record: &RegionRecord, known: Option<&RegionRecord>) -> Option<Stale> {
+        let said = record.epoch();
+        if let Some(known) = known {
+            if record.term != 0 && record.term < known.term {
+                return Some(Stale::Term { known: known.term, said: record.term });
+            }
+            let known = known.epoch();
+            if proto::region::is_epoch_stale(&said, &known) {
+                return Some(Stale::Epoch { known, said });
+            }
+        }
+        self.overlapping(&record.range())
+            .into_iter()
+            .filter(|&other| other != record.id())
+            .map(|other| (other, self.by_id[&other].epoch().version))
+            .find(|&(_, version)| version > said.version)
+            .map(|(with, known_version)| Stale::Overlap {
+                with,
+                known_version,
+                said_version: said.version,
+            })
+    }
+
+    /// A leader says into which regions, in order of their keys, a region has split. They are
+    /// known from now on, rather than from their first heartbeats: a client that asks right
+    /// after the split finds both halves. Returns the descriptions that are news, and which
+    /// regions are gone.
+    pub fn on_split(
+        &mut self,
+        halves: Vec<metapb::Region>,
+    ) -> Result<(Vec<metapb::Region>, Vec<RegionId>), Refusal> {
+        check_adjacent(&halves)?;
+        let Some(first) = halves.first() else {
+            return Err(Refusal::InvalidRegion("a split into nothing".into()));
+        };
+        let parent = self.by_key(&first.start_key).cloned();
+        let (mut news, mut gone) = (Vec::new(), BTreeSet::new());
+        let share = halves.len() as u64;
+        for half in halves {
+            let guess = match self.by_id(RegionId(half.id)).or(parent.as_ref()) {
+                Some(known) => known.after_split(half.clone(), share),
+                None => RegionRecord { region: half.clone(), ..RegionRecord::default() },
+            };
+            if let Verdict::Replaced { removed } = self.offer(guess) {
+                gone.remove(&RegionId(half.id));
+                gone.extend(removed);
+                news.push(half);
+            }
+        }
+        // The parent may have made room for a half and come back as another.
+        gone.retain(|id| !self.by_id.contains_key(id));
+        Ok((news, gone.into_iter().collect()))
+    }
+
+    /// The region that holds the key.
+    pub fn by_key(&self, key: &[u8]) -> Option<&Arc<RegionRecord>> {
+        let (_, id) =
+            self.by_start.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        self.by_id.get(id).filter(|record| record.range().contains(key))
+    }
+
+    /// The region right before the one that holds the key; `None` too when a hole lies between.
+    pub fn previous_of(&self, key: &[u8]) -> Option<&Arc<RegionRecord>> {
+        let start = &self.by_key(key)?.region.start_key;
+        let previous = self.before(start)?;
+        (previous.region.end_key == *start).then_some(previous)
+    }
+
+    /// The region with this id.
+    pub fn by_id(&self, id: RegionId) -> Option<&Arc<RegionRecord>> {
+        self.by_id.get(&id)
+    }
+
+    /// The regions right before and right after this one, where no hole lies between.
+    pub fn siblings(
+        &self,
+        id: RegionId,
+    ) -> (Option<&Arc<RegionRecord>>, Option<&Arc<RegionRecord>>) {
+        let Some(record) = self.by_id(id) else { return (None, None) };
+        let before = self
+            .before(&record.region.start_key)
+            .filter(|other| other.region.end_key == record.region.start_key);
+        let after = (!record.region.end_key.is_empty())
+            .then(|| self.by_start.get(&record.region.end_key))
+            .flatten()
+            .and_then(|id| self.by_id.get(id));
+        (before, after)
+    }
+
+    /// The regions that share a key with the range, in order; at most `limit` of them, all when
+    /// it is 0.
+    pub fn scan(&self, range: &KeyRange, limit: usize) -> Vec<Arc<RegionRecord>> {
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        self.within(range).take(limit).cloned().collect()
+    }
+
+    /// The same for several ranges at once, which must be in order and apart; a region that lies
+    /// in two of them is named once. With `contain_all`, a key in no region is a refusal.
+    pub fn batch_scan(
+        &self,
+        ranges: &[KeyRange],
+        limit: usize,
+        contain_all: bool,
+    ) -> Result<Vec<Arc<RegionRecord>>, Refusal> {
+        check_ranges(ranges)?;
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let mut found: Vec<Arc<RegionRecord>> = Vec::new();
+        'ranges: for range in ranges {
+            // The first key of the range that no region named so far holds.
+            let mut uncovered = Some(range.start.clone());
+            for record in self.within(range) {
+                if found.last().is_some_and(|last| last.id() == record.id()) {
+                    uncovered = record.range().end;
+                    continue;
+                }
+                if found.len() == limit {
+                    break 'ranges;
+                }
+                let hole = uncovered.as_ref().is_some_and(|key| record.region.start_key > *key);
+                if contain_all && hole {
+                    return Err(Refusal::RangesNotCovered);
+                }
+                uncovered = record.range().end;
+                found.push(Arc::clone(record));
+            }
+            let hole_at_end = match (&uncovered, &range.end) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(key), Some(end)) => key < end,
+            };
+            if contain_all && hole_at_end && found.len() < limit {
+                return Err(Refusal::RangesNotCovered);
+            }
+        }
+        Ok(found)
+    }
+
+    /// All regions, in order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.by_start.values().map(|id| &self.by_id[id])
+    }
+
+    /// Up to `count` regions with ids above `after`, by id: a patrol goes round with it.
+    pub fn ids_after(&self, after: RegionId, count: usize) -> Vec<RegionId> {
+        let above = (Bound::Excluded(after), Bound::Unbounded);
+        self.by_id.range(above).take(count).map(|(&id, _)| id).collect()
+    }
+
+    /// How many regions there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The regions with a peer of any kind on the store.
+    pub fn on_store(&self, store: StoreId) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held(store, |holding| [&holding.leaders, &holding.followers, &holding.learners])
+    }
+
+    /// The regions that the store leads.
+    pub fn led_by(&self, store: StoreId) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held(store, |holding| [&holding.leaders])
+    }
+
+    /// The regions with a voter on the store that does not lead.
+    pub fn followed_by(&self, store: StoreId) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held(store, |holding| [&holding.followers])
+    }
+
+    /// The regions whose peer on the store is catching up.
+    pub fn pending_on(&self, store: StoreId) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held(store, |holding| [&holding.pending])
+    }
+
+    /// What the store holds, in numbers; a store nobody ever mentioned holds nothing.
+    pub fn counts(&self, store: StoreId) -> StoreCounts {
+        self.holdings.get(&store).map_or_else(StoreCounts::default, |holding| StoreCounts {
+            leaders: holding.leaders.len(),
+            regions: holding.leaders.len() + holding.followers.len() + holding.learners.len(),
+            learners: holding.learners.len(),
+            pending: holding.pending.len(),
+            leader_size_mib: holding.leader_size_mib,
+            region_size_mib: holding.region_size_mib,
+        })
+    }
+
+    fn held<const N: usize>(
+        &self,
+        store: StoreId,
+        which: impl Fn(&Holding) -> [&BTreeSet<RegionId>; N],
+    ) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        let sets = self.holdings.get(&store).map(which);
+        sets.into_iter().flatten().flatten().map(|id| &self.by_id[id])
+    }
+
+    fn before(&self, start: &Bytes) -> Option<&Arc<RegionRecord>> {
+        let below = (Bound::Unbounded, Bound::Excluded(start));
+        self.by_start.range::<Bytes, _>(below).next_back().map(|(_, id)| &self.by_id[id])
+    }
+
+    /// The regions that share a key with the range, in order.
+    fn within<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a Arc<RegionRecord>> {
+        // The region that holds the first key starts at or before it.
+        let first = self.by_key(&range.start).map_or(&range.start, |first| &first.region.start_key);
+        self.by_start
+            .range::<Bytes, _>((Bound::Included(first), Bound::Unbounded))
+            .map(|(_, id)| &self.by_id[id])
+            .take_while(|record| {
+                range.end.as_ref().is_none_or(|end| record.region.start_key < *end)
+            })
+    }
+
+    fn overlapping(&self, range: &KeyRange) -> Vec<RegionId> {
+        self.within(range).map(|record| record.id()).collect()
+    }
+
+    fn insert(&mut self, record: RegionRecord) {
+        let id = record.id();
+        self.count(&record, true);
+        self.by_start.insert(record.region.start_key.clone(), id);
+        self.by_id.insert(id, Arc::new(record));
+    }
+
+    fn remove(&mut self, id: RegionId) -> Option<Arc<RegionRecord>> {
+        let record = self.by_id.remove(&id)?;
+        self.by_start.remove(&record.region.start_key);
+        self.count(&record, false);
+        Some(record)
+    }
+
+    /// Adds the region to what its stores hold, or takes it away again.
+    fn count(&mut self, record: &RegionRecord, add: bool) {
+        let (id, size_mib) = (record.id(), record.size_mib());
+        let change = |set: &mut BTreeSet<RegionId>| {
+            if add {
+                set.insert(id)
+            } else {
+                set.remove(&id)
+            };
+        };
+        let change_size = |sum: &mut u64| {
+            *sum = if add { *sum + size_mib } else { *sum - size_mib };
+        };
+        let leader_store = record.leader_store();
+        for peer in &record.region.peers {
+            let store = StoreId(peer.store_id);
+            let holding = self.holdings.entry(store).or_default();
+            change_size(&mut holding.region_size_mib);
+            if leader_store == Some(store) {
+                change(&mut holding.leaders);
+                change_size(&mut holding.leader_size_mib);
+            } else if is_learner(peer) {
+                change(&mut holding.learners);
+            } else {
+                change(&mut holding.followers);
+            }
+            if record.is_pending(peer.id) {
+                change(&mut holding.pending);
+            }
+            if holding.is_empty() {
+                self.holdings.remove(&store);
+            }
+        }
+    }
+}
+
+/// Whether each region ends where the next begins.
+fn check_adjacent(halves: &[metapb::Region]) -> Result<(), Refusal> {
+    for pair in halves.windows(2) {
+        if pair[0].end_key.is_empty() || pair[0].end_key != pair[1].start_key {
+            return Err(Refusal::InvalidRegion(format!(
+                "r{} does not end where r{} begins",
+                pair[0].id, pair[1].id
+            )));
+        }
+    }
+    halves.iter().try_for_each(check_description)
+}
+
+/// Whether this can describe a region at all.
+pub(crate) fn check_description(region: &metapb::Region) -> Result<(), Refusal> {
+    let invalid = |what: &str| Err(Refusal::InvalidRegion(format!("r{}: {what}", region.id)));
+    if region.id == 0 {
+        return invalid("a region's id must not be 0");
+    }
+    if KeyRange::of(region).is_empty() {
+        return invalid("its range holds no key");
+    }
+    if region.peers.is_empty() {
+        return invalid("it has no peers");
+    }
+    let stores: BTreeSet<_> = region.peers.iter().map(|peer| peer.store_id).collect();
+    if stores.len() != region.peers.len() {
+        return invalid("it has two peers on one store");
+    }
+    Ok(())
+}
+
+fn check_ranges(ranges: &[KeyRange]) -> Result<(), Refusal> {
+    let invalid = |range: &KeyRange, what: &str| {
+        Err(Refusal::InvalidRange(format!("invalid key range, {range} {what}")))
+    };
+    if let Some(empty) = ranges.iter().find(|range| range.is_empty()) {
+        return invalid(empty, "holds no key");
+    }
+    for pair in ranges.windows(2) {
+        match &pair[0].end {
+            Some(end) if *end <= pair[1].start => {}
+            Some(end) => {
+                let end = Readable(end);
+                return invalid(&pair[1], &format!("begins before {end}, where the last one ends"));
+            }
+            None => return invalid(&pair[1], "comes after one without an end"),
+        }
+    }
+    Ok(())
+}
+
+/// The epoch of a description, for comparing what was asked with what is known.
+pub(crate) fn is_older(said: &metapb::Region, known: &metapb::Region) -> bool {
+    proto::region::is_epoch_stale(&epoch(said), &epoch(known))
+}
+
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod tests;

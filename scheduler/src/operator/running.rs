@@ -1,0 +1,295 @@
+//! What is under way: one plan a region, limits, repeated orders, and an end for each.
+//!
+//! Everything here is driven from two sides: a region's heartbeat shows what has been done and
+//! takes the next order with it; the scheduler's tick repeats orders that may have been lost and
+//! ends plans that take too long.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use proto::{RegionId, StoreId, pdpb};
+
+use super::{Operator, Priority, Purpose, Status, Step};
+use crate::cluster::{Moment, Policy, RegionRecord, Regions};
+
+/// Finished plans that are remembered; the oldest is forgotten for a new one.
+pub const HISTORY_MAX: usize = 1_000;
+
+/// For how long a finished plan is reported to those who ask for a region's operator.
+pub const REPORTED_FOR_MS: u64 = 10 * 60 * 1_000;
+
+/// Why a plan was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Declined {
+    /// The region is not known.
+    UnknownRegion,
+    /// The region has changed since the plan was made.
+    EpochMoved,
+    /// Another plan for the region is under way and is not less urgent.
+    Busy(&'static str),
+    /// So many plans of this purpose are under way already.
+    Limit(usize),
+    /// The first step is impossible or unsafe.
+    Obstacle(String),
+}
+
+impl fmt::Display for Declined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownRegion => f.write_str("the region is not known"),
+            Self::EpochMoved => f.write_str("the region has changed since the plan was made"),
+            Self::Busy(with) => write!(f, "{with} is under way"),
+            Self::Limit(limit) => write!(f, "{limit} operators of its purpose are under way"),
+            Self::Obstacle(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A plan that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// The plan, as far as it came.
+    pub operator: Operator,
+    /// How it ended; never `Running`.
+    pub status: Status,
+    /// When, by the steady clock.
+    pub at_ms: u64,
+    /// When, by the wall clock, for people.
+    pub at_wall_ms: u64,
+}
+
+/// By how much the plans under way will change what a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Influence {
+    /// Peers still to come, minus peers still to go.
+    pub regions: i64,
+    /// The same in MiB.
+    pub size_mib: i64,
+    /// Leaders still to come, minus leaders still to go.
+    pub leaders: i64,
+    /// Peers being added, without those that go.
+    pub adding: usize,
+}
+
+/// All plans under way.
+#[derive(Clone, Debug, Default)]
+pub struct RunningOperators {
+    by_region: BTreeMap<RegionId, Operator>,
+    history: VecDeque<Finished>,
+}
+
+impl RunningOperators {
+    /// Takes a plan, if its region is free (or its present plan less urgent), unchanged, and the
+    /// limit of its purpose allows. The first order goes out with the next heartbeat or tick.
+    pub fn add(
+        &mut self,
+        operator: Operator,
+        record: Option<&RegionRecord>,
+        policy: &Policy,
+        moment: Moment,
+    ) -> Result<(), Declined> {
+        let record = record.ok_or(Declined::UnknownRegion)?;
+        if record.epoch() != operator.epoch {
+            return Err(Declined::EpochMoved);
+        }
+        if let Some(present) = self.by_region.get(&operator.region)
+            && present.priority >= operator.priority
+        {
+            return Err(Declined::Busy(present.description));
+        }
+        if let Some(limit) = limit_of(operator.purpose, policy)
+            && self.count(operator.purpose) >= limit
+        {
+            return Err(Declined::Limit(limit));
+        }
+        if let Some(obstacle) = operator.current_step().and_then(|step| step.obstacle(record)) {
+            return Err(Declined::Obstacle(obstacle));
+        }
+        let region = operator.region;
+        self.finish(region, Status::Replace, moment);
+        let begun = Operator { step_begun_ms: moment.steady_ms, ..operator };
+        self.by_region.insert(region, begun);
+        Ok(())
+    }
+
+    /// A heartbeat shows the region: goes on with its plan, or ends it. Returns the order to
+    /// send, if one is due.
+    pub fn on_heartbeat(
+        &mut self,
+        record: &RegionRecord,
+        moment: Moment,
+    ) -> Option<pdpb::RegionHeartbeatResponse> {
+        self.drive(record, moment)
+    }
+
+    /// Time passes: repeats orders that seem lost, ends plans that take too long or whose region
+    /// is gone. Returns the orders to send.
+    pub fn tick(
+        &mut self,
+        regions: &Regions,
+        moment: Moment,
+    ) -> Vec<pdpb::RegionHeartbeatResponse> {
+        let planned: Vec<_> = self.by_region.keys().copied().collect();
+        planned
+            .into_iter()
+            .filter_map(|region| match regions.by_id(region) {
+                Some(record) => self.drive(record, moment),
+                None => {
+                    self.finish(region, Status::Cancel("the region is gone".into()), moment);
+                    None
+                }
+            })
+            .collect()
+    }
+
+    fn drive(
+        &mut self,
+        record: &RegionRecord,
+        moment: Moment,
+    ) -> Option<pdpb::RegionHeartbeatResponse> {
+        let operator = self.by_region.get_mut(&record.id())?;
+        operator.advance(record, moment);
+        let end = match operator.current_step() {
+            None => Some(Status::Success),
+            Some(step) => {
+                // Somebody else changes the peers too: what we planned may no longer be right.
+                let moved = record.epoch().conf_ver.saturating_sub(operator.epoch.conf_ver);
+                let waited_ms = moment.steady_ms.saturating_sub(operator.step_begun_ms);
+                if moved > operator.conf_ver_explained(record) {
+                    Some(Status::Cancel("the region's peers were changed by others".into()))
+                } else if let Some(obstacle) = step.obstacle(record) {
+                    Some(Status::Cancel(obstacle))
+                } else if waited_ms >= step.timeout_ms(record.size_mib()) {
+                    Some(Status::Timeout)
+                } else {
+                    None
+                }
+            }
+        };
+        if let Some(status) = end {
+            self.finish(record.id(), status, moment);
+            return None;
+        }
+        let step = operator.current_step()?.clone();
+        let is_due = operator
+            .ordered_at_ms
+            .is_none_or(|at_ms| moment.steady_ms.saturating_sub(at_ms) >= step.resend_ms());
+        // Nobody to order before a leader is known.
+        (is_due && record.leader.is_some()).then(|| {
+            operator.ordered_at_ms = Some(moment.steady_ms);
+            step.order(record)
+        })
+    }
+
+    /// Gives a plan up; `false` when there is none.
+    pub fn cancel(&mut self, region: RegionId, reason: &str, moment: Moment) -> bool {
+        self.finish(region, Status::Cancel(reason.into()), moment)
+    }
+
+    fn finish(&mut self, region: RegionId, status: Status, moment: Moment) -> bool {
+        let Some(operator) = self.by_region.remove(&region) else { return false };
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(Finished {
+            operator,
+            status,
+            at_ms: moment.steady_ms,
+            at_wall_ms: moment.wall_ms,
+        });
+        true
+    }
+
+    /// The plan under way for the region.
+    pub fn of(&self, region: RegionId) -> Option<&Operator> {
+        self.by_region.get(&region)
+    }
+
+    /// All plans under way, by region.
+    pub fn running(&self) -> impl Iterator<Item = &Operator> {
+        self.by_region.values()
+    }
+
+    /// The plans that ended, the latest first.
+    pub fn history(&self) -> impl Iterator<Item = &Finished> {
+        self.history.iter().rev()
+    }
+
+    /// How many plans of this purpose are under way.
+    pub fn count(&self, purpose: Purpose) -> usize {
+        self.running().filter(|operator| operator.purpose == purpose).count()
+    }
+
+    /// How the region's plan stands, or how its last one ended a short while ago.
+    pub fn status(&self, region: RegionId, moment: Moment) -> Option<pdpb::GetOperatorResponse> {
+        let answer = |operator: &Operator, status: &Status| pdpb::GetOperatorResponse {
+            header: None,
+            region_id: region.0,
+            desc: operator.description.into(),
+            status: status.to_wire().into(),
+            kind: operator.kind().into(),
+        };
+        if let Some(operator) = self.of(region) {
+            return Some(answer(operator, &Status::Running));
+        }
+        self.history()
+            .find(|finished| finished.operator.region == region)
+            .filter(|finished| moment.steady_ms.saturating_sub(finished.at_ms) <= REPORTED_FOR_MS)
+            .map(|finished| answer(&finished.operator, &finished.status))
+    }
+
+    /// What the plans under way will change, by store.
+    pub fn influence(&self, regions: &Regions) -> BTreeMap<StoreId, Influence> {
+        let mut by_store: BTreeMap<StoreId, Influence> = BTreeMap::new();
+        for operator in self.running() {
+            let size_mib = regions
+                .by_id(operator.region)
+                .map_or(0, |record| i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4));
+            for step in operator.remaining() {
+                match step {
+                    Step::AddPeer(peer) => {
+                        let change = by_store.entry(StoreId(peer.store_id)).or_default();
+                        change.regions += 1;
+                        change.size_mib += size_mib;
+                        change.adding += 1;
+                    }
+                    Step::RemovePeer(peer) => {
+                        let change = by_store.entry(StoreId(peer.store_id)).or_default();
+                        change.regions -= 1;
+                        change.size_mib -= size_mib;
+                    }
+                    Step::TransferLeader { from, to } => {
+                        by_store.entry(*from).or_default().leaders -= 1;
+                        by_store.entry(*to).or_default().leaders += 1;
+                    }
+                    Step::PromoteLearner(_) | Step::Split { .. } => {}
+                }
+            }
+        }
+        by_store
+    }
+}
+
+/// How many plans of this purpose may be under way at once.
+fn limit_of(purpose: Purpose, policy: &Policy) -> Option<usize> {
+    match purpose {
+        Purpose::Admin | Purpose::Split => None,
+        Purpose::Replica => Some(policy.replica_schedule_limit),
+        Purpose::Leader => Some(policy.leader_schedule_limit),
+        Purpose::Region => Some(policy.region_schedule_limit),
+    }
+}
+
+impl Priority {
+    /// The priority as tools name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

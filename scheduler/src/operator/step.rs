@@ -1,0 +1,205 @@
+//! One act of a plan: is it done in what we see, and what to order if not?
+//!
+//! A step is done when a heartbeat shows it done, whoever did it. Nobody reports "done".
+
+use std::fmt;
+
+use bytes::Bytes;
+use proto::region::{is_learner, peer_by_id};
+use proto::{PeerId, StoreId, eraftpb, metapb, pdpb};
+
+use crate::cluster::RegionRecord;
+
+/// One act on one region.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A new peer, as a voter or (by its role) as a learner. Done when it is there and has
+    /// caught up.
+    AddPeer(metapb::Peer),
+    /// A learner gets a vote. Done when it has it.
+    PromoteLearner(metapb::Peer),
+    /// A peer goes. Done when its store has no peer of the region.
+    RemovePeer(metapb::Peer),
+    /// Another voter leads. Done when it does.
+    TransferLeader {
+        /// Who led when the plan was made.
+        from: StoreId,
+        /// Who shall.
+        to: StoreId,
+    },
+    /// The region is cut at these keys. Done when its version has grown.
+    Split {
+        /// Where; empty leaves the choice to the store.
+        keys: Vec<Bytes>,
+        /// How the store finds keys when none are given.
+        policy: pdpb::CheckPolicy,
+        /// The region's version when the plan was made.
+        version: u64,
+    },
+}
+
+/// A step that moves data may take this long, plus [`SLOW_MS_PER_MIB`].
+const SLOW_STEP_MS: u64 = 10 * 60 * 1_000;
+const SLOW_MS_PER_MIB: u64 = 6_000;
+/// A step that only changes who may do what may take this long, plus [`FAST_MS_PER_MIB`].
+const FAST_STEP_MS: u64 = 60 * 1_000;
+const FAST_MS_PER_MIB: u64 = 600;
+/// An order is repeated after this long without a sign of its being done: it may have been lost,
+/// or refused by a leader that has since changed.
+const SLOW_RESEND_MS: u64 = 5_000;
+const FAST_RESEND_MS: u64 = 2_000;
+
+impl Step {
+    /// Whether the region, as it is now seen, shows this step done.
+    pub fn is_done(&self, record: &RegionRecord) -> bool {
+        match self {
+            Self::AddPeer(peer) => record
+                .peer_on(StoreId(peer.store_id))
+                .is_some_and(|have| have.id == peer.id && !record.is_pending(peer.id)),
+            Self::PromoteLearner(peer) => {
+                peer_by_id(&record.region, PeerId(peer.id)).is_some_and(|have| !is_learner(have))
+            }
+            Self::RemovePeer(peer) => record.peer_on(StoreId(peer.store_id)).is_none(),
+            Self::TransferLeader { to, .. } => record.leader_store() == Some(*to),
+            Self::Split { version, .. } => record.epoch().version > *version,
+        }
+    }
+
+    /// By how much this step has raised the region's conf version so far.
+    pub fn conf_ver_changed(&self, record: &RegionRecord) -> u64 {
+        let changed = match self {
+            // Counted from the log's point of view: also while the peer still catches up.
+            Self::AddPeer(peer) => {
+                record.peer_on(StoreId(peer.store_id)).is_some_and(|have| have.id == peer.id)
+            }
+            Self::PromoteLearner(_) | Self::RemovePeer(_) => self.is_done(record),
+            Self::TransferLeader { .. } | Self::Split { .. } => false,
+        };
+        u64::from(changed)
+    }
+
+    /// Why this step must not be ordered in the region as it is now seen; the plan is then given
+    /// up and thought of again.
+    pub fn obstacle(&self, record: &RegionRecord) -> Option<String> {
+        match self {
+            Self::AddPeer(peer) => {
+                let have = record.peer_on(StoreId(peer.store_id))?;
+                (have.id != peer.id)
+                    .then(|| format!("s{} already has peer p{}", peer.store_id, have.id))
+            }
+            Self::PromoteLearner(peer) => peer_by_id(&record.region, PeerId(peer.id))
+                .is_none()
+                .then(|| format!("the learner p{} is gone", peer.id)),
+            Self::RemovePeer(peer) => removal_obstacle(peer, record),
+            Self::TransferLeader { to, .. } => match record.peer_on(*to) {
+                None => Some(format!("{to} has no peer to lead")),
+                Some(peer) if is_learner(peer) => Some(format!("the peer on {to} has no vote")),
+                Some(peer) if !record.is_healthy(peer) => {
+                    Some(format!("the peer on {to} is behind or silent"))
+                }
+                Some(_) => None,
+            },
+            Self::Split { .. } => None,
+        }
+    }
+
+    /// The order for the region's leader. The header is the shell's to fill in.
+    pub fn order(&self, record: &RegionRecord) -> pdpb::RegionHeartbeatResponse {
+        let mut order = pdpb::RegionHeartbeatResponse {
+            region_id: record.region.id,
+            region_epoch: record.region.region_epoch,
+            target_peer: record.leader,
+            ..Default::default()
+        };
+        let change = |peer: &metapb::Peer, change_type: eraftpb::ConfChangeType| {
+            Some(pdpb::ChangePeer { peer: Some(*peer), change_type: change_type.into() })
+        };
+        match self {
+            Self::AddPeer(peer) if is_learner(peer) => {
+                order.change_peer = change(peer, eraftpb::ConfChangeType::AddLearnerNode);
+            }
+            Self::AddPeer(peer) => {
+                order.change_peer = change(peer, eraftpb::ConfChangeType::AddNode);
+            }
+            Self::PromoteLearner(peer) => {
+                let voter = metapb::Peer { role: metapb::PeerRole::Voter.into(), ..*peer };
+                order.change_peer = change(&voter, eraftpb::ConfChangeType::AddNode);
+            }
+            Self::RemovePeer(peer) => {
+                order.change_peer = change(peer, eraftpb::ConfChangeType::RemoveNode);
+            }
+            Self::TransferLeader { to, .. } => {
+                let peer = record.peer_on(*to).copied();
+                order.transfer_leader =
+                    Some(pdpb::TransferLeader { peer, peers: peer.into_iter().collect() });
+            }
+            Self::Split { keys, policy, .. } => {
+                order.split_region =
+                    Some(pdpb::SplitRegion { policy: (*policy).into(), keys: keys.clone() });
+            }
+        }
+        order
+    }
+
+    /// How long this step may take in a region of that size.
+    pub fn timeout_ms(&self, size_mib: u64) -> u64 {
+        match self {
+            Self::AddPeer(_) => SLOW_STEP_MS.max(SLOW_MS_PER_MIB * size_mib),
+            Self::PromoteLearner(_)
+            | Self::RemovePeer(_)
+            | Self::TransferLeader { .. }
+            | Self::Split { .. } => FAST_STEP_MS.max(FAST_MS_PER_MIB * size_mib),
+        }
+    }
+
+    /// How long to wait before an order is repeated.
+    pub fn resend_ms(&self) -> u64 {
+        match self {
+            Self::AddPeer(_) => SLOW_RESEND_MS,
+            Self::PromoteLearner(_)
+            | Self::RemovePeer(_)
+            | Self::TransferLeader { .. }
+            | Self::Split { .. } => FAST_RESEND_MS,
+        }
+    }
+}
+
+/// A leader does not remove itself, and no removal may leave a region that cannot elect one.
+fn removal_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String> {
+    let have = record.peer_on(StoreId(peer.store_id))?;
+    if have.id != peer.id {
+        return Some(format!("s{} has another peer, p{}", peer.store_id, have.id));
+    }
+    if record.leader_store() == Some(StoreId(peer.store_id)) {
+        return Some(format!("p{} leads", peer.id));
+    }
+    if is_learner(have) {
+        return None;
+    }
+    let remaining: Vec<_> = record.voters().filter(|voter| voter.id != peer.id).collect();
+    let healthy = remaining.iter().filter(|voter| record.is_healthy(voter)).count();
+    (healthy * 2 <= remaining.len()).then(|| {
+        format!("only {healthy} of the {} voters that remain are healthy", remaining.len())
+    })
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddPeer(peer) if is_learner(peer) => {
+                write!(f, "add learner p{} on s{}", peer.id, peer.store_id)
+            }
+            Self::AddPeer(peer) => write!(f, "add peer p{} on s{}", peer.id, peer.store_id),
+            Self::PromoteLearner(peer) => {
+                write!(f, "promote learner p{} on s{}", peer.id, peer.store_id)
+            }
+            Self::RemovePeer(peer) => write!(f, "remove peer p{} on s{}", peer.id, peer.store_id),
+            Self::TransferLeader { from, to } => write!(f, "transfer leader from {from} to {to}"),
+            Self::Split { keys, .. } if keys.is_empty() => f.write_str("split"),
+            Self::Split { keys, .. } => {
+                f.write_str("split at")?;
+                keys.iter().try_for_each(|key| write!(f, " {}", proto::key::Readable(key)))
+            }
+        }
+    }
+}

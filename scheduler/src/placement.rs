@@ -1,0 +1,267 @@
+//! May this store take a peer, or lead? Predicates, each with its reason.
+//!
+//! A predicate answers *true when the store is excluded*. The tables below are the whole rule: a
+//! store is a candidate when no predicate of the table excludes it, and the first that does is
+//! the reason given to people who ask why.
+
+use std::collections::BTreeMap;
+
+use proto::StoreId;
+
+use crate::cluster::stores::{Liveness, StoreRecord};
+use crate::cluster::{Moment, Policy, RegionRecord, Regions, StoreCounts, Stores};
+use crate::operator::RunningOperators;
+use crate::operator::running::Influence;
+
+/// A cluster of fewer regions than this is young: low space is then judged by
+/// [`YOUNG_FREE_BYTES`] alone, since a share of an almost empty disk says little.
+pub const YOUNG_REGIONS: usize = 100;
+
+/// Free bytes that are enough for a young cluster.
+pub const YOUNG_FREE_BYTES: u64 = 1 << 30;
+
+/// Everything a judge looks at, at one moment.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The regions.
+    pub regions: &'a Regions,
+    /// The stores.
+    pub stores: &'a Stores,
+    /// The plans under way.
+    pub operators: &'a RunningOperators,
+    /// The cluster's wishes.
+    pub policy: &'a Policy,
+    /// Now.
+    pub moment: Moment,
+}
+
+/// A store that might take something.
+pub struct Candidate<'a> {
+    /// The store.
+    pub store: &'a StoreRecord,
+    /// What it holds.
+    pub counts: StoreCounts,
+    /// What the plans under way will change about that.
+    pub influence: Influence,
+}
+
+impl Candidate<'_> {
+    /// How loaded the store will be: size first, then the number of peers, then its id so that
+    /// the choice is the same each time.
+    pub fn load(&self) -> (i64, i64, StoreId) {
+        (self.size_mib(), self.region_count(), self.store.id())
+    }
+
+    /// Its regions' sizes together once the plans under way are done.
+    pub fn size_mib(&self) -> i64 {
+        i64::try_from(self.counts.region_size_mib).unwrap_or(i64::MAX / 2) + self.influence.size_mib
+    }
+
+    /// Its peers once the plans under way are done.
+    pub fn region_count(&self) -> i64 {
+        i64::try_from(self.counts.regions).unwrap_or(i64::MAX / 2) + self.influence.regions
+    }
+
+    /// Its leaders once the plans under way are done.
+    pub fn leader_count(&self) -> i64 {
+        i64::try_from(self.counts.leaders).unwrap_or(i64::MAX / 2) + self.influence.leaders
+    }
+}
+
+/// What a store is asked for.
+pub struct Question<'a> {
+    /// Which region's peer or leadership it is about.
+    pub record: &'a RegionRecord,
+    /// The stores with which the new peer would share the region.
+    pub others: Vec<&'a StoreRecord>,
+    /// What the judge sees.
+    pub view: View<'a>,
+}
+
+impl<'a> Question<'a> {
+    /// A question about a new peer that stays beside all the region's peers but the one on
+    /// `instead_of`.
+    pub fn new_peer(view: View<'a>, record: &'a RegionRecord, instead_of: Option<StoreId>) -> Self {
+        let others = record
+            .region
+            .peers
+            .iter()
+            .map(|peer| StoreId(peer.store_id))
+            .filter(|&store| Some(store) != instead_of)
+            .filter_map(|store| view.stores.find(store))
+            .collect();
+        Self { record, others, view }
+    }
+}
+
+/// One reason to exclude a store.
+pub struct Predicate {
+    /// In words, completing "the store …".
+    pub reason: &'static str,
+    /// Whether the store is excluded for it.
+    pub excludes: fn(&Candidate<'_>, &Question<'_>) -> bool,
+}
+
+/// What keeps a store from getting a new peer of a region.
+pub const PEER_TARGET: &[Predicate] = &[
+    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
+    Predicate { reason: "has not been heard yet", excludes: |c, _| !c.store.was_heard() },
+    Predicate { reason: "is silent", excludes: is_silent },
+    Predicate {
+        reason: "already has a peer of the region",
+        excludes: |c, q| q.record.peer_on(c.store.id()).is_some(),
+    },
+    Predicate {
+        reason: "shares a place with another peer, which the isolation level forbids",
+        excludes: breaks_isolation,
+    },
+    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
+    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
+    Predicate { reason: "is low on space", excludes: is_low_on_space },
+    Predicate {
+        reason: "is sending or receiving too many snapshots",
+        excludes: |c, q| {
+            let max = q.view.policy.max_snapshot_count;
+            stat(c, |stats| {
+                stats.sending_snap_count >= max
+                    || stats.receiving_snap_count >= max
+                    || stats.applying_snap_count >= max
+            })
+        },
+    },
+    Predicate {
+        reason: "has too many peers that are catching up",
+        excludes: |c, q| c.counts.pending >= q.view.policy.max_pending_peer_count,
+    },
+    Predicate {
+        reason: "is already getting as many peers as it may at once",
+        excludes: |c, q| c.influence.adding >= q.view.policy.store_adding_max,
+    },
+];
+
+/// What keeps a store from leading a region of which it has a voter.
+pub const LEADER_TARGET: &[Predicate] = &[
+    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
+    Predicate { reason: "is silent", excludes: is_silent },
+    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
+    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
+    Predicate {
+        reason: "has no healthy voter of the region",
+        excludes: |c, q| {
+            !q.record
+                .voters()
+                .any(|voter| voter.store_id == c.store.meta.id && q.record.is_healthy(voter))
+        },
+    },
+];
+
+/// The first reason of the table that excludes the store; `None` makes it a candidate.
+pub fn excluded(
+    table: &[Predicate],
+    candidate: &Candidate<'_>,
+    question: &Question<'_>,
+) -> Option<&'static str> {
+    table
+        .iter()
+        .find(|predicate| (predicate.excludes)(candidate, question))
+        .map(|predicate| predicate.reason)
+}
+
+impl<'a> View<'a> {
+    /// Every store, with what it holds and will hold.
+    pub fn candidates(&self) -> Vec<Candidate<'a>> {
+        let influence: BTreeMap<StoreId, Influence> = self.operators.influence(self.regions);
+        self.stores
+            .iter()
+            .map(|store| Candidate {
+                store,
+                counts: self.regions.counts(store.id()),
+                influence: influence.get(&store.id()).copied().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// The best store for a new peer: kept apart from the others first, then the least loaded.
+    pub fn best_target(&self, question: &Question<'_>) -> Option<StoreId> {
+        self.candidates()
+            .iter()
+            .filter(|candidate| excluded(PEER_TARGET, candidate, question).is_none())
+            .min_by_key(|candidate| {
+                let apart = isolation(candidate.store, &question.others, self.policy);
+                (std::cmp::Reverse(apart), candidate.load())
+            })
+            .map(|candidate| candidate.store.id())
+    }
+
+    /// The best store to lead the region among those in `allowed`: the one that leads fewest.
+    pub fn best_leader(
+        &self,
+        record: &RegionRecord,
+        allowed: impl Fn(StoreId) -> bool,
+    ) -> Option<StoreId> {
+        let question = Question { record, others: Vec::new(), view: *self };
+        self.candidates()
+            .iter()
+            .filter(|candidate| allowed(candidate.store.id()))
+            .filter(|candidate| excluded(LEADER_TARGET, candidate, &question).is_none())
+            .min_by_key(|candidate| (candidate.leader_count(), candidate.store.id()))
+            .map(|candidate| candidate.store.id())
+    }
+}
+
+/// How well the store is kept apart from the others: for each of them, the coarser the place in
+/// which they differ, the more.
+pub fn isolation(store: &StoreRecord, others: &[&StoreRecord], policy: &Policy) -> u64 {
+    let levels = &policy.location_labels;
+    others
+        .iter()
+        .filter(|other| other.id() != store.id())
+        .map(|other| {
+            let first_difference =
+                levels.iter().position(|level| store.label(level) != other.label(level));
+            first_difference.map_or(0, |index| {
+                let finer = u32::try_from(levels.len() - 1 - index).unwrap_or(u32::MAX);
+                100_u64.saturating_pow(finer)
+            })
+        })
+        .fold(0, u64::saturating_add)
+}
+
+fn stat(candidate: &Candidate<'_>, says: impl Fn(&proto::pdpb::StoreStats) -> bool) -> bool {
+    candidate.store.stats.as_ref().is_some_and(says)
+}
+
+fn is_silent(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    candidate.store.liveness(question.view.policy, question.view.moment) != Liveness::Heard
+}
+
+fn is_low_on_space(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    stat(candidate, |stats| {
+        // A store that does not say how large it is keeps its data in memory.
+        if stats.capacity == 0 {
+            return false;
+        }
+        if question.view.regions.len() < YOUNG_REGIONS && stats.available > YOUNG_FREE_BYTES {
+            return false;
+        }
+        let must_be_free = 100_u64.saturating_sub(question.view.policy.low_space_percent);
+        u128::from(stats.available) * 100 < u128::from(stats.capacity) * u128::from(must_be_free)
+    })
+}
+
+fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    let policy = question.view.policy;
+    let Some(level) =
+        policy.location_labels.iter().position(|label| *label == policy.isolation_level)
+    else {
+        return false;
+    };
+    question.others.iter().any(|other| {
+        policy.location_labels[..=level]
+            .iter()
+            .all(|label| candidate.store.label(label) == other.label(label))
+    })
+}
+
+#[cfg(test)]
+mod tests;
