@@ -277,9 +277,7 @@ impl Cluster {
         let initial_cluster: Vec<(String, String)> = sockets
             .iter()
             .enumerate()
-            .map(|(index, (_, peer))| {
-                (name(index + 1), format!("http://{}", address_of(peer)))
-            })
+            .map(|(index, (_, peer))| (name(index + 1), format!("http://{}", address_of(peer))))
             .collect();
         for (index, (client, peer)) in sockets.into_iter().enumerate() {
             let name = name(index + 1);
@@ -287,7 +285,9 @@ impl Cluster {
                 name: name.clone(),
                 data: match directory {
                     None => scheduler::Data::Memory,
-                    Some(directory) => scheduler::Data::Path(layout::scheduler_folder(directory, index + 1)),
+                    Some(directory) => {
+                        scheduler::Data::Path(layout::scheduler_folder(directory, index + 1))
+                    }
                 },
                 client_listen: scheduler::Listen::Bound(client),
                 peer_listen: scheduler::Listen::Bound(peer),
@@ -313,7 +313,9 @@ impl Cluster {
                 scheduler_endpoints: self.endpoints.clone(),
                 storage: match directory {
                     None => kv::StorageKind::Memory,
-                    Some(directory) => kv::StorageKind::Path(layout::store_folder(directory, index + 1)),
+                    Some(directory) => {
+                        kv::StorageKind::Path(layout::store_folder(directory, index + 1))
+                    }
                 },
                 api_version: self.api_version,
                 ..Default::default()

@@ -1,0 +1,293 @@
+//! Real programs on loopback, restarted on the same address, killed on drop.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use proto::pdpb;
+use proto::pdpb::pd_client::PdClient;
+use tempfile::TempDir;
+use tessera::{ApiVersion, readiness};
+
+/// The bound of every wait here: far beyond what is expected, short of what a person endures.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const TESSERA: &str = env!("CARGO_BIN_EXE_tessera");
+
+/// An address of 127.0.0.0/8 that no other test of this run uses.
+pub fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Ports free on that address.
+pub fn free_ports(host: IpAddr, count: usize) -> Vec<SocketAddr> {
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+/// Asks until the answer is there, or panics saying what was waited for.
+pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited {PATIENCE:?} in vain: {what}");
+}
+
+/// Runs the program to its end, within the bound.
+pub fn run(arguments: &[&str]) -> Output {
+    let child = Command::new(TESSERA)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id();
+    let (done, ended) = std::sync::mpsc::channel();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(PATIENCE).is_err() {
+            signal(id, "-KILL");
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    let _ = done.send(());
+    watch.join().unwrap();
+    output
+}
+
+/// Sends a signal to one of our own children.
+pub fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+/// One node: how it is started, and the process while it runs.
+pub struct Node {
+    pub name: String,
+    pub address: SocketAddr,
+    pub folder: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let child = Command::new(TESSERA)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// SIGKILL: nothing in the process gets to run again.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the node runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the node runs");
+        signal(child.id(), "-TERM");
+        until("the node to stop", || {
+            let status = child.try_wait().unwrap();
+            async move { status }
+        })
+        .await
+    }
+
+    /// Waits until the process ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the node was started");
+        until("the node to end by itself", || {
+            let status = child.try_wait().unwrap();
+            async move { status }
+        })
+        .await
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            println!("--- the end of {}'s log", self.name);
+            tail.iter().rev().for_each(|line| println!("{line}"));
+        }
+    }
+}
+
+/// Scheduler members and stores, each a process.
+pub struct Processes {
+    pub schedulers: Vec<Node>,
+    pub stores: Vec<Node>,
+    pub api_version: ApiVersion,
+    folder: TempDir,
+}
+
+impl Processes {
+    /// Starts all of them and waits until every region has its replicas.
+    pub async fn start(schedulers: usize, stores: usize, api_version: ApiVersion) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = own_address();
+        let ports = free_ports(host, 2 * schedulers + stores);
+        let (client_ports, rest) = ports.split_at(schedulers);
+        let (peer_ports, store_ports) = rest.split_at(schedulers);
+        let initial: Vec<String> = peer_ports
+            .iter()
+            .enumerate()
+            .map(|(index, peer)| format!("m{}=http://{peer}", index + 1))
+            .collect();
+        let endpoints: Vec<String> = client_ports.iter().map(ToString::to_string).collect();
+        let node = |name: String, address: SocketAddr, words: Vec<String>| Node {
+            folder: folder.path().join(&name),
+            log: folder.path().join(format!("{name}.log")),
+            arguments: words
+                .into_iter()
+                .chain(["--data-dir".into(), folder.path().join(&name).display().to_string()])
+                .collect(),
+            name,
+            address,
+            child: None,
+        };
+        let schedulers = (0..schedulers)
+            .map(|index| {
+                let words = [
+                    "scheduler",
+                    "--name",
+                    &format!("m{}", index + 1),
+                    "--client-urls",
+                    &format!("http://{}", client_ports[index]),
+                    "--peer-urls",
+                    &format!("http://{}", peer_ports[index]),
+                    "--initial-cluster",
+                    &initial.join(","),
+                ]
+                .map(str::to_owned);
+                node(format!("scheduler-{}", index + 1), client_ports[index], words.into())
+            })
+            .collect();
+        let stores = (0..stores)
+            .map(|index| {
+                let words = [
+                    "store",
+                    "--addr",
+                    &store_ports[index].to_string(),
+                    "--pd-endpoints",
+                    &endpoints.join(","),
+                    "--api-version",
+                    tessera::cluster::layout::name_of(api_version),
+                ]
+                .map(str::to_owned);
+                node(format!("store-{}", index + 1), store_ports[index], words.into())
+            })
+            .collect();
+        let mut processes = Self { schedulers, stores, api_version, folder };
+        processes.start_all();
+        processes.wait_replicas().await;
+        processes
+    }
+
+    pub fn start_all(&mut self) {
+        self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::start);
+    }
+
+    pub fn kill_all(&mut self) {
+        self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::kill);
+    }
+
+    pub async fn wait_replicas(&self) {
+        readiness::replicas(&self.endpoints(), self.stores.len(), PATIENCE).await.unwrap();
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.schedulers.iter().map(|node| node.address.to_string()).collect()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub async fn client(&self) -> client::Client {
+        readiness::client(&self.endpoints(), self.api_version).await.unwrap()
+    }
+
+    /// Which store leads the region of this key, as an index into `stores`.
+    pub async fn leader_store(&self, key: &[u8]) -> usize {
+        let (scheduler, header) = self.scheduler().await;
+        let address: SocketAddr = until("the region to have a leader", || {
+            let request = pdpb::GetRegionRequest {
+                header: header.clone(),
+                region_key: key.to_vec().into(),
+                ..Default::default()
+            };
+            let header = header.clone();
+            let mut scheduler = scheduler.clone();
+            async move {
+                let leader = scheduler.get_region(request).await.ok()?.into_inner().leader?;
+                let request = pdpb::GetStoreRequest { header, store_id: leader.store_id };
+                let store = scheduler.get_store(request).await.ok()?.into_inner().store?;
+                store.address.parse().ok()
+            }
+        })
+        .await;
+        self.stores.iter().position(|node| node.address == address).unwrap()
+    }
+
+    /// Which scheduler member leads, as an index into `schedulers`.
+    pub async fn leader_scheduler(&self) -> usize {
+        let name = readiness::leader(&self.endpoints(), PATIENCE).await.unwrap();
+        let number: usize = name.trim_start_matches('m').parse().unwrap();
+        number - 1
+    }
+
+    async fn scheduler(
+        &self,
+    ) -> (PdClient<tonic::transport::Channel>, Option<pdpb::RequestHeader>) {
+        let index = self.leader_scheduler().await;
+        let url = format!("http://{}", self.schedulers[index].address);
+        until("the leading member to answer", || {
+            let url = url.clone();
+            async move {
+                let mut client = PdClient::connect(url).await.ok()?;
+                let members = client.get_members(pdpb::GetMembersRequest::default()).await.ok()?;
+                let cluster_id = members.into_inner().header?.cluster_id;
+                let header = pdpb::RequestHeader { cluster_id, ..Default::default() };
+                Some((client, Some(header)))
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,13 @@
+//! The real program as real processes: killed, restarted, misused.
+//!
+//! Every test has a loopback address of its own, so that ports are free and stay free while a node
+//! is down. Nothing sleeps to synchronise: each wait asks for a condition and has a bound.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic here is a failed test")]
+
+mod bad_input;
+mod cluster;
+mod ctl;
+mod kill;
+mod misuse;
+mod playground;
