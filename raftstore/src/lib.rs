@@ -1,1 +1,17 @@
-//! A store full of replicas.
+#![doc = include_str!("../README.md")]
+
+// In reading order: the vocabulary, the machines, what they stand on, the shell.
+pub mod msg;
+pub mod effects;
+pub mod command;
+pub mod config;
+pub mod error;
+
+pub mod group;
+pub mod read_view;
+
+pub mod storage;
+pub mod engine;
+pub mod wire;
+
+pub mod transport;

@@ -1,0 +1,129 @@
+//! What an honest peer never says, and the raft crate would panic on.
+//!
+//! Whoever can reach a store's port can send it raft messages. What follows is checked before a
+//! message reaches raft; a message that fails is dropped, which raft is made for. A peer that lies
+//! within these bounds can still hurt its own group: authentication is the transport's.
+
+use raft::eraftpb::{Message, MessageType};
+use raft::{RawNode, StateRole, Storage};
+
+/// Terms and indexes beyond this are made up; below it, no sum in raft overflows.
+const NUMBER_MAX: u64 = 1 << 56;
+
+/// Contexts of reads and heartbeats are ours and short.
+const CONTEXT_BYTES_MAX: usize = 64;
+
+/// Why a message was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unsound message: {0}")]
+pub struct Unsound(pub(super) &'static str);
+
+/// Whether raft may see this message.
+pub(super) fn check<S: Storage>(node: &RawNode<S>, message: &Message) -> Result<(), Unsound> {
+    let raft = &node.raft;
+    if message.to != raft.id || message.from == raft.id || message.from == raft::INVALID_ID {
+        return Err(Unsound("wrong address"));
+    }
+    let numbers = [
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.reject_hint,
+    ];
+    if numbers.iter().any(|number| *number > NUMBER_MAX) {
+        return Err(Unsound("number out of range"));
+    }
+    // Only a read request travels without a term; elsewhere no term means "from myself".
+    if (message.term == 0) != (message.msg_type == MessageType::MsgReadIndex) {
+        return Err(Unsound("term"));
+    }
+    let last_index = raft.raft_log.last_index();
+    let is_current = message.term >= raft.term;
+    match message.msg_type {
+        MessageType::MsgAppend => check_append(message),
+        // An acknowledgement beyond the leader's log would count towards commits for ever.
+        MessageType::MsgAppendResponse
+            if message.term == raft.term
+                && raft.state == StateRole::Leader
+                && !message.reject
+                && message.index > last_index =>
+        {
+            Err(Unsound("acknowledges what was never sent"))
+        }
+        MessageType::MsgAppendResponse if message.request_snapshot != 0 => {
+            Err(Unsound("asks for a snapshot, which nobody here does"))
+        }
+        // A leader tells each follower at most the commit that it knows the follower to have.
+        MessageType::MsgHeartbeat if is_current && message.commit > last_index => {
+            Err(Unsound("commits what is not there"))
+        }
+        MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse
+            if message.context.len() > CONTEXT_BYTES_MAX =>
+        {
+            Err(Unsound("long context"))
+        }
+        MessageType::MsgReadIndex if raft.state != StateRole::Leader => {
+            Err(Unsound("asks a follower for a read index"))
+        }
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => match message.entries.as_ref()
+        {
+            [entry] if entry.data.len() <= CONTEXT_BYTES_MAX => Ok(()),
+            _ => Err(Unsound("a read index without a context")),
+        },
+        MessageType::MsgSnapshot => check_snapshot(message),
+        MessageType::MsgTimeoutNow if raft.prs().get(message.from).is_none() => {
+            Err(Unsound("a stranger calls to campaign"))
+        }
+        MessageType::MsgAppendResponse
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse
+        | MessageType::MsgTimeoutNow => Ok(()),
+        // Local to a member, or forwarded by a follower, which ours do not do.
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader => Err(Unsound("not for the network")),
+    }
+}
+
+/// Entries follow each other and the entry before them, in index and in term.
+fn check_append(message: &Message) -> Result<(), Unsound> {
+    let mut previous = (message.index, message.log_term);
+    for entry in message.entries.iter() {
+        if entry.index != previous.0 + 1 || entry.term < previous.1 || entry.term > message.term {
+            return Err(Unsound("entries do not follow each other"));
+        }
+        previous = (entry.index, entry.term);
+    }
+    Ok(())
+}
+
+/// The membership in a snapshot has voters, and nobody twice.
+fn check_snapshot(message: &Message) -> Result<(), Unsound> {
+    let metadata = message.get_snapshot().get_metadata();
+    let members = metadata.get_conf_state();
+    if metadata.index == 0 || metadata.term == 0 || metadata.term > message.term {
+        return Err(Unsound("a snapshot of nothing"));
+    }
+    if metadata.index > NUMBER_MAX {
+        return Err(Unsound("number out of range"));
+    }
+    let mut ids: Vec<u64> = members.voters.iter().chain(&members.learners).copied().collect();
+    ids.sort_unstable();
+    let all = ids.len();
+    ids.dedup();
+    let is_joint = !members.voters_outgoing.is_empty() || !members.learners_next.is_empty();
+    if members.voters.is_empty() || ids.len() < all || ids.first() == Some(&0) || is_joint {
+        return Err(Unsound("an impossible membership"));
+    }
+    Ok(())
+}

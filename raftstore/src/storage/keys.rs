@@ -1,0 +1,106 @@
+//! The layout of what a store keeps of itself, in the data engine's family `Meta`.
+//!
+//! ```text
+//! 01 01                 who this store is                    StoreIdent
+//! 01 02                 a first region, not yet confirmed    Region
+//! 02 ‹region id› 01     the peer here                        RegionLocalState
+//! 02 ‹region id› 02     how far it has applied               see AppliedState
+//! 02 ‹region id› 03     where a removed peer ended           see Tombstone
+//! ```
+//!
+//! Region ids are eight bytes, most significant first, so that regions follow each other in order.
+//! User keys stand in the data families as they are. Raft logs are in the log engine.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proto::{KeyRange, RegionId};
+
+const STORE: u8 = 0x01;
+const REGION: u8 = 0x02;
+const AFTER_REGIONS: u8 = 0x03;
+
+/// A key of the family `Meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaKey {
+    /// Who this store is.
+    Ident,
+    /// A first region that the scheduler has not confirmed.
+    PreparedRegion,
+    /// The peer of this region here: its region, or its tombstone.
+    Region(RegionId),
+    /// How far it has applied.
+    Applied(RegionId),
+    /// Where it ended.
+    Tombstone(RegionId),
+}
+
+impl MetaKey {
+    /// Its bytes.
+    pub fn encode(self) -> Bytes {
+        let mut out = BytesMut::with_capacity(10);
+        match self {
+            Self::Ident => out.put_slice(&[STORE, 1]),
+            Self::PreparedRegion => out.put_slice(&[STORE, 2]),
+            Self::Region(id) => put_region(&mut out, id, 1),
+            Self::Applied(id) => put_region(&mut out, id, 2),
+            Self::Tombstone(id) => put_region(&mut out, id, 3),
+        }
+        out.freeze()
+    }
+
+    /// The key in these bytes; `None` when they are none of ours.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [STORE, 1] => Some(Self::Ident),
+            [STORE, 2] => Some(Self::PreparedRegion),
+            [REGION, id @ .., suffix] => {
+                let id = RegionId(u64::from_be_bytes(id.try_into().ok()?));
+                match suffix {
+                    1 => Some(Self::Region(id)),
+                    2 => Some(Self::Applied(id)),
+                    3 => Some(Self::Tombstone(id)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Where all keys of regions lie.
+    pub fn regions() -> KeyRange {
+        KeyRange::from_wire(&[REGION][..], &[AFTER_REGIONS][..])
+    }
+}
+
+fn put_region(out: &mut BytesMut, id: RegionId, suffix: u8) {
+    out.put_u8(REGION);
+    out.put_u64(id.0);
+    out.put_u8(suffix);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_comes_back_as_it_was_written() {
+        let id = RegionId(258);
+        for key in [
+            MetaKey::Ident,
+            MetaKey::PreparedRegion,
+            MetaKey::Region(id),
+            MetaKey::Applied(id),
+            MetaKey::Tombstone(id),
+        ] {
+            assert_eq!(MetaKey::decode(&key.encode()), Some(key));
+        }
+        assert_eq!(MetaKey::decode(b"user key"), None);
+    }
+
+    #[test]
+    fn all_keys_of_regions_lie_in_their_range() {
+        let range = MetaKey::regions();
+        assert!(range.contains(&MetaKey::Region(RegionId(0)).encode()));
+        assert!(range.contains(&MetaKey::Tombstone(RegionId(u64::MAX)).encode()));
+        assert!(!range.contains(&MetaKey::Ident.encode()));
+    }
+}
