@@ -1,0 +1,290 @@
+//! The data engine on RocksDB.
+//!
+//! A batch becomes one RocksDB batch over four column families, written to the WAL without a sync.
+//! Reads go through pinned slices: one copy, from RocksDB's block into the answer.
+//!
+//! Invariant: after [`DataEngine::sync`] no loss of power takes what was written before it, and
+//! opening refuses if something took it nevertheless.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::KeyRange;
+use rocksdb::{ColumnFamilyDescriptor, DB, ReadOptions};
+
+use super::directory::{Directory, Kind};
+use super::pinned::{PinnedIterator, PinnedSnapshot};
+use super::watermark::Watermark;
+use super::{Options, fault, open_fault};
+use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, Snapshot, WriteBatch};
+use crate::error::Fault;
+
+/// Keys and values of a range that are counted one by one for [`DataEngine::approximate_bytes`].
+/// Beyond, the size is estimated: RocksDB knows files well and its memtables hardly.
+const COUNTED_BYTES_MAX: u64 = 4 << 20;
+/// The same limit for many small keys.
+const COUNTED_KEYS_MAX: u64 = 64 << 10;
+/// Larger than any key in use, as the end of a range that has none; only for estimates.
+const BEYOND_KEYS: [u8; 32] = [0xff; 32];
+
+/// A store's data in RocksDB. Clones share one database; the last one closes it, once its
+/// snapshots and cursors are gone too.
+#[derive(Clone)]
+pub struct RocksData {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    db: Arc<DB>,
+    directory: Directory,
+    watermark: Watermark,
+}
+
+impl RocksData {
+    /// Opens the engine in this directory, creating it if it is empty or missing.
+    pub fn open(path: &Path, options: &Options) -> Result<Self, Fault> {
+        let directory = Directory::claim(path, Kind::Data)?;
+        let families =
+            ColumnFamily::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.family(cf)));
+        let db = DB::open_cf_descriptors(&options.data(), path, families)
+            .map_err(|error| open_fault("open the data engine", path, &error))?;
+        let watermark = Watermark::open(path)?;
+        watermark.check(db.latest_sequence_number(), path)?;
+        Ok(Self { shared: Arc::new(Shared { db: Arc::new(db), directory, watermark }) })
+    }
+
+    fn fault(&self, attempt: &'static str, error: &rocksdb::Error) -> Fault {
+        fault(attempt, self.shared.directory.path(), error)
+    }
+
+    /// A key just after the last one that is or will be there, given the changes that come before
+    /// in the same batch; `None` when there is no key at all. RocksDB's range deletion has no +inf.
+    fn end_of_keys(&self, cf: ColumnFamily, before: &[Change]) -> Result<Option<Vec<u8>>, Fault> {
+        let mut iterator = self.shared.db.raw_iterator_cf(family(&self.shared.db, cf));
+        iterator.seek_to_last();
+        iterator.status().map_err(|error| self.fault("find the last key", &error))?;
+        let there = iterator.key();
+        let coming = before.iter().filter_map(|change| match change {
+            Change::Put { cf: of, key, .. } if *of == cf => Some(key.as_ref()),
+            Change::Put { .. } | Change::Delete { .. } | Change::DeleteRange { .. } => None,
+        });
+        Ok(there.into_iter().chain(coming).max().map(|key| [key, &[0]].concat()))
+    }
+
+    /// Bytes of keys and values in the range, counted until a limit; the flag says whether all
+    /// were.
+    fn count_bytes(&self, cf: ColumnFamily, range: &KeyRange) -> Result<(u64, bool), Fault> {
+        let mut cursor = self.snapshot().cursor(cf, range);
+        let (mut bytes, mut keys) = (0, 0);
+        let mut more = cursor.seek_to_first()?;
+        while more {
+            bytes += (cursor.key().len() + cursor.value().len()) as u64;
+            keys += 1;
+            if bytes > COUNTED_BYTES_MAX || keys > COUNTED_KEYS_MAX {
+                return Ok((bytes, false));
+            }
+            more = cursor.next()?;
+        }
+        Ok((bytes, true))
+    }
+
+    /// Bytes of the range's files, and a share of the memtables by the files' proportion.
+    fn estimate_bytes(&self, cf: ColumnFamily, range: &KeyRange) -> Result<u64, Fault> {
+        let db = &self.shared.db;
+        let handle = family(db, cf);
+        let end = range.end.as_deref().unwrap_or(&BEYOND_KEYS);
+        let sizes = db.get_approximate_sizes_cf(
+            handle,
+            &[rocksdb::Range::new(&range.start, end), rocksdb::Range::new(&[], &BEYOND_KEYS)],
+        );
+        let (of_range, of_all) = (sizes[0], sizes[1]);
+        let memtables = db
+            .property_int_value_cf(handle, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
+            .map_err(|error| self.fault("read the size of memtables", &error))?
+            .unwrap_or(0);
+        let share = if of_all == 0 {
+            memtables
+        } else {
+            (u128::from(memtables) * u128::from(of_range) / u128::from(of_all)) as u64
+        };
+        Ok(of_range + share)
+    }
+}
+
+/// The families are opened with the database and never dropped.
+fn family(db: &DB, cf: ColumnFamily) -> &rocksdb::ColumnFamily {
+    db.cf_handle(cf.name()).expect("every family is opened with the database")
+}
+
+impl DataEngine for RocksData {
+    type Snapshot = RocksSnapshot;
+
+    fn snapshot(&self) -> RocksSnapshot {
+        RocksSnapshot { pinned: Arc::new(PinnedSnapshot::new(&self.shared.db)) }
+    }
+
+    fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.shared
+            .db
+            .get_pinned_cf(family(&self.shared.db, cf), key)
+            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
+            .map_err(|error| self.fault("read a key", &error))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), Fault> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let db = &self.shared.db;
+        let handles = ColumnFamily::ALL.map(|cf| family(db, cf));
+        let handle = |cf: ColumnFamily| handles[cf as usize];
+        // A record's header and lengths take about a dozen bytes.
+        let mut written =
+            rocksdb::WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.len() + 16);
+        for (position, change) in batch.changes().iter().enumerate() {
+            match change {
+                Change::Put { cf, key, value } => written.put_cf(handle(*cf), key, value),
+                Change::Delete { cf, key } => written.delete_cf(handle(*cf), key),
+                Change::DeleteRange { cf, range } => {
+                    let end = match &range.end {
+                        Some(end) => Some(end.to_vec()),
+                        None => self.end_of_keys(*cf, &batch.changes()[..position])?,
+                    };
+                    // RocksDB takes a range that ends before it starts for a mistake.
+                    if let Some(end) = end.filter(|end| range.start.as_ref() < end.as_slice()) {
+                        written.delete_range_cf(handle(*cf), range.start.as_ref(), &end);
+                    }
+                }
+            }
+        }
+        db.write(written).map_err(|error| self.fault("write data", &error))
+    }
+
+    fn sync(&self) -> Result<(), Fault> {
+        let written = self.shared.db.latest_sequence_number();
+        self.shared
+            .db
+            .flush_wal(true)
+            .map_err(|error| self.fault("sync the data engine", &error))?;
+        self.shared.watermark.raise(written)
+    }
+
+    /// Small ranges are counted exactly, larger ones are estimated from their files.
+    fn approximate_bytes(&self, range: &KeyRange) -> Result<u64, Fault> {
+        if range.is_empty() {
+            return Ok(0);
+        }
+        ColumnFamily::DATA.into_iter().try_fold(0, |sum, cf| {
+            let (counted, all) = self.count_bytes(cf, range)?;
+            Ok(sum + if all { counted } else { counted.max(self.estimate_bytes(cf, range)?) })
+        })
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.shared.directory.used_bytes()
+    }
+}
+
+/// A view of the data at one instant. Keeps the database open.
+#[derive(Clone)]
+pub struct RocksSnapshot {
+    pinned: Arc<PinnedSnapshot>,
+}
+
+impl Snapshot for RocksSnapshot {
+    type Cursor = RocksCursor;
+
+    fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        let db = self.pinned.db();
+        self.pinned
+            .snapshot()
+            .get_pinned_cf(family(db, cf), key)
+            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
+            .map_err(|error| fault("read a key", db.path(), &error))
+    }
+
+    fn cursor(&self, cf: ColumnFamily, range: &KeyRange) -> RocksCursor {
+        if range.is_empty() {
+            return RocksCursor { position: None };
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(range.start.as_ref());
+        if let Some(end) = &range.end {
+            options.set_iterate_upper_bound(end.as_ref());
+        }
+        let db = self.pinned.db();
+        let position = PinnedIterator::new(&self.pinned, family(db, cf), options);
+        RocksCursor { position: Some(position) }
+    }
+}
+
+/// A position in a [`RocksSnapshot`]. Keeps the snapshot, and so the database.
+pub struct RocksCursor {
+    /// `None` over an empty range, which RocksDB's bounds cannot express.
+    position: Option<PinnedIterator>,
+}
+
+impl RocksCursor {
+    fn step(
+        &mut self,
+        act: impl for<'a> FnOnce(&mut rocksdb::DBRawIterator<'a>),
+    ) -> Result<bool, Fault> {
+        let Some(position) = &mut self.position else { return Ok(false) };
+        position.step(act);
+        let iterator = position.iterator();
+        if iterator.valid() {
+            return Ok(true);
+        }
+        // The end of the range and a block that cannot be read look alike until asked.
+        iterator.status().map(|()| false).map_err(|error| {
+            if error.kind() == rocksdb::ErrorKind::Corruption {
+                Fault::Corrupt { place: "a data file".to_owned(), detail: error.to_string() }
+            } else {
+                Fault::Engine { attempt: "move a cursor", cause: error.to_string() }
+            }
+        })
+    }
+}
+
+impl Cursor for RocksCursor {
+    fn seek_to_first(&mut self) -> Result<bool, Fault> {
+        self.step(|iterator| iterator.seek_to_first())
+    }
+
+    fn seek_to_last(&mut self) -> Result<bool, Fault> {
+        self.step(|iterator| iterator.seek_to_last())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<bool, Fault> {
+        self.step(|iterator| iterator.seek(key))
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool, Fault> {
+        self.step(|iterator| iterator.seek_for_prev(key))
+    }
+
+    fn next(&mut self) -> Result<bool, Fault> {
+        assert!(self.is_on_key(), "a cursor that moves on must be on a key");
+        self.step(|iterator| iterator.next())
+    }
+
+    fn prev(&mut self) -> Result<bool, Fault> {
+        assert!(self.is_on_key(), "a cursor that moves back must be on a key");
+        self.step(|iterator| iterator.prev())
+    }
+
+    fn is_on_key(&self) -> bool {
+        self.position.as_ref().is_some_and(|position| position.iterator().valid())
+    }
+
+    fn key(&self) -> &[u8] {
+        let key = self.position.as_ref().and_then(|position| position.iterator().key());
+        key.expect("a cursor that is asked for its key must be on one")
+    }
+
+    fn value(&self) -> &[u8] {
+        let value = self.position.as_ref().and_then(|position| position.iterator().value());
+        value.expect("a cursor that is asked for a value must be on a key")
+    }
+}

@@ -1,0 +1,1 @@
+//! A region's data as one stream of bytes.
