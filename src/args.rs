@@ -172,7 +172,13 @@ pub(crate) struct StoreFlags {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise_status_addr: Option<String>,
     /// Scheduler members, as host:port,…; one that lives is enough
-    #[arg(long, visible_alias = "pd", value_name = "HOST:PORT", value_delimiter = ',', env = "TESSERA_ENDPOINTS")]
+    #[arg(
+        long,
+        visible_alias = "pd",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "TESSERA_ENDPOINTS"
+    )]
     pub(crate) pd_endpoints: Vec<String>,
     /// Where this store keeps its data
     #[arg(short = 's', long, value_name = "DIR")]
@@ -443,6 +449,9 @@ mod tests {
             with_program_name(arguments(&["/opt/pd-server", "--name", "a"])),
             arguments(&["/opt/pd-server", "scheduler", "--name", "a"])
         );
-        assert_eq!(with_program_name(arguments(&["tessera", "ctl"])), arguments(&["tessera", "ctl"]));
+        assert_eq!(
+            with_program_name(arguments(&["tessera", "ctl"])),
+            arguments(&["tessera", "ctl"])
+        );
     }
 }

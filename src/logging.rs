@@ -15,11 +15,9 @@ pub(crate) fn start(level: &str, file: Option<&Path>) -> Outcome {
     match file {
         None => builder.with_writer(std::io::stderr).init(),
         Some(path) => {
-            let file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(|error| Failure::usage(format!("open log file {}: {error}", path.display())))?;
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(
+                |error| Failure::usage(format!("open log file {}: {error}", path.display())),
+            )?;
             builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).init();
         }
     }

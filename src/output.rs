@@ -45,8 +45,7 @@ impl Report {
     /// One thing: lines of field and value, and the same as a JSON object.
     pub(crate) fn fields(fields: Vec<(&'static str, String)>, mut document: Value) -> Self {
         document["schema"] = json!(SCHEMA);
-        let rows =
-            fields.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+        let rows = fields.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         Self { header: Vec::new(), rows, document }
     }
 

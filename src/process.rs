@@ -46,9 +46,11 @@ pub(crate) async fn stop_signal() -> Outcome {
 async fn wait_signal() -> Outcome {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| {
-        signal(kind).map_err(|error| Failure::new(Code::Failed, format!("listen for signals: {error}")))
+        signal(kind)
+            .map_err(|error| Failure::new(Code::Failed, format!("listen for signals: {error}")))
     };
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

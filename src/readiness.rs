@@ -182,12 +182,12 @@ pub async fn probe(endpoints: &[String], api_version: ApiVersion) -> Result<(), 
         return raw.delete(PROBE_KEY).await;
     }
     let transactions = client.transactions();
-    let mut writer = transactions.begin().await?;
-    writer.put(PROBE_KEY, "1").await?;
+    let writer = transactions.begin().await?;
+    writer.put(PROBE_KEY, "1")?;
     writer.commit().await?;
-    let mut eraser = transactions.begin().await?;
+    let eraser = transactions.begin().await?;
     eraser.get(PROBE_KEY).await?;
-    eraser.delete(PROBE_KEY).await?;
+    eraser.delete(PROBE_KEY)?;
     eraser.commit().await?;
     Ok(())
 }

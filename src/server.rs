@@ -264,6 +264,8 @@ mod tests {
         assert!(labels(&["zone".into()]).is_err());
         assert_eq!(resolve("addr", "127.0.0.1:20160").unwrap().port(), 20160);
         assert!(resolve("addr", "127.0.0.1").unwrap_err().message.contains("addr"));
-        assert!(listen_url("client-urls", "https://127.0.0.1:1").unwrap_err().message.contains("TLS"));
+        assert!(
+            listen_url("client-urls", "https://127.0.0.1:1").unwrap_err().message.contains("TLS")
+        );
     }
 }

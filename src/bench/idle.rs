@@ -43,10 +43,12 @@ pub(crate) async fn run(seconds: u64) -> Outcome {
 
 fn processor_ticks(pid: u32) -> Outcome<u64> {
     let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).map_err(|e| Failure::failed(format!("read {path}: {e}")))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| Failure::failed(format!("read {path}: {e}")))?;
     // The second field is the program's name in parentheses and may hold anything.
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let fields: Vec<u64> = rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<u64> =
+        rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
     match fields.as_slice() {
         [user, system] => Ok(user + system),
         _ => Err(Failure::failed(format!("{path} does not hold processor times"))),
@@ -55,7 +57,8 @@ fn processor_ticks(pid: u32) -> Outcome<u64> {
 
 fn resident_kib(pid: u32) -> Outcome<u64> {
     let path = format!("/proc/{pid}/status");
-    let text = std::fs::read_to_string(&path).map_err(|e| Failure::failed(format!("read {path}: {e}")))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| Failure::failed(format!("read {path}: {e}")))?;
     text.lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|line| line.split_whitespace().next())

@@ -45,9 +45,8 @@ pub(crate) async fn run(flags: BenchRawFlags) -> Outcome {
             let (mut our_rounds, mut etcd_rounds) = (Vec::new(), Vec::new());
             for round in 0..flags.rounds {
                 eprintln!("{} with {clients} in flight, round {}", call.name(), round + 1);
-                our_rounds.push(
-                    measure(ours.clone(), call, clients, flags.keys, flags.seconds).await?,
-                );
+                our_rounds
+                    .push(measure(ours.clone(), call, clients, flags.keys, flags.seconds).await?);
                 if let Some(etcd) = &etcd {
                     etcd_rounds.push(
                         measure(etcd.clone(), call, clients, flags.keys, flags.seconds).await?,

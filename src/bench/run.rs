@@ -80,7 +80,8 @@ pub(crate) async fn measure<T: Target>(
             })
         })
         .collect();
-    let mut histogram = Histogram::<u64>::new_with_max(LATENCY_MAX_MICROS, 3).map_err(Failure::failed)?;
+    let mut histogram =
+        Histogram::<u64>::new_with_max(LATENCY_MAX_MICROS, 3).map_err(Failure::failed)?;
     for task in tasks {
         for latency in task.await.map_err(Failure::failed)? {
             histogram.saturating_record(latency.max(1));

@@ -53,8 +53,10 @@ pub(crate) async fn stores(endpoints: &[String], format: Format) -> Outcome {
     let mut scheduler = Scheduler::connect(endpoints).await?;
     let stores = all_stores(&mut scheduler).await?;
     let regions = all_regions(&mut scheduler, 0).await?;
-    let mut report =
-        Report::list("stores", &["ID", "ADDRESS", "STATE", "LEADERS", "PEERS", "VERSION", "LABELS"]);
+    let mut report = Report::list(
+        "stores",
+        &["ID", "ADDRESS", "STATE", "LEADERS", "PEERS", "VERSION", "LABELS"],
+    );
     for store in &stores {
         let leaders =
             regions.iter().filter(|region| leader_store(region) == Some(store.id)).count();
@@ -267,11 +269,7 @@ async fn all_regions(scheduler: &mut Scheduler, limit: u32) -> Outcome<Vec<pdpb:
 }
 
 /// A fresh timestamp, or the parts of a given one.
-pub(crate) async fn tso(
-    endpoints: &[String],
-    timestamp: Option<u64>,
-    format: Format,
-) -> Outcome {
+pub(crate) async fn tso(endpoints: &[String], timestamp: Option<u64>, format: Format) -> Outcome {
     let timestamp = match timestamp {
         Some(number) => Timestamp(number),
         None => fresh_timestamp(&mut Scheduler::connect(endpoints).await?).await?,
@@ -355,7 +353,11 @@ pub(crate) async fn status(endpoints: &[String], format: Format) -> Outcome {
         ("health", if healthy { "healthy".into() } else { "not healthy".into() }),
         (
             "scheduler",
-            format!("{members_up} of {} members, leader {}", scheduler.members.members.len(), leader.name),
+            format!(
+                "{members_up} of {} members, leader {}",
+                scheduler.members.members.len(),
+                leader.name
+            ),
         ),
         ("stores", stores.len().to_string()),
         ("regions", format!("{}, {replicas} replicas", regions.len())),
@@ -379,10 +381,4 @@ pub(crate) async fn status(endpoints: &[String], format: Format) -> Outcome {
     )
     .print(format);
     if healthy { Ok(()) } else { Err(Failure::new(Code::Failed, "the cluster is not healthy")) }
-}
-
-/// The cluster's API version, as its first store that answers says it.
-pub(crate) async fn first_store(endpoints: &[String]) -> Outcome<Option<metapb::Store>> {
-    let mut scheduler = scheduler::Scheduler::connect(endpoints).await?;
-    Ok(all_stores(&mut scheduler).await?.into_iter().next())
 }

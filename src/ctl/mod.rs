@@ -7,7 +7,7 @@
 mod cluster;
 mod keyspace;
 mod raw;
-mod scheduler;
+pub(crate) mod scheduler;
 mod txn;
 
 use std::time::Duration;

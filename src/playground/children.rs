@@ -57,8 +57,8 @@ impl Children {
             (None, None) => return Err(Failure::failed("there is no folder for the data")),
         };
         let fail = |error: layout::LayoutError| start_failure(StartError::Layout(error));
-        let known = Layout::load(&directory, flags.stores, flags.schedulers, api_version)
-            .map_err(fail)?;
+        let known =
+            Layout::load(&directory, flags.stores, flags.schedulers, api_version).map_err(fail)?;
         let layout = match known {
             Some(layout) => layout,
             None => {

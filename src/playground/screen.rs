@@ -22,7 +22,8 @@ impl Screen {
             Some(directory) => format!("data in {} (kept)", super::shown(directory)),
             None => "data in a temporary folder (deleted on exit; keep with --data DIR)".into(),
         };
-        let screen = Self { start, tick: if std::io::stdout().is_terminal() { "✓" } else { "ok" } };
+        let screen =
+            Self { start, tick: if std::io::stdout().is_terminal() { "✓" } else { "ok" } };
         screen.line(&format!("tessera playground · {place}"));
         screen
     }
@@ -61,7 +62,8 @@ impl Screen {
         };
         self.step("probe", probe);
         let endpoint = topology.endpoints.first().cloned().unwrap_or_default();
-        let pd = if endpoint.ends_with(":2379") { String::new() } else { format!(" --pd {endpoint}") };
+        let pd =
+            if endpoint.ends_with(":2379") { String::new() } else { format!(" --pd {endpoint}") };
         let keyspace = if api_version == ApiVersion::V2 { " --keyspace DEFAULT" } else { "" };
         self.line(&format!("PD endpoint  {endpoint}     (official TiKV clients: use this)"));
         self.line(&format!("HTTP         http://{endpoint}/pd/api/v1/regions"));

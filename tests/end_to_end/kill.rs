@@ -84,8 +84,8 @@ async fn write(client: Client, writer: usize, told: Arc<Mutex<Told>>, stop: Arc<
 }
 
 async fn write_in_transaction(client: &Client, key: &str) -> client::Result<()> {
-    let mut txn = client.transactions().begin().await?;
-    txn.put(key, key.to_owned()).await?;
+    let txn = client.transactions().begin().await?;
+    txn.put(key, key.to_owned())?;
     txn.commit().await.map(drop)
 }
 
@@ -97,7 +97,7 @@ async fn check(client: &Client, told: &Told) {
         told.slowest
     );
     assert!(told.slowest < CALL_MAX, "a call took {:?}", told.slowest);
-    let mut reader = client.transactions().begin().await.unwrap();
+    let reader = client.transactions().begin().await.unwrap();
     for key in &told.keys {
         let value = if key.starts_with('t') {
             reader.get(key).await.unwrap()
@@ -141,13 +141,13 @@ async fn acknowledged_writes_survive_kill_nine_of_each_and_of_all() {
 async fn timestamps_grow_over_leader_changes() {
     let mut cluster = Processes::start(3, 1, ApiVersion::V1).await;
     let client = cluster.client().await;
-    let mut last = client.timestamp().await.unwrap();
+    let mut last = client.transactions().timestamp().await.unwrap();
     for _ in 0..3 {
         let leader = cluster.leader_scheduler().await;
         cluster.schedulers[leader].kill();
         let next = until("a timestamp from another member", || {
             let client = client.clone();
-            async move { client.timestamp().await.ok() }
+            async move { client.transactions().timestamp().await.ok() }
         })
         .await;
         assert!(next > last, "{next} after {last}");
