@@ -158,7 +158,6 @@ fn bench(flags: &[&str]) -> Outcome {
     if let Some(folder) = &library {
         environment.push(("ROCKSDB_LIB_DIR", folder.as_str()));
         environment.push(("ROCKSDB_STATIC", "1"));
-        environment.push(("LZ4_LIB_DIR", folder.as_str()));
     }
     let mut arguments = vec!["run", "--release", "--quiet", "--package", "tessera", "--", "bench"];
     arguments.extend_from_slice(flags);
