@@ -1,0 +1,44 @@
+//! The thread round [`Background`].
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::background::Background;
+use super::observer::Observer;
+use super::router::Envelope;
+use crate::engine::DataEngine;
+use crate::msg::BackgroundTask;
+
+/// Performs tasks in the order given and tells the store.
+pub(super) struct BackgroundWorker<D> {
+    pub(super) background: Background<D>,
+    pub(super) tasks: Receiver<BackgroundTask>,
+    pub(super) inbox: Sender<Envelope>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl<D: DataEngine> BackgroundWorker<D> {
+    /// Works until the raft worker hangs up and everything given is done, or until a fault.
+    pub(super) fn run(mut self) {
+        while let Ok(task) = self.tasks.recv() {
+            match self.background.perform(task) {
+                // Waits when the inbox is full: an answer, unlike a message from outside, is never
+                // said again. The raft worker never waits for this thread, so it will drain it.
+                Ok(Some(answer)) => {
+                    if self.inbox.send(Envelope::Message(answer)).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    tracing::error!(%fault, "the store stops");
+                    // The raft worker may be gone already; then there is nothing left to stop.
+                    drop(self.inbox.send(Envelope::Stop));
+                    self.observer.fault(fault);
+                    return;
+                }
+            }
+        }
+    }
+}

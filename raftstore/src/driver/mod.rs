@@ -1,0 +1,152 @@
+//! The shell of a store: the only threads, clocks and channels of this crate.
+//!
+//! | thread | owns | inbox | when full | ends when |
+//! |---|---|---|---|---|
+//! | raft worker | `Store` with all `Peer`s, the `Applier`, raft log and user data writes, the reply table | [`Router`] | a caller is told "busy"; a raft message is dropped | told to stop, after a last round; or at a fault |
+//! | background worker | snapshot data, scans for split keys, removal of ranges | background tasks | never: the machines have at most one task of a kind under way for each region | its inbox is closed and drained |
+//!
+//! Applying is folded into the raft worker: see [`raft_worker::RaftWorker::applier`]. Lease reads do
+//! not come here at all: the caller's thread takes a snapshot of the engine and then looks at the
+//! region's [`ReadView`](crate::read_view::ReadView).
+//!
+//! Promises:
+//! - A callback given to the [`Router`] is called exactly once, whatever happens.
+//! - A [`Fault`] stops the store: nothing more is sent, written or answered but "closing".
+//! - An idle store wakes once a tick and does nothing else.
+#![expect(clippy::disallowed_methods, reason = "the shell is where time is real")]
+
+mod background;
+mod background_worker;
+mod clock;
+mod observer;
+mod promise;
+mod raft_worker;
+mod replies;
+mod router;
+mod split_keys;
+#[cfg(test)]
+mod tests;
+
+pub use background::{Background, SnapshotStorage};
+pub use observer::Observer;
+pub use router::Router;
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+use proto::StoreId;
+
+use crate::applier::Applier;
+use crate::config::Config;
+use crate::effects::Effects;
+use crate::engine::{DataEngine, LogEngine};
+use crate::error::Fault;
+use crate::store::Store;
+use crate::transport::Transport;
+use background_worker::BackgroundWorker;
+use clock::Clock;
+use raft_worker::RaftWorker;
+use replies::Replies;
+use router::{Envelope, INBOX_MESSAGES_MAX};
+
+/// A store at work: its threads, and the door to them. Dropping it stops it.
+pub struct RaftStore<D: DataEngine, L: LogEngine> {
+    router: Router<D>,
+    inbox: Sender<Envelope>,
+    threads: Vec<JoinHandle<()>>,
+    log: std::marker::PhantomData<L>,
+}
+
+impl<D: DataEngine, L: LogEngine> std::fmt::Debug for RaftStore<D, L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftStore").field("router", &self.router).finish_non_exhaustive()
+    }
+}
+
+impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
+    /// Opens every peer found on the engines and begins to work. A transport and an observer that
+    /// need the router are given it once this returns; what they would say before is lost, and said
+    /// again.
+    pub fn start(
+        config: Config,
+        store_id: StoreId,
+        data: D,
+        log: L,
+        background: Background<D>,
+        transport: Arc<dyn Transport>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, Fault> {
+        let clock = Clock::start();
+        let tick_micros = config.tick_micros();
+        let (inbox_tx, inbox_rx) = bounded(INBOX_MESSAGES_MAX);
+        // Not bounded: the machines have at most one task of a kind under way for each region.
+        let (tasks_tx, tasks_rx) = unbounded();
+        let mut first = Effects::default();
+        let store =
+            Store::open(config, store_id, data.clone(), log.clone(), clock.now(), &mut first)?;
+        let router = Router::new(
+            inbox_tx.clone(),
+            Arc::new(store.read_views().clone()),
+            data.clone(),
+            clock,
+        );
+        let background = BackgroundWorker {
+            background,
+            tasks: tasks_rx,
+            inbox: inbox_tx.clone(),
+            observer: Arc::clone(&observer),
+        };
+        let worker = RaftWorker {
+            store,
+            applier: Applier::new(store_id, data),
+            log,
+            inbox: inbox_rx,
+            background: tasks_tx,
+            transport,
+            observer,
+            clock,
+            tick_micros,
+            replies: Replies::default(),
+        };
+        let threads = vec![
+            spawn(format!("raft-{store_id}"), move || worker.run(first))?,
+            spawn(format!("background-{store_id}"), move || background.run())?,
+        ];
+        Ok(Self { router, inbox: inbox_tx, threads, log: std::marker::PhantomData })
+    }
+
+    /// The door. Clones of it may be kept; they refuse everything once the store has stopped.
+    pub fn router(&self) -> Router<D> {
+        self.router.clone()
+    }
+
+    /// Stops: what lies in the inbox before this call is still done, everybody else is told that
+    /// the store is closing. Returns when the threads have ended and let go of the engines.
+    pub fn stop(mut self) {
+        self.stop_threads();
+    }
+
+    fn stop_threads(&mut self) {
+        // Waits for room when the inbox is full; fails when the worker has ended by itself.
+        drop(self.inbox.send(Envelope::Stop));
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store ended by a panic");
+            }
+        }
+    }
+}
+
+impl<D: DataEngine, L: LogEngine> Drop for RaftStore<D, L> {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+    Builder::new()
+        .name(name)
+        .spawn(work)
+        .map_err(|error| Fault::Engine { attempt: "start a thread", cause: error.to_string() })
+}

@@ -1,0 +1,159 @@
+//! The round: drain the inbox, step, flush, perform the effects in one fixed order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use proto::{StoreId, raft_serverpb::RaftMessage};
+
+use super::clock::Clock;
+use super::observer::Observer;
+use super::replies::Replies;
+use super::router::Envelope;
+use crate::applier::Applier;
+use crate::effects::Effects;
+use crate::engine::{DataEngine, LogEngine};
+use crate::error::Fault;
+use crate::msg::{BackgroundTask, Now, StoreMsg};
+use crate::store::Store;
+use crate::transport::Transport;
+
+/// Messages taken in one round. What is left waits for the next: a round must end for its first
+/// message to be answered.
+const ROUND_MESSAGES_MAX: usize = 4096;
+
+/// Owns the machines of a store and performs what they ask for.
+pub(super) struct RaftWorker<D: DataEngine, L: LogEngine> {
+    pub(super) store: Store<D, L>,
+    /// Folded into this thread: on two cores a hop to another thread costs more than applying.
+    pub(super) applier: Applier<D>,
+    pub(super) log: L,
+    pub(super) inbox: Receiver<Envelope>,
+    pub(super) background: Sender<BackgroundTask>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) clock: Clock,
+    pub(super) tick_micros: u64,
+    pub(super) replies: Replies,
+}
+
+impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
+    /// Works until told to stop, or until a fault, which it reports. Everybody who still waits is
+    /// answered when the worker is dropped.
+    pub(super) fn run(mut self, first: Effects) {
+        if let Err(fault) = self.work(first) {
+            tracing::error!(%fault, "the store stops");
+            self.observer.fault(fault);
+        }
+    }
+
+    fn work(&mut self, first: Effects) -> Result<(), Fault> {
+        self.perform_all(first)?;
+        let mut tick_at = self.clock.now().plus(self.tick_micros);
+        loop {
+            let mut effects = Effects::default();
+            let stopping = self.take_messages(tick_at, &mut effects);
+            // Messages first: a follower that was kept from its inbox for a while has not therefore
+            // missed its leader. For the same reason, and because leases count on a tick being no
+            // shorter than it says, ticks that were missed are not made up for.
+            let now = self.clock.now();
+            if now >= tick_at {
+                self.store.tick(now, &mut effects);
+                tick_at = now.plus(self.tick_micros);
+            }
+            self.perform_all(effects)?;
+            if stopping {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a message until the tick is due, then takes what else is there. Returns whether
+    /// this was the last round.
+    fn take_messages(&mut self, tick_at: Now, effects: &mut Effects) -> bool {
+        let mut next = match self.inbox.recv_deadline(self.clock.instant_of(tick_at)) {
+            Ok(envelope) => Some(envelope),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return true,
+        };
+        let now = self.clock.now();
+        let mut taken = 0;
+        while let Some(envelope) = next {
+            let message = match envelope {
+                Envelope::Message(message) => message,
+                Envelope::Write { target, batch, done } => {
+                    let reply = self.replies.wait_for_done(done.undetermined_if_dropped());
+                    StoreMsg::Write { target, batch, reply }
+                }
+                Envelope::ReadBarrier { target, done } => {
+                    StoreMsg::ReadBarrier { target, reply: self.replies.wait_for_done(done) }
+                }
+                Envelope::Split { target, keys, done } => {
+                    let done = done.undetermined_if_dropped();
+                    let reply = Some(self.replies.wait_for_regions(done));
+                    StoreMsg::Split { target, keys, reply }
+                }
+                Envelope::Stop => return true,
+            };
+            self.store.step(message, now, effects);
+            taken += 1;
+            next = if taken < ROUND_MESSAGES_MAX { self.inbox.try_recv().ok() } else { None };
+        }
+        false
+    }
+
+    /// Performs effects and what follows from them, until nothing does.
+    fn perform_all(&mut self, mut effects: Effects) -> Result<(), Fault> {
+        loop {
+            self.store.flush(self.clock.now(), &mut effects);
+            if effects.is_empty() {
+                return Ok(());
+            }
+            effects = self.perform(effects)?;
+        }
+    }
+
+    /// The one fixed order; [`Effects`] says why. Returns what the store asks for next.
+    fn perform(&mut self, effects: Effects) -> Result<Effects, Fault> {
+        let mut next = Effects::default();
+        self.send(effects.send_now);
+        if !effects.log.is_empty() {
+            self.log.write(effects.log)?;
+        }
+        self.send(effects.send_after_persist);
+        if !effects.persisted.is_empty() {
+            self.store.on_persisted(effects.persisted, self.clock.now(), &mut next);
+        }
+        for snapshot in effects.snapshots {
+            self.transport.send_snapshot(snapshot);
+        }
+        for task in effects.apply {
+            if let Some(applied) = self.applier.apply(task)? {
+                self.store.on_applied(applied, self.clock.now(), &mut next);
+            }
+        }
+        for task in effects.background {
+            // The background worker ends early only at a fault, which stops this one too.
+            drop(self.background.send(task));
+        }
+        for report in effects.reports {
+            self.observer.report(report);
+        }
+        for (id, reply) in effects.replies {
+            self.replies.answer(id, reply);
+        }
+        Ok(next)
+    }
+
+    /// One call a store: the transport turns it into one message on the stream.
+    fn send(&self, messages: Vec<RaftMessage>) {
+        let mut by_store: BTreeMap<StoreId, Vec<RaftMessage>> = BTreeMap::new();
+        for message in messages {
+            let to = message.to_peer.as_ref().map_or(0, |peer| peer.store_id);
+            by_store.entry(StoreId(to)).or_default().push(message);
+        }
+        for (to, messages) in by_store {
+            self.transport.send(to, messages);
+        }
+    }
+}
