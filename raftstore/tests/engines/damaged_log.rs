@@ -1,0 +1,196 @@
+//! The raft log loses nothing that was synced, or says so and does not open.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use proto::{RegionId, eraftpb};
+use raftstore::engine::rocks::{Options, RocksLog};
+use raftstore::engine::{GroupWrite, LogBatch, LogEngine, LogState};
+use raftstore::error::Fault;
+
+use crate::{copy_directory, small_options, wal_file};
+
+const GROUP: RegionId = RegionId(7);
+const WRITES: u64 = 24;
+const WATERMARK: &str = "SYNCED";
+
+/// A closed log of some synced writes, and how the disk looked after each.
+struct Written {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    options: Options,
+    /// After write n: length of the WAL and content of the watermark.
+    after: Vec<(u64, Vec<u8>)>,
+}
+
+fn written() -> Written {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let options = small_options();
+    let log = RocksLog::open(&path, &options).unwrap();
+    let mut after =
+        vec![(fs::metadata(wal_or_empty(&path)).map_or(0, |m| m.len()), watermark(&path))];
+    for index in 1..=WRITES {
+        let data = Bytes::from(vec![index as u8; (index as usize * 37) % 300]);
+        let entries = vec![eraftpb::Entry { index, term: 1, data, ..Default::default() }];
+        let state = Some(LogState { last_index: index, ..Default::default() });
+        let write = GroupWrite { entries, state, ..Default::default() };
+        log.write(LogBatch { groups: vec![(GROUP, write)] }).unwrap();
+        after.push((fs::metadata(wal_file(&path)).unwrap().len(), watermark(&path)));
+    }
+    Written { _directory: directory, path, options, after }
+}
+
+fn wal_or_empty(path: &Path) -> PathBuf {
+    fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .unwrap()
+}
+
+fn watermark(path: &Path) -> Vec<u8> {
+    fs::read(path.join(WATERMARK)).unwrap()
+}
+
+impl Written {
+    /// Opens a copy that was changed in some way.
+    fn open_changed(&self, change: impl FnOnce(&Path)) -> Result<RocksLog, Fault> {
+        let copy = tempfile::tempdir().unwrap();
+        copy_directory(&self.path, copy.path());
+        change(copy.path());
+        RocksLog::open(copy.path(), &self.options)
+    }
+
+    fn wal_length(&self) -> u64 {
+        self.after.last().unwrap().0
+    }
+}
+
+/// How many writes a log still has; they must be whole and the first ones.
+fn writes_in(log: &RocksLog) -> u64 {
+    let last = log.state(GROUP).unwrap().map_or(0, |state| state.last_index);
+    let entries = log.entries(GROUP, 1, last + 1, u64::MAX).unwrap();
+    assert_eq!(entries.len() as u64, last);
+    for (position, entry) in entries.iter().enumerate() {
+        let index = position as u64 + 1;
+        assert_eq!(entry.index, index);
+        assert_eq!(entry.data, vec![index as u8; (index as usize * 37) % 300]);
+    }
+    assert!(log.entries(GROUP, last + 1, last + 2, u64::MAX).is_err());
+    last
+}
+
+fn cut(path: &Path, length: u64) {
+    fs::OpenOptions::new().write(true).open(wal_file(path)).unwrap().set_len(length).unwrap();
+}
+
+/// Lengths at each record's seams and between them.
+fn lengths(written: &Written) -> Vec<u64> {
+    let mut lengths: Vec<u64> = written
+        .after
+        .iter()
+        .flat_map(|(end, _)| [end.saturating_sub(1), *end, end + 1, end + 4, end + 7, end + 30])
+        .filter(|length| *length <= written.wal_length() && *length > 0)
+        .collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    lengths
+}
+
+#[test]
+fn a_torn_tail_that_was_never_synced_is_dropped_and_nothing_else() {
+    let written = written();
+    for length in lengths(&written) {
+        // The last write that was synced when the power failed is the last that is whole.
+        let synced = written.after.iter().rposition(|(end, _)| *end <= length).unwrap_or(0);
+        let log = written.open_changed(|path| {
+            cut(path, length);
+            fs::write(path.join(WATERMARK), &written.after[synced].1).unwrap();
+        });
+        assert_eq!(writes_in(&log.unwrap()), synced as u64, "cut at {length}");
+    }
+}
+
+#[test]
+fn a_log_cut_short_inside_its_synced_part_is_refused() {
+    let written = written();
+    for length in lengths(&written) {
+        match written.open_changed(|path| cut(path, length)) {
+            Ok(log) => {
+                assert_eq!((length, writes_in(&log)), (written.wal_length(), WRITES));
+            }
+            Err(Fault::Corrupt { detail, .. }) => {
+                assert!(detail.contains("synced up to"), "cut at {length}: {detail}");
+            }
+            Err(other) => panic!("cut at {length}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_inside_the_synced_part_never_loses_a_write_in_silence() {
+    let written = written();
+    let mut refused = 0;
+    // All bytes of a few records' headers, and bytes all over the rest.
+    let headers =
+        written.after[..WRITES as usize].iter().step_by(6).flat_map(|(end, _)| *end..end + 9);
+    let mut places: Vec<u64> = headers.chain((0..written.wal_length()).step_by(61)).collect();
+    places.sort_unstable();
+    places.dedup();
+    for place in places.into_iter().filter(|place| *place < written.wal_length()) {
+        let bit = 1u8 << (place % 8);
+        let log = written.open_changed(|path| {
+            let wal = wal_file(path);
+            let mut bytes = fs::read(&wal).unwrap();
+            bytes[place as usize] ^= bit;
+            fs::write(&wal, bytes).unwrap();
+        });
+        match log {
+            Ok(log) => assert_eq!(writes_in(&log), WRITES, "byte {place}, bit {bit:#04x}"),
+            Err(Fault::Corrupt { .. }) => refused += 1,
+            Err(other) => panic!("byte {place}: {other}"),
+        }
+    }
+    assert!(refused > 50, "only {refused} flips were noticed");
+}
+
+#[test]
+fn a_damaged_length_that_reads_like_a_torn_tail_is_refused() {
+    // RocksDB alone opens this log without its last half: the length points beyond the end of the
+    // file, as if the rest had not been written yet.
+    let written = written();
+    let (header, _) = written.after[WRITES as usize / 2];
+    let log = written.open_changed(|path| {
+        let wal = wal_file(path);
+        let mut bytes = fs::read(&wal).unwrap();
+        bytes[header as usize + 5] ^= 0x40;
+        fs::write(&wal, bytes).unwrap();
+    });
+    match log.err() {
+        Some(Fault::Corrupt { detail, .. }) => assert!(detail.contains("synced up to"), "{detail}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_zeroed_page_inside_the_synced_part_is_refused() {
+    let written = written();
+    let (start, _) = written.after[4];
+    let (end, _) = written.after[9];
+    let log = written.open_changed(|path| {
+        let wal = wal_file(path);
+        let mut bytes = fs::read(&wal).unwrap();
+        bytes[start as usize..end as usize].fill(0);
+        fs::write(&wal, bytes).unwrap();
+    });
+    assert!(matches!(log.err(), Some(Fault::Corrupt { .. })));
+}
+
+#[test]
+fn a_log_whose_wal_file_is_gone_is_refused() {
+    let written = written();
+    let log = written.open_changed(|path| fs::remove_file(wal_file(path)).unwrap());
+    assert!(matches!(log.err(), Some(Fault::Corrupt { .. })));
+}
