@@ -8,6 +8,7 @@ pub mod replicated;
 
 use std::future::Future;
 
+use bytes::Bytes;
 use proto::{KeyRange, Refusal, kvrpcpb};
 use raftstore::engine::{Snapshot, WriteBatch};
 
@@ -37,7 +38,8 @@ pub trait Storage: Clone + Send + Sync + 'static {
         context: &kvrpcpb::Context,
     ) -> impl Future<Output = Result<View<Self::Snapshot>, Refusal>> + Send;
 
-    /// Writes the batch through the region's log. `Ok` means applied on this store and durable on a
+    /// Writes the batch through the region's log, after checking that every key of it is the
+    /// region's (else `KeyNotInRegion`). `Ok` means applied on this store and durable on a
     /// quorum. A refusal means that it certainly did not and will not apply, except
     /// `UndeterminedResult`, which is only said when this peer is gone or the store stops: latches
     /// are held until the answer, so an answer before the fate is known would let the next command
@@ -49,4 +51,14 @@ pub trait Storage: Clone + Send + Sync + 'static {
         context: &kvrpcpb::Context,
         batch: WriteBatch,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
+}
+
+/// The refusal of a key, in the engine's form, that lies outside the region.
+pub fn outside(context: &kvrpcpb::Context, range: &KeyRange, key: Bytes) -> Refusal {
+    Refusal::KeyNotInRegion {
+        key,
+        region_id: context.region_id,
+        start_key: range.start.clone(),
+        end_key: range.wire_end(),
+    }
 }

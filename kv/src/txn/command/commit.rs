@@ -1,0 +1,69 @@
+//! The second phase: locks become commit records. Once the primary's has, the transaction is
+//! committed, whatever happens to the others.
+//!
+//! | the key holds | answer |
+//! |---|---|
+//! | own prewrite lock | commit record, lock removed |
+//! | own prewrite lock that promises readers a later commit | `CommitTsExpired` |
+//! | own pessimistic lock, never prewritten | lock removed, nothing else |
+//! | no own lock, own commit record | nothing to do: the request came twice |
+//! | no own lock, rolled back or nothing known | `TxnLockNotFound` |
+
+use raftstore::engine::Snapshot;
+
+use crate::keys::Key;
+use crate::txn::problem::{Abort, KeyProblem, Stop};
+use crate::txn::reader::{OwnRecord, Reader};
+use crate::txn::writer::Writer;
+
+/// Commits a transaction's locks on these keys; the first problem ends the command.
+pub fn commit<S: Snapshot>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer,
+    keys: &[Key],
+    start_ts: u64,
+    commit_ts: u64,
+) -> Result<(), Stop> {
+    if commit_ts <= start_ts {
+        return Err(Abort::InvalidTxnTso { start_ts, commit_ts }.into());
+    }
+    for key in keys {
+        commit_key(reader, writer, key, start_ts, commit_ts)?;
+    }
+    Ok(())
+}
+
+fn commit_key<S: Snapshot>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer,
+    key: &Key,
+    start_ts: u64,
+    commit_ts: u64,
+) -> Result<(), Stop> {
+    match reader.lock(key)? {
+        Some(lock) if lock.start_ts == start_ts => {
+            // A reader at a timestamp before `min_commit_ts` has passed this lock by.
+            if commit_ts < lock.min_commit_ts {
+                return Err(KeyProblem::CommitTsExpired {
+                    start_ts,
+                    attempted_commit_ts: commit_ts,
+                    key: key.user().clone(),
+                    min_commit_ts: lock.min_commit_ts,
+                }
+                .into());
+            }
+            // Left over from a statement that was tried again: it reserves, but changes nothing.
+            if !lock.is_pessimistic() {
+                writer.commit(key, &lock, commit_ts);
+            }
+            writer.remove_lock(key, start_ts, commit_ts);
+            Ok(())
+        }
+        Some(_) | None => match reader.own_record(key, start_ts)? {
+            OwnRecord::Committed { .. } => Ok(()),
+            OwnRecord::RolledBack | OwnRecord::Unknown { .. } => {
+                Err(KeyProblem::TxnLockNotFound { start_ts, key: key.user().clone() }.into())
+            }
+        },
+    }
+}

@@ -1,0 +1,517 @@
+//! The first phase: a lock on every key, so that nobody else can commit there between this
+//! transaction's start and its end.
+//!
+//! 1. *Plan* each mutation: is the key free, ours already, or in the way? Nothing is written while
+//!    one of them fails; keys that are merely locked are all reported.
+//! 2. *Choose the end*: two phases, or a commit timestamp right here (async commit, one phase), for
+//!    which the locks are shown in memory while it is computed.
+//! 3. *Write* locks, or commit records.
+//!
+//! A prewrite may come twice, even after its transaction has ended. A lock of our own means that it
+//! has been here before. What would fail because of our own commit succeeds without writing. Our
+//! own rollback record makes it fail: that is what the record is for.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proto::kvrpcpb::{
+    self, Assertion, AssertionLevel, Mutation, Op, PrewriteRequest,
+    prewrite_request::PessimisticAction, write_conflict::Reason,
+};
+use raftstore::engine::Snapshot;
+
+use crate::keys::Key;
+use crate::txn::memory_locks::MemoryLocks;
+use crate::txn::problem::{Abort, KeyProblem, Stop, WriteConflict};
+use crate::txn::reader::{OwnRecord, Reader};
+use crate::txn::record::{Lock, LockKind, SHORT_VALUE_BYTES_MAX, Write, WriteKind};
+use crate::txn::writer::Writer;
+
+/// How a prewrite ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prewritten {
+    /// Every key is locked, or already committed.
+    Done {
+        /// Async commit: the transaction commits at the largest of these; 0 in two phases.
+        min_commit_ts: u64,
+        /// One phase: it is committed, then; 0 otherwise.
+        one_pc_commit_ts: u64,
+    },
+    /// These keys are locked by others; nothing was written.
+    Locked(Vec<KeyProblem>),
+}
+
+/// How the transaction wants to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    TwoPhase,
+    Async,
+    OnePhase,
+}
+
+/// What is to become of one mutation.
+enum Plan {
+    /// It only checks.
+    Nothing,
+    /// It is locked by us; its earliest commit when that is an async commit's, else 0.
+    AlreadyLocked { min_commit_ts: u64 },
+    /// It is free to be locked.
+    Lock(Box<Planned>),
+}
+
+struct Planned {
+    key: Key,
+    lock: Lock,
+    long_value: Option<Bytes>,
+    replaces_pessimistic: bool,
+}
+
+/// What a mutation must be checked for when no lock of ours stands on its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Optimistic,
+    /// A pessimistic transaction's key without a lock of its own (an index, say).
+    Unlocked,
+    /// A key whose pessimistic lock must be there.
+    MustBeLocked,
+    /// A key whose conflicts were left to be found now.
+    CheckNow,
+}
+
+/// Locks the mutations' keys, or commits them in one phase.
+pub fn prewrite<S: Snapshot>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer,
+    memory: &MemoryLocks,
+    request: &PrewriteRequest,
+) -> Result<Prewritten, Stop> {
+    let mut planner = Planner { reader, request, is_pessimistic: request.for_update_ts > 0 };
+    let mut locked = Vec::new();
+    let mut assertion_failed = None;
+    let mut already: Vec<u64> = Vec::new();
+    // The last mutation of a key wins; a request never stands in its own way.
+    let mut planned = BTreeMap::new();
+    for (index, mutation) in request.mutations.iter().enumerate() {
+        match planner.plan(index, mutation) {
+            Ok(Plan::Nothing) => {}
+            Ok(Plan::AlreadyLocked { min_commit_ts }) => already.push(min_commit_ts),
+            Ok(Plan::Lock(plan)) => {
+                planned.insert(plan.key.clone(), *plan);
+            }
+            Err(Stop::Key(problem)) => {
+                if let Some(commit_ts) = planner.own_commit(mutation, &problem)? {
+                    return Ok(done_already(request, commit_ts));
+                }
+                match problem {
+                    KeyProblem::Locked(_) => locked.push(problem),
+                    KeyProblem::AssertionFailed(_) => {
+                        assertion_failed.get_or_insert(problem);
+                    }
+                    KeyProblem::WriteConflict(_)
+                    | KeyProblem::AlreadyExist { .. }
+                    | KeyProblem::TxnLockNotFound { .. }
+                    | KeyProblem::TxnNotFound { .. }
+                    | KeyProblem::CommitTsExpired { .. }
+                    | KeyProblem::PrimaryMismatch(_)
+                    | KeyProblem::Deadlock(_)
+                    | KeyProblem::Abort(_) => return Err(problem.into()),
+                }
+            }
+            Err(stop @ (Stop::Refused(_) | Stop::Fault(_))) => return Err(stop),
+        }
+    }
+    if !locked.is_empty() {
+        return Ok(Prewritten::Locked(locked));
+    }
+    if let Some(problem) = assertion_failed {
+        return Err(problem.into());
+    }
+    let planned: Vec<Planned> = planned.into_values().collect();
+    Ok(end(writer, memory, request, planned, &already))
+}
+
+/// The answer to a prewrite whose transaction turns out to be committed.
+fn done_already(request: &PrewriteRequest, commit_ts: u64) -> Prewritten {
+    if request.try_one_pc {
+        Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts }
+    } else {
+        let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
+        Prewritten::Done { min_commit_ts, one_pc_commit_ts: 0 }
+    }
+}
+
+struct Planner<'a, S: Snapshot> {
+    reader: &'a mut Reader<S>,
+    request: &'a PrewriteRequest,
+    is_pessimistic: bool,
+}
+
+impl<S: Snapshot> Planner<'_, S> {
+    fn plan(&mut self, index: usize, mutation: &Mutation) -> Result<Plan, Stop> {
+        let request = self.request;
+        let kind = kind_of(mutation.op(), self.is_pessimistic)?;
+        let role = self.role(index)?;
+        let key = Key::new(mutation.key.clone());
+        let mut replaced = None;
+        let mut newest = None;
+        match self.reader.lock(&key)? {
+            Some(lock) if lock.start_ts != request.start_version => {
+                return Err(self.foreign_lock(&key, &lock, role));
+            }
+            Some(lock) if !lock.is_pessimistic() => {
+                let min_commit_ts = if lock.async_commit { lock.min_commit_ts } else { 0 };
+                return Ok(Plan::AlreadyLocked { min_commit_ts });
+            }
+            Some(lock) => {
+                self.check_own_pessimistic(index, &key, &lock, role)?;
+                replaced = Some(lock);
+            }
+            None if role == Role::MustBeLocked => self.amend(&key)?,
+            None if self.must_check(role) => {
+                newest = self.check_constraints(&key, mutation, role)?;
+            }
+            None => self.check_not_ended(&key)?,
+        }
+        self.check_assertion(&key, mutation, newest.is_some())?;
+        let Some(kind) = kind else { return Ok(Plan::Nothing) };
+
+        let mut lock =
+            Lock::new(kind, request.primary_lock.clone(), request.start_version, request.lock_ttl);
+        lock.for_update_ts = request.for_update_ts;
+        lock.txn_size = request.txn_size;
+        lock.min_commit_ts = request.min_commit_ts;
+        lock.txn_source = request.context.as_ref().map_or(0, |context| context.txn_source);
+        if let Some(old) = &replaced {
+            lock.ttl = lock.ttl.max(old.ttl);
+            lock.min_commit_ts = lock.min_commit_ts.max(old.min_commit_ts);
+            lock.for_update_ts = lock.for_update_ts.max(old.for_update_ts);
+        }
+        let mut long_value = None;
+        if kind == LockKind::Put {
+            if mutation.value.len() <= SHORT_VALUE_BYTES_MAX {
+                lock.short_value = Some(mutation.value.clone());
+            } else {
+                long_value = Some(mutation.value.clone());
+            }
+        }
+        let replaces_pessimistic = replaced.is_some();
+        Ok(Plan::Lock(Box::new(Planned { key, lock, long_value, replaces_pessimistic })))
+    }
+
+    fn role(&self, index: usize) -> Result<Role, Stop> {
+        if !self.is_pessimistic {
+            return Ok(Role::Optimistic);
+        }
+        let action = self.request.pessimistic_actions.get(index).copied().unwrap_or_default();
+        Ok(match PessimisticAction::try_from(action) {
+            Ok(PessimisticAction::SkipPessimisticCheck) => Role::Unlocked,
+            Ok(PessimisticAction::DoPessimisticCheck) => Role::MustBeLocked,
+            Ok(PessimisticAction::DoConstraintCheck) => Role::CheckNow,
+            Err(_) => return Err(Abort::InvalidRequest("unknown pessimistic action").into()),
+        })
+    }
+
+    /// Another transaction's lock. A pessimistic client may resolve it at once: had it been alive,
+    /// the key would have been locked by us before.
+    fn foreign_lock(&self, key: &Key, lock: &Lock, role: Role) -> Stop {
+        match role {
+            Role::Optimistic => Stop::locked(lock, key),
+            Role::Unlocked | Role::CheckNow => Stop::locked(&Lock { ttl: 0, ..lock.clone() }, key),
+            Role::MustBeLocked => self.lock_lost(key),
+        }
+    }
+
+    fn check_own_pessimistic(
+        &self,
+        index: usize,
+        key: &Key,
+        lock: &Lock,
+        role: Role,
+    ) -> Result<(), Stop> {
+        match role {
+            Role::Optimistic => Err(Abort::LockTypeNotMatch {
+                start_ts: lock.start_ts,
+                key: key.user().clone(),
+                found: "pessimistic",
+            }
+            .into()),
+            Role::MustBeLocked => {
+                let expected = self
+                    .request
+                    .for_update_ts_constraints
+                    .iter()
+                    .find(|constraint| constraint.index as usize == index);
+                if expected.is_some_and(|c| c.expected_for_update_ts != lock.for_update_ts) {
+                    return Err(self.lock_lost(key));
+                }
+                Ok(())
+            }
+            Role::Unlocked | Role::CheckNow => Ok(()),
+        }
+    }
+
+    fn must_check(&self, role: Role) -> bool {
+        match role {
+            Role::Optimistic => !self.request.skip_constraint_check,
+            Role::CheckNow => true,
+            // A first request cannot meet its own traces; a repeated one may.
+            Role::Unlocked => {
+                self.request.context.as_ref().is_some_and(|context| context.is_retry_request)
+            }
+            Role::MustBeLocked => false,
+        }
+    }
+
+    /// Even where conflicts do not matter, a prewrite that comes after its transaction's end must
+    /// not lock again: nobody would remove the lock.
+    fn check_not_ended(&mut self, key: &Key) -> Result<(), Stop> {
+        let start_ts = self.request.start_version;
+        match self.reader.own_record(key, start_ts)? {
+            OwnRecord::Unknown { .. } => Ok(()),
+            OwnRecord::Committed { .. } => Err(self.lock_lost(key)),
+            OwnRecord::RolledBack => {
+                let record = Write::rollback(start_ts, true);
+                Err(self.conflict(key, start_ts, &record, Reason::SelfRolledBack))
+            }
+        }
+    }
+
+    fn lock_lost(&self, key: &Key) -> Stop {
+        let start_ts = self.request.start_version;
+        Abort::PessimisticLockNotFound { start_ts, key: key.user().clone() }.into()
+    }
+
+    /// The key's pessimistic lock is gone (it may have been lost with a leader). That does no harm
+    /// while nobody has written since the transaction began.
+    fn amend(&mut self, key: &Key) -> Result<(), Stop> {
+        match self.reader.write_at_or_before(key, u64::MAX)? {
+            Some((commit_ts, _)) if commit_ts >= self.request.start_version => {
+                Err(self.lock_lost(key))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The newest record decides whether the key may be locked. Returns it.
+    fn check_constraints(
+        &mut self,
+        key: &Key,
+        mutation: &Mutation,
+        role: Role,
+    ) -> Result<Option<(u64, Write)>, Stop> {
+        let start_ts = self.request.start_version;
+        let Some((mut commit_ts, mut write)) = self.reader.write_at_or_before(key, u64::MAX)?
+        else {
+            return Ok(None);
+        };
+        loop {
+            let is_rollback = write.kind == WriteKind::Rollback;
+            if commit_ts == start_ts && (is_rollback || write.overlapped_rollback) {
+                return Err(self.conflict(key, commit_ts, &write, Reason::SelfRolledBack));
+            }
+            if role == Role::Optimistic && commit_ts > start_ts {
+                return Err(self.conflict(key, commit_ts, &write, Reason::Optimistic));
+            }
+            if role == Role::CheckNow && commit_ts > start_ts {
+                return Err(self.conflict(key, commit_ts, &write, Reason::LazyUniquenessCheck));
+            }
+            if self.is_pessimistic && commit_ts > self.request.for_update_ts {
+                if !is_rollback {
+                    return Err(self.lock_lost(key));
+                }
+                // Others' rollbacks say nothing about the data.
+                match self.reader.write_at_or_before(key, commit_ts - 1)? {
+                    Some(older) => (commit_ts, write) = older,
+                    None => return Ok(None),
+                }
+                continue;
+            }
+            break;
+        }
+        if matches!(mutation.op(), Op::Insert | Op::CheckNotExists)
+            && self.reader.exists(key, u64::MAX)?
+        {
+            return Err(KeyProblem::AlreadyExist { key: key.user().clone() }.into());
+        }
+        Ok(Some((commit_ts, write)))
+    }
+
+    fn conflict(&self, key: &Key, commit_ts: u64, write: &Write, reason: Reason) -> Stop {
+        KeyProblem::WriteConflict(Box::new(WriteConflict {
+            start_ts: self.request.start_version,
+            conflict_start_ts: write.start_ts,
+            conflict_commit_ts: commit_ts,
+            key: key.user().clone(),
+            primary: self.request.primary_lock.clone(),
+            reason,
+        }))
+        .into()
+    }
+
+    /// `is_loaded`: a record was read anyway; the fast level checks only then.
+    fn check_assertion(
+        &mut self,
+        key: &Key,
+        mutation: &Mutation,
+        is_loaded: bool,
+    ) -> Result<(), Stop> {
+        let is_due = match self.request.assertion_level() {
+            AssertionLevel::Off => false,
+            AssertionLevel::Fast => is_loaded,
+            AssertionLevel::Strict => true,
+        };
+        if !is_due || mutation.assertion() == Assertion::None {
+            return Ok(());
+        }
+        let data = self.reader.data_at_or_before(key, u64::MAX)?;
+        let exists = data.as_ref().is_some_and(|(_, write)| write.kind == WriteKind::Put);
+        if exists == (mutation.assertion() == Assertion::Exist) {
+            return Ok(());
+        }
+        let (existing_commit_ts, existing_start_ts) =
+            data.map_or((0, 0), |(commit_ts, write)| (commit_ts, write.start_ts));
+        Err(KeyProblem::AssertionFailed(Box::new(kvrpcpb::AssertionFailed {
+            start_ts: self.request.start_version,
+            key: key.user().clone(),
+            assertion: mutation.assertion,
+            existing_start_ts,
+            existing_commit_ts,
+        }))
+        .into())
+    }
+
+    /// Whether the problem comes from our own commit, which the caller did not hear of.
+    fn own_commit(
+        &mut self,
+        mutation: &Mutation,
+        problem: &KeyProblem,
+    ) -> Result<Option<u64>, Stop> {
+        let start_ts = self.request.start_version;
+        let may_be_ours = match problem {
+            KeyProblem::WriteConflict(conflict) => conflict.conflict_commit_ts > start_ts,
+            KeyProblem::Locked(_) | KeyProblem::Abort(Abort::PessimisticLockNotFound { .. }) => {
+                true
+            }
+            KeyProblem::AlreadyExist { .. }
+            | KeyProblem::TxnLockNotFound { .. }
+            | KeyProblem::TxnNotFound { .. }
+            | KeyProblem::CommitTsExpired { .. }
+            | KeyProblem::AssertionFailed(_)
+            | KeyProblem::PrimaryMismatch(_)
+            | KeyProblem::Deadlock(_)
+            | KeyProblem::Abort(_) => false,
+        };
+        if !may_be_ours {
+            return Ok(None);
+        }
+        match self.reader.own_record(&Key::new(mutation.key.clone()), start_ts)? {
+            OwnRecord::Committed { commit_ts, .. } => Ok(Some(commit_ts)),
+            OwnRecord::RolledBack | OwnRecord::Unknown { .. } => Ok(None),
+        }
+    }
+}
+
+/// The lock a mutation turns into; `None` when it only checks.
+fn kind_of(op: Op, is_pessimistic: bool) -> Result<Option<LockKind>, Stop> {
+    match op {
+        Op::Put | Op::Insert => Ok(Some(LockKind::Put)),
+        Op::Del => Ok(Some(LockKind::Delete)),
+        Op::Lock => Ok(Some(LockKind::Lock)),
+        Op::CheckNotExists if !is_pessimistic => Ok(None),
+        Op::CheckNotExists => {
+            Err(Abort::InvalidRequest("a pessimistic prewrite cannot only check").into())
+        }
+        Op::SharedLock | Op::SharedPessimisticLock => {
+            Err(Abort::InvalidRequest("shared locks are not supported").into())
+        }
+        Op::Rollback | Op::PessimisticLock => {
+            Err(Abort::InvalidRequest("not an operation of a prewrite").into())
+        }
+    }
+}
+
+/// All checks have passed: writes locks or commit records.
+fn end(
+    writer: &mut Writer,
+    memory: &MemoryLocks,
+    request: &PrewriteRequest,
+    mut planned: Vec<Planned>,
+    already: &[u64],
+) -> Prewritten {
+    let wanted = match (request.try_one_pc, request.use_async_commit) {
+        (true, _) => Ending::OnePhase,
+        (false, true) => Ending::Async,
+        (false, false) => Ending::TwoPhase,
+    };
+    // An earlier try has left a lock in two phases (or cannot be taken back to one): so must we.
+    let falls_back = match wanted {
+        Ending::OnePhase => !already.is_empty(),
+        Ending::Async => already.contains(&0),
+        Ending::TwoPhase => false,
+    };
+    let mut ending = if falls_back { Ending::TwoPhase } else { wanted };
+    let mut commit_ts = 0;
+    if ending != Ending::TwoPhase {
+        let promised = already.iter().copied().max().unwrap_or(0);
+        match show_locks(writer, memory, request, &planned, promised) {
+            Some(ts) => commit_ts = ts,
+            None => ending = Ending::TwoPhase,
+        }
+    }
+    for plan in &mut planned {
+        if let Some(value) = plan.long_value.take() {
+            writer.put_value(&plan.key, request.start_version, value);
+        }
+        match ending {
+            Ending::TwoPhase => writer.put_lock(&plan.key, &plan.lock),
+            Ending::Async => {
+                plan.lock.async_commit = true;
+                plan.lock.min_commit_ts = commit_ts;
+                if request.primary_lock == plan.key.user() {
+                    plan.lock.secondaries = request.secondaries.clone();
+                }
+                writer.put_lock(&plan.key, &plan.lock);
+            }
+            Ending::OnePhase => {
+                writer.commit(&plan.key, &plan.lock, commit_ts);
+                if plan.replaces_pessimistic {
+                    writer.remove_lock(&plan.key, request.start_version, commit_ts);
+                }
+            }
+        }
+    }
+    match ending {
+        Ending::TwoPhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: 0 },
+        Ending::Async => Prewritten::Done { min_commit_ts: commit_ts, one_pc_commit_ts: 0 },
+        Ending::OnePhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts },
+    }
+}
+
+/// Computes the earliest commit while readers can already meet the locks; `None` when it would be
+/// later than the client allows, and then nothing is shown.
+fn show_locks(
+    writer: &mut Writer,
+    memory: &MemoryLocks,
+    request: &PrewriteRequest,
+    planned: &[Planned],
+    promised: u64,
+) -> Option<u64> {
+    let mut commit_ts = 0;
+    let keys = planned.iter().map(|plan| plan.key.clone()).collect();
+    let published = memory.publish(keys, |newest_read| {
+        let after = newest_read.max(request.start_version).max(request.for_update_ts) + 1;
+        let locks_ask = planned.iter().map(|plan| plan.lock.min_commit_ts).max().unwrap_or(0);
+        commit_ts = after.max(request.min_commit_ts).max(promised).max(locks_ask);
+        if request.max_commit_ts > 0 && commit_ts > request.max_commit_ts {
+            return None;
+        }
+        let shown = |plan: &Planned| Lock {
+            min_commit_ts: commit_ts,
+            async_commit: true,
+            ..plan.lock.clone()
+        };
+        Some(planned.iter().map(shown).collect())
+    })?;
+    writer.hold(published);
+    Some(commit_ts)
+}

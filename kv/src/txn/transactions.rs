@@ -1,0 +1,268 @@
+//! The shell round the commands: latches, a view, a decision, one write, wake-ups. In this order,
+//! and each for one reason:
+//!
+//! ```text
+//! permit    bounded number of commands under way
+//! latches   alone on these keys …
+//! view      … and only then look, or what is seen may be changed by the one who was before
+//! decide    the command itself: pure
+//! write     in the term of the view; goes on to its end even when the caller is gone
+//! wake      whoever waits for locks that are gone now
+//! release   memory locks, latches, permit: after the write is applied or certainly will not be
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::{KeyRange, Refusal, kvrpcpb};
+use raftstore::engine::WriteBatch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::latches::{Latched, Latches};
+use super::lock_wait::LockWait;
+use super::memory_locks::{MemoryLocks, Synced};
+use super::problem::Stop;
+use super::reader::Reader;
+use super::writer::Writer;
+use crate::config::ApiVersion;
+use crate::deadline::{Deadline, ToTheEnd};
+use crate::keys::{self, Key, KeyMistake, Mode};
+use crate::storage::{Storage, View};
+
+/// Writing commands under way at once. More of them wait for a place until their deadline: clients
+/// take "busy" for a failure.
+pub const COMMANDS_MAX: usize = 4096;
+
+/// A timestamp's future.
+pub type TimestampFuture = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
+
+/// Where fresh timestamps come from: the scheduler.
+pub trait TimestampSource: Send + Sync + 'static {
+    /// A timestamp larger than any handed out before the call.
+    fn fresh(&self) -> TimestampFuture;
+}
+
+/// The transactional commands of a store. Clones share everything.
+pub struct Transactions<St: Storage> {
+    inner: Arc<Inner<St>>,
+}
+
+struct Inner<St> {
+    storage: St,
+    api_version: ApiVersion,
+    timestamps: Arc<dyn TimestampSource>,
+    latches: Latches,
+    memory: MemoryLocks,
+    waiting: LockWait,
+    permits: Arc<Semaphore>,
+}
+
+impl<St: Storage> Clone for Transactions<St> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<St: Storage> Transactions<St> {
+    /// The commands over this storage. `timestamps` is asked once per region and term, before the
+    /// first async commit there.
+    pub fn new(storage: St, api_version: ApiVersion, timestamps: Arc<dyn TimestampSource>) -> Self {
+        let inner = Inner {
+            storage,
+            api_version,
+            timestamps,
+            latches: Latches::default(),
+            memory: MemoryLocks::default(),
+            waiting: LockWait::default(),
+            permits: Arc::new(Semaphore::new(COMMANDS_MAX)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The newest read of this store, and locks on their way into it.
+    pub fn memory(&self) -> &MemoryLocks {
+        &self.inner.memory
+    }
+
+    /// Who waits for locks on this store.
+    pub fn waiting(&self) -> &LockWait {
+        &self.inner.waiting
+    }
+
+    pub(super) fn check_keys<'a>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: impl IntoIterator<Item = &'a Bytes>,
+    ) -> Result<(), KeyMistake> {
+        keys::check_keys(self.inner.api_version, context, Mode::Txn, keys)
+    }
+
+    pub(super) fn check_range(
+        &self,
+        context: &kvrpcpb::Context,
+        lower: &Bytes,
+        upper: &Bytes,
+    ) -> Result<(), KeyMistake> {
+        keys::check_range(self.inner.api_version, context, Mode::Txn, lower, upper)
+    }
+
+    /// What the region looks like now.
+    pub(super) async fn view(
+        &self,
+        context: &kvrpcpb::Context,
+        deadline: Deadline,
+    ) -> Result<View<St::Snapshot>, Stop> {
+        Ok(deadline.bound(self.inner.storage.view(context)).await??)
+    }
+
+    /// Runs a writing command on these keys.
+    pub(super) async fn run<R>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: &[Key],
+        deadline: Deadline,
+        decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
+    ) -> Result<R, Stop> {
+        let entered = self.enter(keys, deadline).await?;
+        let view = self.view(context, deadline).await?;
+        self.decide_and_write(context, keys, deadline, entered, view, decide).await
+    }
+
+    /// [`Self::run`] for commands that compute a commit timestamp: first makes sure that the newest
+    /// read covers what was served by earlier leaders.
+    pub(super) async fn run_synced<R>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: &[Key],
+        deadline: Deadline,
+        decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
+    ) -> Result<R, Stop> {
+        let entered = self.enter(keys, deadline).await?;
+        let view = self.view(context, deadline).await?;
+        self.sync_newest_read(context, view.term, deadline).await?;
+        self.decide_and_write(context, keys, deadline, entered, view, decide).await
+    }
+
+    /// A place among the commands under way, and the keys' latches.
+    pub(super) async fn enter(&self, keys: &[Key], deadline: Deadline) -> Result<Entered, Stop> {
+        let permits = self.inner.permits.clone();
+        let permit =
+            deadline.bound(permits.acquire_owned()).await?.expect("the semaphore is never closed");
+        let latched = deadline.bound(self.inner.latches.acquire_keys(keys)).await?;
+        Ok(Entered { _latched: latched, _permit: permit })
+    }
+
+    async fn sync_newest_read(
+        &self,
+        context: &kvrpcpb::Context,
+        term: u64,
+        deadline: Deadline,
+    ) -> Result<(), Stop> {
+        let version = context.region_epoch.as_ref().map_or(0, |epoch| epoch.version);
+        let leadership = Synced { term, version };
+        if self.inner.memory.is_synced(context.region_id, leadership) {
+            return Ok(());
+        }
+        // Some clients give up for good on "not synced", so it is waited for.
+        let fresh = deadline.bound(self.inner.timestamps.fresh()).await;
+        let Ok(Ok(fresh_ts)) = fresh else { return Err(Refusal::MaxTimestampNotSynced.into()) };
+        self.inner.memory.on_synced(context.region_id, leadership, fresh_ts);
+        Ok(())
+    }
+
+    async fn decide_and_write<R>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: &[Key],
+        deadline: Deadline,
+        entered: Entered,
+        view: View<St::Snapshot>,
+        decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
+    ) -> Result<R, Stop> {
+        let (answer, writer) = decide_in(context, keys, &view, decide)?;
+        self.write(context, view.term, deadline, entered, writer).await?;
+        Ok(answer)
+    }
+
+    /// Performs a command's writes; what it holds is released afterwards.
+    pub(super) async fn write(
+        &self,
+        context: &kvrpcpb::Context,
+        term: u64,
+        deadline: Deadline,
+        entered: Entered,
+        writer: Writer,
+    ) -> Result<(), Refusal> {
+        if writer.is_empty() {
+            return Ok(());
+        }
+        deadline.check()?;
+        let (batch, released, published) = writer.into_parts();
+        let context = kvrpcpb::Context { term, ..context.clone() };
+        let inner = self.inner.clone();
+        let to_the_end = ToTheEnd::new(async move {
+            let result = inner.storage.write(&context, batch).await;
+            if result.is_ok() {
+                inner.waiting.on_released(released);
+            }
+            drop(published);
+            drop(entered);
+            result
+        });
+        deadline.bound_write(to_the_end).await
+    }
+}
+
+impl<St: Storage> Transactions<St> {
+    /// Writes a batch that no command decided.
+    pub(super) async fn write_batch(
+        &self,
+        context: &kvrpcpb::Context,
+        term: u64,
+        deadline: Deadline,
+        batch: WriteBatch,
+    ) -> Result<(), Refusal> {
+        let context = kvrpcpb::Context { term, ..context.clone() };
+        deadline.bound_write(self.inner.storage.write(&context, batch)).await
+    }
+}
+
+/// A place among the commands under way and latches, held together.
+pub(super) struct Entered {
+    _latched: Latched,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Lets a command decide from a view; the keys must be the region's.
+pub(super) fn decide_in<S: raftstore::engine::Snapshot, R>(
+    context: &kvrpcpb::Context,
+    keys: &[Key],
+    view: &View<S>,
+    decide: impl FnOnce(&mut Reader<S>, &mut Writer) -> Result<R, Stop>,
+) -> Result<(R, Writer), Stop> {
+    check_in_region(context, &view.range, keys)?;
+    let mut reader = Reader::new(view.snapshot.clone(), view.range.clone());
+    let mut writer = Writer::new();
+    let answer = decide(&mut reader, &mut writer)?;
+    Ok((answer, writer))
+}
+
+/// Whether every key lies in the region.
+pub(super) fn check_in_region(
+    context: &kvrpcpb::Context,
+    range: &KeyRange,
+    keys: &[Key],
+) -> Result<(), Refusal> {
+    match keys.iter().find(|key| !range.contains(key.encoded())) {
+        None => Ok(()),
+        Some(key) => Err(crate::storage::outside(context, range, key.encoded().clone())),
+    }
+}
+
+/// The keys, each once, in the order in which they came.
+pub(super) fn distinct(keys: impl IntoIterator<Item = Bytes>) -> Vec<Key> {
+    let mut seen = std::collections::BTreeSet::new();
+    keys.into_iter().filter(|key| seen.insert(key.clone())).map(Key::new).collect()
+}
