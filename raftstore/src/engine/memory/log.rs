@@ -163,7 +163,9 @@ impl Group {
         }
         if let Some(first) = write.entries.first() {
             let first = first.index;
-            self.entries.retain(|entry| entry.index < first);
+            // Consecutive, so what is replaced is counted rather than searched.
+            let kept = self.entries.front().map_or(0, |front| first.saturating_sub(front.index));
+            self.entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
             if let Some(last) = self.entries.back() {
                 assert!(
                     first == last.index + 1,

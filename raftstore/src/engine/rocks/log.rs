@@ -121,7 +121,7 @@ impl LogEngine for RocksLog {
         let value = self
             .shared
             .db
-            .get_pinned(&key)
+            .get_pinned(key)
             .map_err(|error| self.fault("read the state of a log", &error))?;
         let Some(value) = value else { return Ok(None) };
         let what = format!("the state of {group}");

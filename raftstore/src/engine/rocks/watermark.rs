@@ -117,14 +117,14 @@ mod tests {
         let watermark = Watermark::open(directory.path()).unwrap();
         assert!(watermark.check(9, directory.path()).is_ok());
         assert!(watermark.check(8, directory.path()).is_err());
-        // Nine went to the first slot (3, 7, 9 in turn); tear it.
-        watermark.file.write_all_at(&[0xff], 3).unwrap();
+        // Nine went to the second slot, as three did before it; tear it.
+        watermark.file.write_all_at(&[0xff], 512).unwrap();
         let watermark = Watermark::open(directory.path()).unwrap();
         assert!(watermark.check(7, directory.path()).is_ok());
         assert!(watermark.check(6, directory.path()).is_err());
         // The next number replaces the torn slot, not the good one.
         watermark.raise(8).unwrap();
-        watermark.file.write_all_at(&[0xff], 3).unwrap();
+        watermark.file.write_all_at(&[0xff], 512).unwrap();
         assert!(Watermark::open(directory.path()).unwrap().check(6, directory.path()).is_err());
     }
 
