@@ -105,4 +105,30 @@ pub fn store(cluster: &Cluster, id: StoreId, moment: Moment, limit: usize) -> Ve
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proto::metapb;
+
+    use super::*;
+    use crate::cluster::Policy;
+
+    #[test]
+    fn an_unknown_region_has_no_explanation() {
+        let cluster = Cluster::load(Policy::default(), "8.5.0", [], [], Moment::default());
+        assert_eq!(region(&cluster, RegionId(1), Moment::default()), None);
+        assert_eq!(store(&cluster, StoreId(1), Moment::default(), 10), []);
+    }
+
+    #[test]
+    fn a_region_nobody_has_spoken_for_waits() {
+        let peer = metapb::Peer { id: 2, store_id: 1, ..Default::default() };
+        let loaded = metapb::Region { id: 1, peers: vec![peer], ..Default::default() };
+        let meta = metapb::Store { id: 1, address: "a:1".into(), ..Default::default() };
+        let cluster =
+            Cluster::load(Policy::default(), "8.5.0", [meta], [loaded], Moment::default());
+        let explained = region(&cluster, RegionId(1), Moment::default()).unwrap();
+        assert!(explained.replicas.contains("no leader has spoken"), "{}", explained.replicas);
+        assert_eq!(explained.stores.len(), 1);
+        let store = store(&cluster, StoreId(1), Moment::default(), 10);
+        assert_eq!(store, [(1, explained.replicas)]);
+    }
+}

@@ -264,4 +264,45 @@ fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool 
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proto::metapb;
+
+    use super::*;
+
+    fn stores(labels: &[(u64, &str, &str)]) -> Stores {
+        let label =
+            |key: &str, value: &str| metapb::StoreLabel { key: key.into(), value: value.into() };
+        Stores::load(
+            labels.iter().map(|(id, zone, host)| metapb::Store {
+                id: *id,
+                labels: vec![label("zone", zone), label("host", host)],
+                ..Default::default()
+            }),
+            Moment::default(),
+        )
+    }
+
+    #[test]
+    fn the_coarser_the_difference_the_better_apart() {
+        let stores = stores(&[(1, "a", "1"), (2, "a", "2"), (3, "b", "3"), (4, "a", "1")]);
+        let policy =
+            Policy { location_labels: vec!["zone".into(), "host".into()], ..Policy::default() };
+        let apart = |store: u64, others: &[u64]| {
+            let others: Vec<_> =
+                others.iter().map(|&id| stores.find(StoreId(id)).unwrap()).collect();
+            isolation(stores.find(StoreId(store)).unwrap(), &others, &policy)
+        };
+        assert_eq!(apart(1, &[3]), 100);
+        assert_eq!(apart(1, &[2]), 1);
+        assert_eq!(apart(1, &[4]), 0);
+        assert_eq!(apart(1, &[2, 3, 4]), 101);
+        assert_eq!(apart(1, &[1]), 0, "a store is not apart from itself");
+    }
+
+    #[test]
+    fn without_labels_every_store_is_as_good() {
+        let stores = stores(&[(1, "a", "1"), (2, "b", "2")]);
+        let others = [stores.find(StoreId(2)).unwrap()];
+        assert_eq!(isolation(stores.find(StoreId(1)).unwrap(), &others, &Policy::default()), 0);
+    }
+}

@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 use proto::{RegionId, StoreId, metapb, pdpb};
 
 mod moment;
+#[cfg(test)]
+pub(crate) mod notation;
 pub mod policy;
 mod record;
 mod refusal;

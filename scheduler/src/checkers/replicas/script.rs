@@ -1,1 +1,298 @@
+//! Runs the scripts in `testscripts/`: a whole cluster's picture, stores that speak or are
+//! silent, and regions that obey orders.
 
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use goldenscript::{Command, Context, Runner};
+use proto::eraftpb::ConfChangeType;
+use proto::{RegionId, StoreId, metapb, pdpb};
+
+use crate::cluster::notation::{self, number};
+use crate::cluster::{Cluster, Heard, Moment, Policy, RegionRecord, Writes};
+use crate::explain;
+use crate::ids::Ids;
+
+struct World {
+    cluster: Cluster,
+    ids: Ids,
+    moment: Moment,
+    /// The regions as they are; the cluster knows what it was told.
+    regions: BTreeMap<u64, RegionRecord>,
+    /// The last order for each region, not yet obeyed.
+    orders: BTreeMap<u64, pdpb::RegionHeartbeatResponse>,
+    stats: BTreeMap<u64, pdpb::StoreStats>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut ids = Ids::begin(1_000);
+        ids.bound_saved(100_000);
+        let moment = Moment::default();
+        Self {
+            cluster: Cluster::load(Policy::default(), "", [], [], moment),
+            ids,
+            moment,
+            regions: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            stats: BTreeMap::new(),
+        }
+    }
+
+    fn add_store(&mut self, id: u64) -> Result<(), Box<dyn Error>> {
+        let address = format!("store-{id}:20160");
+        let store = metapb::Store { id, address, version: "8.5.0".into(), ..Default::default() };
+        self.cluster.put_store(store, self.moment)?;
+        let stats = pdpb::StoreStats { store_id: id, ..Default::default() };
+        self.stats.insert(id, stats.clone());
+        self.cluster.on_store_heartbeat(stats, self.moment)?;
+        Ok(())
+    }
+
+    fn beat_region(&mut self, id: u64) -> Result<String, Box<dyn Error>> {
+        let record = self.regions.get(&id).ok_or("no such region")?;
+        let heartbeat = notation::heartbeat(record);
+        let Heard { order, .. } =
+            self.cluster.on_region_heartbeat(heartbeat, &mut self.ids, self.moment)?;
+        let text = format!("{}\n", notation::describe(&self.regions[&id]));
+        Ok(text + &self.take_order(order))
+    }
+
+    fn take_order(&mut self, order: Option<pdpb::RegionHeartbeatResponse>) -> String {
+        let Some(order) = order else { return String::new() };
+        let text = format!("order {}\n", describe_order(&order));
+        self.orders.insert(order.region_id, order);
+        text
+    }
+
+    /// The region does what it was told, and says so.
+    fn obey(&mut self, id: u64, slowly: bool) -> Result<String, Box<dyn Error>> {
+        let order = self.orders.remove(&id).ok_or("nothing was ordered")?;
+        let record = self.regions.get_mut(&id).ok_or("no such region")?;
+        if let Some(transfer) = order.transfer_leader {
+            record.leader = transfer.peer;
+            record.term += 1;
+        }
+        if let Some(change) = order.change_peer {
+            let mut peer = change.peer.ok_or("a change names a peer")?;
+            let before = record.region.peers.len();
+            record.region.peers.retain(|have| have.id != peer.id);
+            let is_new = record.region.peers.len() == before;
+            if change.change_type() != ConfChangeType::RemoveNode {
+                peer.set_role(match change.change_type() {
+                    ConfChangeType::AddLearnerNode => metapb::PeerRole::Learner,
+                    ConfChangeType::AddNode | ConfChangeType::RemoveNode => metapb::PeerRole::Voter,
+                });
+                record.region.peers.push(peer);
+                if slowly && is_new {
+                    record.pending_peers.push(peer);
+                }
+            }
+            record
+                .pending_peers
+                .retain(|pending| record.region.peers.iter().any(|peer| peer.id == pending.id));
+            record.region.peers.sort_by_key(|peer| peer.store_id);
+            if let Some(epoch) = &mut record.region.region_epoch {
+                epoch.conf_ver += 1;
+            }
+        }
+        self.beat_region(id)
+    }
+
+    fn explain(&self, id: u64) -> Result<String, Box<dyn Error>> {
+        let explained =
+            explain::region(&self.cluster, RegionId(id), self.moment).ok_or("no such region")?;
+        let mut text = format!("{}\n", explained.replicas);
+        if let Some(plan) = explained.under_way {
+            text += &format!("under way: {plan}\n");
+        }
+        for ended in explained.ended {
+            text += &format!("ended: {ended}\n");
+        }
+        for store in explained.stores {
+            text += &format!(
+                "s{}: peer: {}; leader: {}\n",
+                store.store,
+                store.no_peer_because.unwrap_or("possible"),
+                store.no_leader_because.unwrap_or("possible")
+            );
+        }
+        Ok(text)
+    }
+}
+
+fn describe_order(order: &pdpb::RegionHeartbeatResponse) -> String {
+    let to = order.target_peer.unwrap_or_default().store_id;
+    let what = match (&order.change_peer, &order.transfer_leader) {
+        (Some(change), _) => {
+            let peer = change.peer.unwrap_or_default();
+            let verb = match change.change_type() {
+                ConfChangeType::AddNode => "AddNode",
+                ConfChangeType::RemoveNode => "RemoveNode",
+                ConfChangeType::AddLearnerNode => "AddLearnerNode",
+            };
+            format!("{verb} s{}@p{}", peer.store_id, peer.id)
+        }
+        (None, Some(transfer)) => {
+            format!("TransferLeader s{}", transfer.peer.unwrap_or_default().store_id)
+        }
+        (None, None) => format!("{order:?}"),
+    };
+    format!("to s{to}: r{} {what}", order.region_id)
+}
+
+fn describe_writes(writes: &Writes) -> String {
+    let stores = writes
+        .stores
+        .iter()
+        .map(|store| format!("write s{} {}\n", store.id, store.state().as_str_name()));
+    let version = writes.cluster_version.iter().map(|version| format!("write {version}\n"));
+    stores.chain(version).collect()
+}
+
+fn duration_ms(text: &str) -> Result<u64, Box<dyn Error>> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let count: u64 = text[..text.len() - unit.len()].parse()?;
+    match unit {
+        "ms" => Ok(count),
+        "s" => Ok(count * 1_000),
+        "m" => Ok(count * 60_000),
+        other => Err(format!("{other} is no unit of time").into()),
+    }
+}
+
+impl Runner for World {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        let name = command.name.as_str();
+        if name == "region" {
+            let record = notation::record(command)?;
+            let id = record.region.id;
+            self.regions.insert(id, record);
+            return self.beat_region(id);
+        }
+        let output = match name {
+            "stores" => {
+                let count: u64 = args.next_pos().ok_or("how many?")?.parse()?;
+                for id in 1..=count {
+                    self.add_store(id)?;
+                }
+                String::new()
+            }
+            // Time passes; all stores but the silent ones speak at the end of it.
+            "pass" => {
+                let ms = duration_ms(args.next_pos().ok_or("how long?")?)?;
+                let silent = args.take_key("silent").unwrap_or_default();
+                self.moment.steady_ms += ms;
+                self.moment.wall_ms += ms;
+                for (id, stats) in &self.stats {
+                    if !silent.split('/').any(|text| text == format!("s{id}")) {
+                        // One that is gone for good is not listened to.
+                        let _ = self.cluster.on_store_heartbeat(stats.clone(), self.moment);
+                    }
+                }
+                String::new()
+            }
+            "stats" => {
+                let id = number('s', args.next_pos().ok_or("which store?")?)?;
+                let stats = self.stats.get_mut(&id).ok_or("no such store")?;
+                while let Some((key, value)) = args.next_key() {
+                    match key {
+                        "capacity-gib" => stats.capacity = value.parse::<u64>()? << 30,
+                        "available-gib" => stats.available = value.parse::<u64>()? << 30,
+                        "receiving" => stats.receiving_snap_count = value.parse()?,
+                        "busy" => stats.is_busy = value.parse()?,
+                        other => return Err(format!("{other}= means nothing here").into()),
+                    }
+                }
+                self.cluster.on_store_heartbeat(stats.clone(), self.moment)?;
+                String::new()
+            }
+            "beat" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.beat_region(id)?
+            }
+            "obey" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                let slowly = args.next_pos() == Some("slowly");
+                self.obey(id, slowly)?
+            }
+            "caught-up" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.regions.get_mut(&id).ok_or("no such region")?.pending_peers.clear();
+                self.beat_region(id)?
+            }
+            // Obeys until nothing more is ordered.
+            "heal" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                let mut text = String::new();
+                for _ in 0..20 {
+                    if !self.orders.contains_key(&id) {
+                        break;
+                    }
+                    text += &self.obey(id, false)?;
+                }
+                text
+            }
+            "offline" => {
+                let id = number('s', args.next_pos().ok_or("which store?")?)?;
+                describe_writes(&self.cluster.take_store_offline(StoreId(id), false)?)
+            }
+            "up" => {
+                let id = number('s', args.next_pos().ok_or("which store?")?)?;
+                describe_writes(&self.cluster.bring_store_up(StoreId(id))?)
+            }
+            "label" => {
+                let id = number('s', args.next_pos().ok_or("which store?")?)?;
+                let mut labels = Vec::new();
+                while let Some((key, value)) = args.next_key() {
+                    labels.push(metapb::StoreLabel { key: key.into(), value: value.into() });
+                }
+                self.cluster.set_store_labels(StoreId(id), &labels)?;
+                String::new()
+            }
+            "policy" => {
+                let text = args.next_pos().ok_or("which wishes, as JSON?")?;
+                let policy: Policy = serde_json::from_str(text)?;
+                policy.validate()?;
+                self.cluster.set_policy(policy);
+                String::new()
+            }
+            "tick" => {
+                let ticked = self.cluster.tick(&mut self.ids, self.moment);
+                let mut text = describe_writes(&ticked.writes);
+                for order in ticked.orders {
+                    text += &self.take_order(Some(order));
+                }
+                text
+            }
+            // A new leader of the scheduler group: what was in memory only is gone.
+            "restart" => {
+                let stores: Vec<_> =
+                    self.cluster.stores().iter().map(|store| store.meta.clone()).collect();
+                let regions: Vec<_> =
+                    self.cluster.regions().iter().map(|record| record.region.clone()).collect();
+                let policy = self.cluster.policy().clone();
+                let version = self.cluster.version().to_string();
+                self.cluster = Cluster::load(policy, &version, stores, regions, self.moment);
+                self.orders.clear();
+                String::new()
+            }
+            "explain" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.explain(id)?
+            }
+            other => return Err(format!("unknown command {other}").into()),
+        };
+        args.reject_next()?;
+        Ok(output)
+    }
+}
+
+test_each_file::test_each_path! { in "./scheduler/src/checkers/replicas/testscripts" => run }
+
+fn run(path: &std::path::Path) {
+    goldenscript::run(&mut World::new(), path).expect("the script can be run");
+}

@@ -1,1 +1,223 @@
+//! One plan a region: who is let in, what is sent, and how each ends.
 
+use proto::metapb;
+
+use super::*;
+
+fn at(steady_ms: u64) -> Moment {
+    Moment { steady_ms, wall_ms: steady_ms }
+}
+
+fn region(id: u64, voters: &[u64], leader: u64, conf_ver: u64) -> RegionRecord {
+    let peers: Vec<_> = voters
+        .iter()
+        .map(|&store_id| metapb::Peer { id: 100 * id + store_id, store_id, ..Default::default() })
+        .collect();
+    RegionRecord {
+        leader: peers.iter().find(|peer| peer.store_id == leader).copied(),
+        region: metapb::Region {
+            id,
+            start_key: vec![u8::try_from(id).unwrap()].into(),
+            end_key: vec![u8::try_from(id).unwrap() + 1].into(),
+            region_epoch: Some(metapb::RegionEpoch { conf_ver, version: 1 }),
+            peers,
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+}
+
+fn transfer(record: &RegionRecord, to: u64) -> Operator {
+    let from = record.leader_store().unwrap();
+    let steps = vec![Step::TransferLeader { from, to: StoreId(to) }];
+    Operator::new("balance-leader", Purpose::Leader, record, steps)
+}
+
+fn removal(record: &RegionRecord, store: u64, purpose: Purpose) -> Operator {
+    let peer = *record.peer_on(StoreId(store)).unwrap();
+    Operator::new("remove-extra-replica", purpose, record, vec![Step::RemovePeer(peer)])
+}
+
+fn add(
+    operators: &mut RunningOperators,
+    plan: Operator,
+    record: &RegionRecord,
+) -> Result<(), Declined> {
+    operators.add(plan, Some(record), &Policy::default(), at(0))
+}
+
+fn ended(operators: &RunningOperators) -> &Status {
+    &operators.history().next().unwrap().status
+}
+
+#[test]
+fn a_region_has_one_plan_and_only_a_more_urgent_one_replaces_it() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, transfer(&record, 2), &record).unwrap();
+    let again = add(&mut operators, transfer(&record, 3), &record);
+    assert_eq!(again, Err(Declined::Busy("balance-leader")));
+    add(&mut operators, removal(&record, 3, Purpose::Replica), &record).unwrap();
+    assert_eq!(ended(&operators), &Status::Replace);
+    add(&mut operators, removal(&record, 2, Purpose::Admin), &record).unwrap();
+    assert_eq!(operators.running().count(), 1);
+    assert!(operators.cancel(RegionId(1), "enough", at(1)));
+    assert!(add(&mut operators, transfer(&record, 2), &record).is_ok());
+}
+
+#[test]
+fn a_plan_for_a_region_that_has_changed_is_declined() {
+    let old = region(1, &[1, 2, 3], 1, 1);
+    let new = region(1, &[1, 2, 3], 1, 2);
+    let mut operators = RunningOperators::default();
+    assert_eq!(add(&mut operators, transfer(&old, 2), &new), Err(Declined::EpochMoved));
+    let unknown = operators.add(transfer(&old, 2), None, &Policy::default(), at(0));
+    assert_eq!(unknown, Err(Declined::UnknownRegion));
+}
+
+#[test]
+fn each_purpose_has_its_limit() {
+    let mut operators = RunningOperators::default();
+    for id in 1..=5 {
+        let record = region(id, &[1, 2, 3], 1, 1);
+        let added = add(&mut operators, transfer(&record, 2), &record);
+        assert_eq!(added, if id == 5 { Err(Declined::Limit(4)) } else { Ok(()) });
+    }
+    let record = region(9, &[1, 2, 3], 1, 1);
+    assert!(add(&mut operators, removal(&record, 3, Purpose::Replica), &record).is_ok());
+}
+
+#[test]
+fn an_order_goes_out_once_and_is_repeated_when_nothing_happens() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, transfer(&record, 2), &record).unwrap();
+    let order = operators.on_heartbeat(&record, at(0)).unwrap();
+    assert_eq!(order.transfer_leader.unwrap().peer.unwrap().store_id, 2);
+    assert_eq!(order.target_peer, record.leader);
+    assert_eq!(order.region_epoch, record.region.region_epoch);
+    assert_eq!(operators.on_heartbeat(&record, at(1_999)), None, "not yet");
+    assert!(operators.on_heartbeat(&record, at(2_000)).is_some());
+    // Between heartbeats, the tick repeats it.
+    let mut regions = Regions::default();
+    regions.offer(record);
+    assert_eq!(operators.tick(&regions, at(3_999)), []);
+    assert_eq!(operators.tick(&regions, at(4_000)).len(), 1);
+}
+
+#[test]
+fn a_step_is_done_when_a_heartbeat_shows_it() {
+    let record = region(1, &[1, 2, 3, 4], 1, 1);
+    let mut operators = RunningOperators::default();
+    let peer = *record.peer_on(StoreId(1)).unwrap();
+    let steps =
+        vec![Step::TransferLeader { from: StoreId(1), to: StoreId(2) }, Step::RemovePeer(peer)];
+    let plan = Operator::new("remove-extra-replica", Purpose::Replica, &record, steps);
+    assert_eq!(plan.kind(), "replica,leader,region");
+    add(&mut operators, plan, &record).unwrap();
+    operators.on_heartbeat(&record, at(0)).unwrap();
+    let led_by_2 = region(1, &[1, 2, 3, 4], 2, 1);
+    let order = operators.on_heartbeat(&led_by_2, at(1)).unwrap();
+    assert_eq!(order.change_peer.unwrap().peer.unwrap().store_id, 1);
+    assert_eq!(operators.on_heartbeat(&region(1, &[2, 3, 4], 2, 2), at(2)), None);
+    assert_eq!(ended(&operators), &Status::Success);
+    let status = operators.status(RegionId(1), at(3)).unwrap();
+    assert_eq!(status.status(), pdpb::OperatorStatus::Success);
+    assert_eq!(status.desc, "remove-extra-replica");
+    assert!(operators.status(RegionId(1), at(REPORTED_FOR_MS + 3)).is_none());
+    assert!(operators.status(RegionId(2), at(3)).is_none());
+}
+
+#[test]
+fn a_peer_that_catches_up_holds_the_plan() {
+    let record = region(1, &[1, 2], 1, 1);
+    let learner = metapb::Peer { id: 103, store_id: 3, role: 1, ..Default::default() };
+    let steps = vec![Step::AddPeer(learner), Step::PromoteLearner(learner)];
+    let mut operators = RunningOperators::default();
+    let plan = Operator::new("make-up-replica", Purpose::Replica, &record, steps);
+    add(&mut operators, plan, &record).unwrap();
+    let order = operators.on_heartbeat(&record, at(0)).unwrap().change_peer.unwrap();
+    assert_eq!(order.change_type(), proto::eraftpb::ConfChangeType::AddLearnerNode);
+    let mut added = region(1, &[1, 2], 1, 2);
+    added.region.peers.push(learner);
+    added.pending_peers.push(learner);
+    assert_eq!(operators.on_heartbeat(&added, at(1)), None, "it catches up");
+    added.pending_peers.clear();
+    let order = operators.on_heartbeat(&added, at(2)).unwrap().change_peer.unwrap();
+    assert_eq!(order.change_type(), proto::eraftpb::ConfChangeType::AddNode);
+    assert_eq!(order.peer.unwrap().role(), metapb::PeerRole::Voter);
+}
+
+#[test]
+fn a_change_that_the_plan_does_not_explain_ends_it() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, transfer(&record, 2), &record).unwrap();
+    assert_eq!(operators.on_heartbeat(&region(1, &[1, 2, 4], 1, 3), at(1)), None);
+    assert!(matches!(ended(&operators), Status::Cancel(_)));
+}
+
+#[test]
+fn a_step_that_has_become_unsafe_is_not_ordered() {
+    // The leader moved onto the peer that was to be removed.
+    let record = region(1, &[1, 2, 3, 4], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, removal(&record, 4, Purpose::Replica), &record).unwrap();
+    assert_eq!(operators.on_heartbeat(&region(1, &[1, 2, 3, 4], 4, 1), at(1)), None);
+    assert_eq!(ended(&operators), &Status::Cancel("p104 leads".into()));
+    // Two of the three that would remain are not well.
+    let mut sick = region(1, &[1, 2, 3, 4], 1, 1);
+    sick.pending_peers = vec![sick.region.peers[1], sick.region.peers[2]];
+    let declined = add(&mut operators, removal(&sick, 4, Purpose::Replica), &sick);
+    assert!(matches!(declined, Err(Declined::Obstacle(_))), "{declined:?}");
+    // But the sick one itself may go.
+    sick.pending_peers = vec![sick.region.peers[3]];
+    assert!(add(&mut operators, removal(&sick, 4, Purpose::Replica), &sick).is_ok());
+}
+
+#[test]
+fn a_plan_that_takes_too_long_times_out() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, transfer(&record, 2), &record).unwrap();
+    assert!(operators.on_heartbeat(&record, at(59_999)).is_some());
+    assert_eq!(operators.on_heartbeat(&record, at(60_000)), None);
+    assert_eq!(ended(&operators), &Status::Timeout);
+    // A region that is gone takes its plan with it.
+    add(&mut operators, transfer(&record, 2), &record).unwrap();
+    operators.tick(&Regions::default(), at(1));
+    assert!(matches!(ended(&operators), Status::Cancel(_)));
+}
+
+#[test]
+fn the_history_has_an_end() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    for _ in 0..HISTORY_MAX + 10 {
+        add(&mut operators, transfer(&record, 2), &record).unwrap();
+        operators.cancel(RegionId(1), "again", at(0));
+    }
+    assert_eq!(operators.history().count(), HISTORY_MAX);
+}
+
+#[test]
+fn influence_counts_what_is_still_to_come() {
+    let mut record = region(1, &[1, 2, 3], 1, 1);
+    record.approximate_bytes = 10 << 20;
+    let new = metapb::Peer { id: 104, store_id: 4, ..Default::default() };
+    let steps = vec![
+        Step::AddPeer(new),
+        Step::TransferLeader { from: StoreId(1), to: StoreId(4) },
+        Step::RemovePeer(record.region.peers[0]),
+    ];
+    let mut operators = RunningOperators::default();
+    let plan = Operator::new("balance-region", Purpose::Region, &record, steps);
+    add(&mut operators, plan, &record).unwrap();
+    let mut regions = Regions::default();
+    regions.offer(record);
+    let influence = operators.influence(&regions);
+    let expected = Influence { regions: 1, size_mib: 10, leaders: 1, adding: 1 };
+    assert_eq!(influence[&StoreId(4)], expected);
+    let expected = Influence { regions: -1, size_mib: -10, leaders: -1, adding: 0 };
+    assert_eq!(influence[&StoreId(1)], expected);
+}

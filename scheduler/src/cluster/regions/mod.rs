@@ -213,7 +213,12 @@ impl Regions {
         let (mut news, mut gone) = (Vec::new(), BTreeSet::new());
         let share = halves.len() as u64;
         for half in halves {
-            let guess = match self.by_id(RegionId(half.id)).or(parent.as_ref()) {
+            let known = self.by_id(RegionId(half.id));
+            // Said before: a guess must not replace what its leader may have said since.
+            if known.is_some_and(|known| known.region == half) {
+                continue;
+            }
+            let guess = match known.or(parent.as_ref()) {
                 Some(known) => known.after_split(half.clone(), share),
                 None => RegionRecord { region: half.clone(), ..RegionRecord::default() },
             };
