@@ -1,12 +1,27 @@
 //! The cluster's eye and hand: placement, timestamps, ids.
+//!
+//! In reading order: the machines that decide, the group they are replicated in, the shell.
 
-pub mod balancers;
-pub mod checkers;
-pub mod cluster;
-pub mod explain;
-pub mod gc;
-pub mod ids;
-pub mod keyspaces;
-pub mod operator;
-pub mod placement;
 pub mod timestamps;
+pub mod ids;
+pub mod cluster;
+pub mod placement;
+pub mod checkers;
+pub mod balancers;
+pub mod operator;
+pub mod explain;
+pub mod keyspaces;
+pub mod gc;
+
+pub mod member;
+
+mod config;
+mod error;
+mod http;
+mod server;
+mod service;
+
+pub use config::{Config, Data, Listen};
+pub use error::StartError;
+pub use server::SchedulerNode;
+pub use service::VERSION;

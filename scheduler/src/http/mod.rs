@@ -1,0 +1,225 @@
+//! PD's HTTP API, on the same port as gRPC.
+//!
+//! Answers are indented JSON with PD's field names; an error is a JSON string with a status of 4xx
+//! or 5xx. A member that does not lead redirects to the one that does (307), and says 503 when
+//! there is none. HEAD is not allowed anywhere: clients ask `HEAD /pd/api/v1/regions` to find out
+//! whether this is a PD.
+//!
+//! | file | paths under `/pd/api/v1` |
+//! |---|---|
+//! | `members.rs` | `/members`, `/leader`, `/health`, `/ping`, `/version`, `/status` |
+//! | `stores.rs` | `/stores`, `/store/{id}` |
+//! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}`, `/operators`, `/explain/region/{id}` |
+//! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
+//! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
+
+mod format;
+mod keyspaces;
+mod members;
+mod regions;
+mod settings;
+mod stores;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use serde::Serialize;
+use tonic::{Code, Status};
+
+use crate::cluster::Refusal;
+use crate::server::node::Node;
+use crate::server::serving::Serving;
+
+/// Bytes of a request's body; larger ones are refused.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// What every handler is given.
+type Shared = State<Arc<Node>>;
+
+/// An error: a status and a text for people.
+#[derive(Debug)]
+struct Failure(StatusCode, String);
+
+impl Failure {
+    fn bad_request(why: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, why.into())
+    }
+
+    fn not_found(why: impl Into<String>) -> Self {
+        Self(StatusCode::NOT_FOUND, why.into())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::UnknownStore(_) | Refusal::RegionNotFound | Refusal::NotFound(_) => {
+                StatusCode::NOT_FOUND
+            }
+            Refusal::StoreTombstone(_) => StatusCode::GONE,
+            Refusal::NotBootstrapped => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::AlreadyBootstrapped
+            | Refusal::InvalidBootstrap(_)
+            | Refusal::DuplicateAddress { .. }
+            | Refusal::IncompatibleVersion { .. }
+            | Refusal::InvalidStore(_)
+            | Refusal::StaleRegion(_)
+            | Refusal::InvalidRegion(_)
+            | Refusal::InvalidRange(_)
+            | Refusal::RangesNotCovered
+            | Refusal::OperatorDeclined { .. }
+            | Refusal::Duplicate(_)
+            | Refusal::InvalidValue(_)
+            | Refusal::Forbidden(_) => StatusCode::BAD_REQUEST,
+        };
+        Self(status, refusal.to_string())
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let code = match status.code() {
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(code, status.message().to_owned())
+    }
+}
+
+/// Indented JSON.
+struct Json<T>(T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec_pretty(&self.0) {
+            Ok(mut text) => {
+                text.push(b'\n');
+                ([(header::CONTENT_TYPE, "application/json; charset=UTF-8")], text).into_response()
+            }
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
+type Reply<T> = Result<Json<T>, Failure>;
+
+/// The leader's affairs; the gate has let the request through, but leadership may end any time.
+fn serving(node: &Node) -> Result<Arc<Serving>, Failure> {
+    node.serving().ok_or_else(no_leader)
+}
+
+fn no_leader() -> Failure {
+    Failure(StatusCode::SERVICE_UNAVAILABLE, "no leader".into())
+}
+
+/// All paths.
+pub(crate) fn router(node: &Arc<Node>) -> Router {
+    let everywhere = Router::new()
+        .route("/members", get(members::members))
+        .route("/health", get(members::health))
+        .route("/ping", get(async || StatusCode::OK))
+        .route("/version", get(members::version))
+        .route("/status", get(members::status));
+    let on_leader = Router::new()
+        .route("/leader", get(members::leader))
+        .route("/leader/resign", post(members::resign))
+        .route("/leader/transfer/{name}", post(members::transfer))
+        .route("/members/name/{name}", delete(members::dismiss_by_name))
+        .route("/members/id/{id}", delete(members::dismiss_by_id))
+        .route("/stores", get(stores::stores))
+        .route("/stores/remove-tombstone", delete(stores::forget_tombstones))
+        .route("/store/{id}", get(stores::store).delete(stores::take_offline))
+        .route("/store/{id}/state", post(stores::set_state))
+        .route("/store/{id}/label", post(stores::set_labels))
+        .route("/regions", get(regions::regions))
+        .route("/regions/count", get(regions::count))
+        .route("/regions/key", get(regions::scan))
+        .route("/regions/store/{id}", get(regions::on_store))
+        .route("/regions/sibling/{id}", get(regions::siblings))
+        .route("/region/id/{id}", get(regions::by_id))
+        .route("/region/key/{key}", get(regions::by_key))
+        .route("/operators", get(regions::operators))
+        .route("/operators/{id}", get(regions::operator).delete(regions::cancel_operator))
+        .route("/explain/region/{id}", get(regions::explain))
+        .route("/cluster", get(settings::cluster))
+        .route("/cluster/status", get(settings::cluster_status))
+        .route("/config", get(settings::config).post(settings::set_config))
+        .route("/config/replicate", get(settings::replication).post(settings::set_config))
+        .route("/config/schedule", get(settings::schedule).post(settings::set_config))
+        .route("/config/cluster-version", get(settings::cluster_version))
+        .route("/gc/safepoint", get(settings::safe_points));
+    let keyspaces = Router::new()
+        .route("/keyspaces", get(keyspaces::list).post(keyspaces::create))
+        .route("/keyspaces/{name}", get(keyspaces::by_name))
+        .route("/keyspaces/id/{id}", get(keyspaces::by_id));
+    let led = Router::new()
+        .nest("/pd/api/v1", on_leader)
+        .nest("/pd/api/v2", keyspaces)
+        .layer(from_fn_with_state(Arc::clone(node), to_leader));
+    Router::new()
+        .route("/", page())
+        .nest("/pd/api/v1", everywhere)
+        .merge(led)
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(no_head))
+        .with_state(Arc::clone(node))
+}
+
+/// A page for whoever points a browser here.
+fn page() -> MethodRouter<Arc<Node>> {
+    get(async |State(node): Shared| {
+        let leader = node.leader().map_or("nobody".into(), |leader| leader.name);
+        let lines = [
+            format!("Scheduler member {} of cluster {}.", node.name, node.cluster_id()),
+            format!("Leader: {leader}."),
+            "API: /pd/api/v1/members, /pd/api/v1/stores, /pd/api/v1/regions, …".into(),
+        ];
+        let mut text = lines.join("\n");
+        text.push('\n');
+        text
+    })
+}
+
+/// Axum answers HEAD where it answers GET; PD does not.
+async fn no_head(request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        let allow = [(header::ALLOW, HeaderValue::from_static("GET"))];
+        return (StatusCode::METHOD_NOT_ALLOWED, allow).into_response();
+    }
+    next.run(request).await
+}
+
+/// Lets a request through to a leader whose lease holds, and sends it elsewhere otherwise.
+async fn to_leader(State(node): Shared, request: Request, next: Next) -> Response {
+    if let Some(serving) = node.serving() {
+        return match serving.await_lease(&node).await {
+            Ok(()) => next.run(request).await,
+            Err(_) => no_leader().into_response(),
+        };
+    }
+    let leader = node.leader().filter(|leader| leader.member_id != node.member_id);
+    let url = leader.and_then(|leader| leader.client_urls.into_iter().next());
+    let Some(url) = url else { return no_leader().into_response() };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let location = format!("{}{path}", url.trim_end_matches('/'));
+    match (location.parse::<Uri>(), HeaderValue::from_str(&location)) {
+        (Ok(_), Ok(value)) => Response::builder()
+            .status(StatusCode::TEMPORARY_REDIRECT)
+            .header(header::LOCATION, value)
+            .body(Body::from(format!("not leader; ask {location}\n")))
+            .unwrap_or_else(|_| no_leader().into_response()),
+        _ => no_leader().into_response(),
+    }
+}

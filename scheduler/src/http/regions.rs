@@ -1,0 +1,210 @@
+//! Regions and the plans for them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use proto::{KeyRange, RegionId, StoreId, metapb, pdpb};
+use serde::Serialize;
+
+use super::{Failure, Json, Reply, Shared, format, serving};
+use crate::cluster::{RegionRecord, Regions as Picture};
+use crate::explain::Explanation;
+use crate::service::regions::regions_of;
+
+/// Regions a listing returns when no limit is given.
+const SCAN_LIMIT: usize = 16;
+
+#[derive(Serialize)]
+pub(super) struct Epoch {
+    conf_ver: u64,
+    version: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Peer {
+    id: u64,
+    store_id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<i32>,
+    role_name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_learner: Option<bool>,
+}
+
+impl From<&metapb::Peer> for Peer {
+    fn from(peer: &metapb::Peer) -> Self {
+        let is_learner = proto::region::is_learner(peer);
+        Self {
+            id: peer.id,
+            store_id: peer.store_id,
+            role: (peer.role != 0).then_some(peer.role),
+            role_name: peer.role().as_str_name(),
+            is_learner: is_learner.then_some(true),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct DownPeer {
+    peer: Peer,
+    down_seconds: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Region {
+    id: u64,
+    start_key: String,
+    end_key: String,
+    epoch: Epoch,
+    peers: Vec<Peer>,
+    leader: Peer,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    down_peers: Vec<DownPeer>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pending_peers: Vec<Peer>,
+    cpu_usage: u64,
+    written_bytes: u64,
+    read_bytes: u64,
+    written_keys: u64,
+    read_keys: u64,
+    approximate_size: u64,
+    approximate_keys: u64,
+}
+
+impl From<&RegionRecord> for Region {
+    fn from(record: &RegionRecord) -> Self {
+        let region = &record.region;
+        let epoch = record.epoch();
+        let down = |down: &pdpb::PeerStats| DownPeer {
+            peer: Peer::from(&down.peer.unwrap_or_default()),
+            down_seconds: down.down_seconds,
+        };
+        Self {
+            id: region.id,
+            start_key: format::hex(&region.start_key),
+            end_key: format::hex(&region.end_key),
+            epoch: Epoch { conf_ver: epoch.conf_ver, version: epoch.version },
+            peers: region.peers.iter().map(Peer::from).collect(),
+            leader: Peer::from(&record.leader.unwrap_or_default()),
+            down_peers: record.down_peers.iter().map(down).collect(),
+            pending_peers: record.pending_peers.iter().map(Peer::from).collect(),
+            cpu_usage: record.cpu_usage,
+            written_bytes: record.written_bytes,
+            read_bytes: record.read_bytes,
+            written_keys: record.written_keys,
+            read_keys: record.read_keys,
+            approximate_size: record.size_mib(),
+            approximate_keys: record.approximate_keys,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Regions {
+    count: usize,
+    regions: Vec<Region>,
+}
+
+impl<'a> FromIterator<&'a Arc<RegionRecord>> for Regions {
+    fn from_iter<I: IntoIterator<Item = &'a Arc<RegionRecord>>>(records: I) -> Self {
+        let regions: Vec<_> =
+            records.into_iter().map(|record| Region::from(record.as_ref())).collect();
+        Self { count: regions.len(), regions }
+    }
+}
+
+fn look<T>(node: &crate::server::node::Node, look: impl FnOnce(&Picture) -> T) -> Reply<T> {
+    Ok(Json(regions_of(&*serving(node)?, look)?))
+}
+
+pub(super) async fn regions(State(node): Shared) -> Reply<Regions> {
+    look(&node, |regions| regions.iter().collect())
+}
+
+#[derive(Serialize)]
+pub(super) struct Count {
+    count: usize,
+}
+
+pub(super) async fn count(State(node): Shared) -> Reply<Count> {
+    look(&node, |regions| Count { count: regions.len() })
+}
+
+/// From `key` to `end_key`, which are percent-encoded bytes, at most `limit` of them.
+pub(super) async fn scan(
+    State(node): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Reply<Regions> {
+    let bytes = |name: &str| query.get(name).cloned().unwrap_or_default().into_bytes();
+    let limit = match query.get("limit") {
+        None => SCAN_LIMIT,
+        Some(text) => text
+            .parse::<i64>()
+            .map(|limit| usize::try_from(limit).unwrap_or(0))
+            .map_err(|_| Failure::bad_request(format!("limit {text:?} is not a number")))?,
+    };
+    let range = KeyRange::from_wire(bytes("key"), bytes("end_key"));
+    look(&node, |regions| regions.scan(&range, limit).iter().collect())
+}
+
+pub(super) async fn on_store(State(node): Shared, Path(id): Path<u64>) -> Reply<Regions> {
+    look(&node, |regions| regions.on_store(StoreId(id)).collect())
+}
+
+pub(super) async fn siblings(State(node): Shared, Path(id): Path<u64>) -> Reply<Regions> {
+    let found = look(&node, |regions| {
+        regions.by_id(RegionId(id)).map(|_| {
+            let (before, after) = regions.siblings(RegionId(id));
+            before.into_iter().chain(after).collect::<Regions>()
+        })
+    })?;
+    found.0.map(Json).ok_or_else(|| Failure::not_found(format!("region {id} not found")))
+}
+
+pub(super) async fn by_id(State(node): Shared, Path(id): Path<u64>) -> Reply<Option<Region>> {
+    look(&node, |regions| regions.by_id(RegionId(id)).map(|record| Region::from(record.as_ref())))
+}
+
+/// The key is percent-encoded bytes, as in PD.
+pub(super) async fn by_key(State(node): Shared, Path(key): Path<String>) -> Reply<Option<Region>> {
+    look(&node, |regions| {
+        regions.by_key(key.as_bytes()).map(|record| Region::from(record.as_ref()))
+    })
+}
+
+pub(super) async fn operators(State(node): Shared) -> Reply<Vec<String>> {
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    let cluster = affairs.cluster()?;
+    Ok(Json(cluster.operators().running().map(ToString::to_string).collect()))
+}
+
+pub(super) async fn operator(State(node): Shared, Path(id): Path<u64>) -> Reply<String> {
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    let cluster = affairs.cluster()?;
+    let operator = cluster.operators().of(RegionId(id));
+    operator
+        .map(|operator| Json(operator.to_string()))
+        .ok_or_else(|| Failure::not_found("operator not found"))
+}
+
+pub(super) async fn cancel_operator(
+    State(node): Shared,
+    Path(id): Path<u64>,
+) -> Reply<&'static str> {
+    let moment = node.clock.moment();
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    affairs.cluster()?.cancel_operator(RegionId(id), moment)?;
+    Ok(Json("The pending operator is canceled."))
+}
+
+pub(super) async fn explain(State(node): Shared, Path(id): Path<u64>) -> Reply<Explanation> {
+    let moment = node.clock.moment();
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    let explained = crate::explain::region(affairs.cluster()?, RegionId(id), moment);
+    explained.map(Json).ok_or_else(|| Failure::not_found(format!("region {id} not found")))
+}

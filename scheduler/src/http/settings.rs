@@ -1,0 +1,247 @@
+//! The cluster's settings, as PD groups and names them.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Failure, Json, Reply, Shared, format, serving};
+use crate::cluster::Policy;
+use crate::gc::Barrier;
+use crate::server::node::Node;
+use crate::service::VERSION;
+use crate::service::stores::set_policy;
+
+/// The settings that PD keeps under `replication`.
+fn replication_of(policy: &Policy) -> Value {
+    json!({
+        "max-replicas": policy.max_replicas,
+        "location-labels": policy.location_labels.join(","),
+        "strictly-match-label": policy.strictly_match_label.to_string(),
+        "enable-placement-rules": "false",
+        "isolation-level": policy.isolation_level,
+    })
+}
+
+/// The settings that PD keeps under `schedule`.
+fn schedule_of(policy: &Policy) -> Value {
+    json!({
+        "max-store-down-time": format::duration(policy.max_store_down_time_ms / 1_000),
+        "low-space-ratio": policy.low_space_percent as f64 / 100.0,
+        "leader-schedule-limit": policy.leader_schedule_limit,
+        "region-schedule-limit": policy.region_schedule_limit,
+        "replica-schedule-limit": policy.replica_schedule_limit,
+        "max-snapshot-count": policy.max_snapshot_count,
+        "max-pending-peer-count": policy.max_pending_peer_count,
+        "store-adding-max": policy.store_adding_max,
+        "leader-balance-tolerance": policy.leader_balance_tolerance,
+        "add-as-learner": policy.add_as_learner,
+        "balance-leaders": policy.balance_leaders,
+        "balance-regions": policy.balance_regions,
+        "halt-scheduling": policy.halt_scheduling,
+    })
+}
+
+/// Takes over one setting in PD's words, whichever group it came in.
+fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
+    let bad = || format!("{name} cannot be {value}");
+    let number = || value.as_u64().ok_or_else(bad);
+    let count = || number().and_then(|number| usize::try_from(number).map_err(|_| bad()));
+    let small = || number().and_then(|number| u32::try_from(number).map_err(|_| bad()));
+    let flag = || match value {
+        Value::Bool(flag) => Ok(*flag),
+        Value::String(text) => text.parse().map_err(|_| bad()),
+        Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(bad()),
+    };
+    let text = || value.as_str().ok_or_else(bad);
+    match name {
+        "max-replicas" => policy.max_replicas = count()?,
+        "location-labels" => {
+            let labels = text()?.split(',').map(str::trim).filter(|label| !label.is_empty());
+            policy.location_labels = labels.map(str::to_owned).collect();
+        }
+        "strictly-match-label" => policy.strictly_match_label = flag()?,
+        "isolation-level" => policy.isolation_level = text()?.to_owned(),
+        "max-store-down-time" => {
+            policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
+        }
+        "low-space-ratio" => {
+            let ratio = value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio));
+            policy.low_space_percent = (ratio.ok_or_else(bad)? * 100.0).round() as u64;
+        }
+        "leader-schedule-limit" => policy.leader_schedule_limit = count()?,
+        "region-schedule-limit" => policy.region_schedule_limit = count()?,
+        "replica-schedule-limit" => policy.replica_schedule_limit = count()?,
+        "max-snapshot-count" => policy.max_snapshot_count = small()?,
+        "max-pending-peer-count" => policy.max_pending_peer_count = count()?,
+        "store-adding-max" => policy.store_adding_max = count()?,
+        "leader-balance-tolerance" => policy.leader_balance_tolerance = count()?,
+        "add-as-learner" => policy.add_as_learner = flag()?,
+        "balance-leaders" => policy.balance_leaders = flag()?,
+        "balance-regions" => policy.balance_regions = flag()?,
+        "halt-scheduling" => policy.halt_scheduling = flag()?,
+        _ => return Err(format!("config item {name} not found")),
+    }
+    Ok(())
+}
+
+/// The wishes in force: the cluster's, or those it will begin with.
+fn policy(node: &Node) -> Policy {
+    crate::server::serving::policy(node, &node.state.read())
+}
+
+pub(super) async fn config(State(node): Shared) -> Json<Value> {
+    let policy = policy(&node);
+    let version = node.state.read().cluster_version().to_owned();
+    Json(json!({
+        "client-urls": node.client_urls.join(","),
+        "peer-urls": node.peer_urls.join(","),
+        "advertise-client-urls": node.client_urls.join(","),
+        "advertise-peer-urls": node.peer_urls.join(","),
+        "name": node.name,
+        "data-dir": node.data_dir,
+        "lease-ms": u64::try_from(node.lease.as_millis()).unwrap_or(u64::MAX),
+        "schedule": schedule_of(&policy),
+        "replication": replication_of(&policy),
+        "pd-server": { "dashboard-address": "none" },
+        "cluster-version": if version.is_empty() { VERSION.to_owned() } else { version },
+    }))
+}
+
+pub(super) async fn replication(State(node): Shared) -> Json<Value> {
+    Json(replication_of(&policy(&node)))
+}
+
+pub(super) async fn schedule(State(node): Shared) -> Json<Value> {
+    Json(schedule_of(&policy(&node)))
+}
+
+pub(super) async fn cluster_version(State(node): Shared) -> Json<String> {
+    Json(node.state.read().cluster_version().to_owned())
+}
+
+/// Some settings; names may carry their group: "replication.max-replicas".
+pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Reply<&'static str> {
+    let wanted: Map<String, Value> =
+        serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let serving = serving(&node)?;
+    let decided = set_policy(&node, &serving, |policy| {
+        wanted.iter().try_for_each(|(name, value)| {
+            let name = name.rsplit_once('.').map_or(name.as_str(), |(_, name)| name);
+            set(policy, name, value)
+        })
+    });
+    decided.await?.map_err(Failure::from)?;
+    Ok(Json("The config is updated."))
+}
+
+#[derive(Serialize)]
+pub(super) struct Cluster {
+    id: u64,
+    max_peer_count: usize,
+}
+
+pub(super) async fn cluster(State(node): Shared) -> Json<Cluster> {
+    Json(Cluster { id: node.cluster_id(), max_peer_count: policy(&node).max_replicas })
+}
+
+#[derive(Serialize)]
+pub(super) struct ClusterStatus {
+    raft_bootstrap_time: String,
+    is_initialized: bool,
+    replication_status: &'static str,
+}
+
+pub(super) async fn cluster_status(State(node): Shared) -> Reply<ClusterStatus> {
+    let bootstrapped_at_ms = node.state.read().bootstrapped_at_ms();
+    let moment = node.clock.moment();
+    let serving = serving(&node)?;
+    let is_initialized = match serving.lock().cluster() {
+        Ok(cluster) => cluster.is_prepared(moment),
+        Err(_) => false,
+    };
+    let raft_bootstrap_time = match bootstrapped_at_ms {
+        // Go's zero time, as PD shows it.
+        0 => "0001-01-01T00:00:00Z".to_owned(),
+        ms => format::time(ms),
+    };
+    Ok(Json(ClusterStatus { raft_bootstrap_time, is_initialized, replication_status: "" }))
+}
+
+#[derive(Serialize)]
+pub(super) struct ServiceSafePoint {
+    service_id: String,
+    expired_at: i64,
+    safe_point: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct SafePoints {
+    service_gc_safe_points: Vec<ServiceSafePoint>,
+    min_service_gc_safe_point: u64,
+    gc_safe_point: u64,
+}
+
+pub(super) async fn safe_points(State(node): Shared) -> Reply<SafePoints> {
+    let now_s = node.clock.moment().wall_s();
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    affairs.cluster()?;
+    let services = affairs.gc.service_safe_points(now_s);
+    let min_service_gc_safe_point =
+        services.iter().map(|barrier| barrier.ts).min().unwrap_or_default();
+    let shown = |barrier: Barrier| ServiceSafePoint {
+        service_id: barrier.id,
+        expired_at: barrier.expires_at_s,
+        safe_point: barrier.ts,
+    };
+    Ok(Json(SafePoints {
+        service_gc_safe_points: services.into_iter().map(shown).collect(),
+        min_service_gc_safe_point,
+        gc_safe_point: affairs.gc.gc_safe_point(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_they_are_shown() {
+        let mut policy = Policy::default();
+        let changed = Policy {
+            max_replicas: 5,
+            location_labels: vec!["zone".into(), "host".into()],
+            strictly_match_label: true,
+            isolation_level: "zone".into(),
+            max_store_down_time_ms: 3_723_000,
+            low_space_percent: 70,
+            halt_scheduling: true,
+            ..Policy::default()
+        };
+        for group in [replication_of(&changed), schedule_of(&changed)] {
+            for (name, value) in group.as_object().unwrap() {
+                if name != "enable-placement-rules" {
+                    set(&mut policy, name, value).unwrap();
+                }
+            }
+        }
+        assert_eq!(policy, changed);
+    }
+
+    #[test]
+    fn what_is_no_setting_or_no_value_is_named() {
+        let mut policy = Policy::default();
+        let unknown = set(&mut policy, "no-such-thing", &json!(1)).unwrap_err();
+        assert!(unknown.contains("no-such-thing not found"));
+        for (name, value) in [
+            ("max-replicas", json!("three")),
+            ("max-store-down-time", json!("soon")),
+            ("low-space-ratio", json!(1.5)),
+            ("halt-scheduling", json!("perhaps")),
+        ] {
+            assert!(set(&mut policy, name, &value).unwrap_err().contains(name));
+        }
+        assert_eq!(policy, Policy::default());
+    }
+}

@@ -1,0 +1,201 @@
+//! Global configuration that clients keep here, and timestamps that are set from outside.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::pdpb;
+use proto::schedulerpb::{Change, KeyValue};
+use tokio_stream::Stream;
+use tonic::Status;
+
+use super::{Service, answer};
+use crate::cluster::Refusal;
+use crate::server::node::not_leader;
+
+/// Where global configuration lies when no path is named.
+const DEFAULT_PATH: &str = "/global/config/";
+/// The only root that may be written.
+const ROOT: &str = "/global/config";
+
+fn path_of(path: &str) -> Result<String, Status> {
+    let path = if path.is_empty() { DEFAULT_PATH } else { path };
+    if !path.starts_with(ROOT) {
+        return Err(Status::invalid_argument(format!(
+            "config path {path:?} does not lie under {ROOT}"
+        )));
+    }
+    Ok(path.trim_end_matches('/').to_owned())
+}
+
+fn item(key: &Bytes, value: &KeyValue) -> pdpb::GlobalConfigItem {
+    pdpb::GlobalConfigItem {
+        name: String::from_utf8_lossy(key).into_owned(),
+        payload: value.value.clone(),
+        kind: pdpb::EventType::Put.into(),
+        ..Default::default()
+    }
+}
+
+impl Service {
+    /// Everything under a path, as the log holds it.
+    fn values_under(&self, path: &str) -> (Vec<(Bytes, KeyValue)>, i64) {
+        let state = self.node.state.read();
+        let prefix = format!("{path}/");
+        let values = state
+            .values()
+            .range(Bytes::from(prefix.clone())..)
+            .take_while(|(key, _)| key.starts_with(prefix.as_bytes()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        (values, i64::try_from(state.index()).unwrap_or(i64::MAX))
+    }
+
+    /// The older PD answers these without a header, and without looking at the cluster id.
+    pub(super) async fn load_global_config(
+        &self,
+        request: pdpb::LoadGlobalConfigRequest,
+    ) -> Result<pdpb::LoadGlobalConfigResponse, Status> {
+        let serving = self.node.serving().ok_or_else(not_leader)?;
+        serving.await_lease(&self.node).await?;
+        let path = path_of(&request.config_path)?;
+        let (values, revision) = self.values_under(&path);
+        if request.names.is_empty() {
+            let items = values.iter().map(|(key, value)| item(key, value)).collect();
+            return Ok(pdpb::LoadGlobalConfigResponse { items, revision });
+        }
+        let find = |name: String| {
+            let wanted = format!("{path}/{name}");
+            let found = values.iter().find(|(key, _)| *key == wanted.as_bytes());
+            match found {
+                Some((_, value)) => pdpb::GlobalConfigItem {
+                    name,
+                    payload: value.value.clone(),
+                    kind: pdpb::EventType::Put.into(),
+                    ..Default::default()
+                },
+                None => pdpb::GlobalConfigItem {
+                    error: Some(pdpb::Error {
+                        r#type: pdpb::ErrorType::GlobalConfigNotFound.into(),
+                        message: format!("key {wanted} not found"),
+                    }),
+                    name,
+                    ..Default::default()
+                },
+            }
+        };
+        let items = request.names.into_iter().map(find).collect();
+        Ok(pdpb::LoadGlobalConfigResponse { items, revision })
+    }
+
+    pub(super) async fn store_global_config(
+        &self,
+        request: pdpb::StoreGlobalConfigRequest,
+    ) -> Result<pdpb::StoreGlobalConfigResponse, Status> {
+        let serving = self.node.serving().ok_or_else(not_leader)?;
+        let path = path_of(&request.config_path)?;
+        let mut change = Change::default();
+        for item in request.changes {
+            let key = Bytes::from(format!("{path}/{}", item.name));
+            match item.kind() {
+                pdpb::EventType::Delete => change.delete_values.push(key),
+                pdpb::EventType::Put => {
+                    let value =
+                        if item.payload.is_empty() { item.value.into() } else { item.payload };
+                    change.put_values.push(KeyValue { key, value, ..KeyValue::default() });
+                }
+            }
+        }
+        let decided = serving.change(&self.node, |_, _| Ok((change, ()))).await?;
+        Ok(pdpb::StoreGlobalConfigResponse { error: decided.err().map(pdpb::Error::from) })
+    }
+
+    /// Everything under a path at first, and then what changes, for as long as this member leads.
+    pub(super) async fn watch_global_config(
+        &self,
+        request: pdpb::WatchGlobalConfigRequest,
+    ) -> Result<
+        Pin<Box<dyn Stream<Item = Result<pdpb::WatchGlobalConfigResponse, Status>> + Send>>,
+        Status,
+    > {
+        let serving = self.node.serving().ok_or_else(not_leader)?;
+        let path = path_of(&request.config_path)?;
+        let after = u64::try_from(request.revision).unwrap_or(0);
+        let watching = Some((self.clone(), serving, after, Vec::<Bytes>::new()));
+        let stream = futures_util::stream::unfold(watching, move |watching| {
+            let path = path.clone();
+            async move {
+                let (service, serving, after, known) = watching?;
+                let look = |_: &_| {
+                    let (values, revision) = service.values_under(&path);
+                    let mut changes: Vec<_> = values
+                        .iter()
+                        .filter(|(_, value)| value.changed_at > after)
+                        .map(|(key, value)| item(key, value))
+                        .collect();
+                    let keys: Vec<Bytes> = values.into_iter().map(|(key, _)| key).collect();
+                    changes.extend(known.iter().filter(|key| !keys.contains(key)).map(|key| {
+                        pdpb::GlobalConfigItem {
+                            name: String::from_utf8_lossy(key).into_owned(),
+                            kind: pdpb::EventType::Delete.into(),
+                            ..Default::default()
+                        }
+                    }));
+                    (!changes.is_empty()).then_some((changes, keys, revision))
+                };
+                let Some((changes, keys, revision)) = serving.next_state(look).await else {
+                    return Some((Err(not_leader()), None));
+                };
+                let response = pdpb::WatchGlobalConfigResponse {
+                    changes,
+                    revision,
+                    header: Some(pdpb::ResponseHeader {
+                        cluster_id: service.node.cluster_id(),
+                        error: None,
+                    }),
+                };
+                let after = u64::try_from(revision).unwrap_or(0);
+                let serving = Arc::clone(&serving);
+                Some((Ok(response), Some((service, serving, after, keys))))
+            }
+        });
+        Ok(Box::pin(stream))
+    }
+
+    pub(super) async fn get_external_timestamp(
+        &self,
+        request: pdpb::GetExternalTimestampRequest,
+    ) -> Result<pdpb::GetExternalTimestampResponse, Status> {
+        let (_, cluster_id) = self.enter(request.header.as_ref()).await?;
+        let timestamp = self.node.state.read().external_timestamp();
+        let response = pdpb::GetExternalTimestampResponse { header: None, timestamp };
+        Ok(answer(cluster_id, Ok(response)))
+    }
+
+    /// Must lie above the last one and not above the newest timestamp handed out.
+    pub(super) async fn set_external_timestamp(
+        &self,
+        request: pdpb::SetExternalTimestampRequest,
+    ) -> Result<pdpb::SetExternalTimestampResponse, Status> {
+        let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
+        let newest = serving.timestamp(&self.node, 1).await?;
+        let wanted = request.timestamp;
+        let decided = serving
+            .change(&self.node, |_, _| {
+                let last = self.node.state.read().external_timestamp();
+                if wanted > newest.0 {
+                    return Err(Refusal::InvalidValue(format!(
+                        "external timestamp {wanted} lies above the newest timestamp {newest}"
+                    )));
+                }
+                if wanted <= last {
+                    return Err(Refusal::InvalidValue(format!(
+                        "external timestamp {wanted} does not lie above the last one, {last}"
+                    )));
+                }
+                Ok((Change { external_timestamp: wanted, ..Change::default() }, ()))
+            })
+            .await?;
+        Ok(answer(cluster_id, decided.map(|()| Default::default())))
+    }
+}
