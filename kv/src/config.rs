@@ -75,6 +75,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// How the replicas behave. *cluster*
     pub raft: raftstore::config::Config,
+    /// How RocksDB is tuned; stores of one process may share its cache by sharing this. *store*
+    pub rocks: raftstore::engine::rocks::Options,
     /// Whether answers are compressed for clients that accept gzip. Off as in TiKV: on a local
     /// network compressing costs more than it saves. Requests may always be compressed. *store*
     pub compress_answers: bool,
@@ -103,6 +105,7 @@ impl Default for Config {
             api_version: ApiVersion::V1,
             labels: BTreeMap::new(),
             raft: raftstore::config::Config::default(),
+            rocks: raftstore::engine::rocks::Options::default(),
             compress_answers: false,
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
@@ -128,11 +131,10 @@ impl Config {
             }
         }
         if self.advertise.is_none() && self.listen.ip().is_unspecified() {
-            return Err(format!(
-                "{} is not an address others can reach: say what to advertise",
-                self.listen
-            ));
+            let listen = self.listen;
+            return Err(format!("{listen} is no address others can reach: say what to advertise"));
         }
+        self.raft.validate()?;
         for (key, value) in &self.labels {
             let plain = |text: &str| {
                 !text.is_empty()
