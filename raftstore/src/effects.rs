@@ -64,6 +64,8 @@ pub struct PersistedReady {
     pub region_id: RegionId,
     /// Which peer; another may have taken its place meanwhile.
     pub peer_id: PeerId,
+    /// Which making of that peer in this life of the store.
+    pub generation: u64,
     /// Which of its readies, and so every earlier one.
     pub number: u64,
 }

@@ -7,6 +7,11 @@ pub mod command;
 pub mod config;
 pub mod error;
 
+pub mod store;
+pub(crate) mod peer;
+pub mod operation;
+pub mod applier;
+
 pub mod group;
 pub mod read_view;
 

@@ -223,7 +223,8 @@ pub struct GeneratedSnapshot {
     pub bytes: u64,
 }
 
-/// Work that takes long and decides nothing, done in the order given.
+/// Work that takes long and decides nothing, done in the order given. Except for installing, a task may
+/// be lost: it is asked for again, or (clearing) done at the next start.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BackgroundTask {
     /// Write a region's data down as it is now. Answer: [`StoreMsg::SnapshotGenerated`].
@@ -235,7 +236,9 @@ pub enum BackgroundTask {
         /// For which follower.
         to: PeerId,
     },
-    /// Replace a region's data by a snapshot's, and sync. Answer: [`StoreMsg::SnapshotInstalled`].
+    /// Replace a region's data by a snapshot's, and sync. Answer: [`StoreMsg::SnapshotInstalled`],
+    /// always: the peer is silent until then. A worker that cannot take the task answers `ok: false`;
+    /// one that has answered so must not perform it any more.
     InstallSnapshot {
         /// The region as the snapshot describes it.
         region: metapb::Region,

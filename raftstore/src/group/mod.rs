@@ -334,6 +334,20 @@ impl<L: LogEngine> Group<L> {
         self.pin();
     }
 
+    /// Whether followers are told of every new commit at once rather than with the next entry. Raft
+    /// does so by itself while a change of membership is pending.
+    pub fn set_broadcast_commits(&mut self, on: bool) {
+        self.node.skip_bcast_commit(!on);
+    }
+
+    /// Tells the followers the newest commit, if this member leads.
+    pub fn broadcast_commit(&mut self) {
+        if self.is_leader() {
+            self.node.raft.bcast_append();
+            self.pin();
+        }
+    }
+
     /// Whether there is something to take.
     pub fn has_ready(&self) -> bool {
         self.node.has_ready() || self.log().has_write()
@@ -413,6 +427,11 @@ impl<L: LogEngine> Group<L> {
     /// Whether everything taken is durable.
     pub fn is_persisted(&self) -> bool {
         self.outstanding.is_empty()
+    }
+
+    /// Readies taken and not known to be durable.
+    pub fn unpersisted_readies(&self) -> usize {
+        self.outstanding.len()
     }
 
     /// The only voter wins the moment it campaigns, and raft wants its log durable then.

@@ -198,6 +198,19 @@ impl<L: LogEngine> GroupLog<L> {
         self.hard_state = state;
     }
 
+    /// Takes over the term and vote of an earlier member of the group on this store: what it promised
+    /// still holds, whatever its id was.
+    pub fn adopt_vote(&mut self, earlier: &HardState) {
+        if earlier.term > self.hard_state.term {
+            self.hard_state.term = earlier.term;
+            self.hard_state.vote = earlier.vote;
+            self.is_state_pending = true;
+        } else if earlier.term == self.hard_state.term && self.hard_state.vote == 0 {
+            self.hard_state.vote = earlier.vote;
+            self.is_state_pending |= earlier.vote != 0;
+        }
+    }
+
     /// Begins anew behind a snapshot (or at the first entry of a group). Entries are forgotten, the
     /// vote is kept.
     pub fn restore(&mut self, at: Position, conf_state: ConfState) {

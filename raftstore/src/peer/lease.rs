@@ -1,0 +1,171 @@
+//! May a leader answer alone? Arithmetic over a given `now`.
+//!
+//! A follower that hears a leader grants nobody a vote for an election timeout (raft's check quorum).
+//! So from the moment a heartbeat was *sent* that a quorum then answered, nobody else can be elected
+//! for that long, and the leader may answer reads without asking for a little less. The answer's time
+//! does not matter: it may have been on the way for long.
+//!
+//! ```text
+//!   leader    sent ──────────────── lease ends
+//!                \                     ┆
+//!   follower      heard ───────────────┆──── may vote for another
+//!                                      └──┘ margin: clock rates, tick grain (config.rs)
+//! ```
+//!
+//! Every heartbeat carries a [`Mark`] that the follower sends back, so a quiet region renews its lease
+//! without any further message.
+//!
+//! A call to campaign (`MsgTimeoutNow`) makes voters forget their promise, and it may arrive late, after
+//! the transfer was given up. So once it was sent the lease is off for the rest of the term.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proto::PeerId;
+
+use crate::msg::Now;
+
+/// Marks waiting for answers; the oldest are forgotten, which only delays a renewal.
+const MARKS_MAX: usize = 256;
+
+/// What a leader writes into a heartbeat or a read-index round and finds in the answer. It is never
+/// used twice: not by another peer, and not by this peer in another life, whose answers may be late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Mark {
+    pub(crate) peer: PeerId,
+    pub(crate) incarnation: u64,
+    pub(crate) number: u64,
+}
+
+impl Mark {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        out.extend_from_slice(&self.peer.0.to_be_bytes());
+        out.extend_from_slice(&self.incarnation.to_be_bytes());
+        out.extend_from_slice(&self.number.to_be_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (peer, rest) = bytes.split_first_chunk::<8>()?;
+        let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+        let number: &[u8; 8] = rest.try_into().ok()?;
+        Some(Self {
+            peer: PeerId(u64::from_be_bytes(*peer)),
+            incarnation: u64::from_be_bytes(*incarnation),
+            number: u64::from_be_bytes(*number),
+        })
+    }
+}
+
+/// A leader's lease in one term.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    sent: VecDeque<(Mark, Now)>,
+    /// The newest sending that each follower has answered.
+    answered: BTreeMap<PeerId, Now>,
+    is_revoked: bool,
+}
+
+impl Lease {
+    /// A mark leaves with a heartbeat.
+    pub(crate) fn on_sent(&mut self, mark: Mark, now: Now) {
+        if self.sent.len() == MARKS_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((mark, now));
+    }
+
+    /// A mark came back.
+    pub(crate) fn on_answered(&mut self, from: PeerId, mark: Mark) {
+        if let Ok(at) = self.sent.binary_search_by_key(&mark, |(mark, _)| *mark) {
+            let sent = self.sent[at].1;
+            let newest = self.answered.entry(from).or_insert(sent);
+            *newest = sent.max(*newest);
+        }
+    }
+
+    /// Leadership may move without the voters' patience: no lease in this term any more.
+    pub(crate) fn revoke(&mut self) {
+        self.is_revoked = true;
+    }
+
+    /// From when on nobody else could be elected: the newest sending that a quorum of the voters,
+    /// with this peer among them, has answered.
+    pub(crate) fn started(&self, own: PeerId, voters: &BTreeSet<PeerId>, now: Now) -> Option<Now> {
+        if self.is_revoked || !voters.contains(&own) {
+            return None;
+        }
+        let mut newest: Vec<Option<Now>> = voters
+            .iter()
+            .map(|voter| if *voter == own { Some(now) } else { self.answered.get(voter).copied() })
+            .collect();
+        newest.sort_unstable_by(|a, b| b.cmp(a));
+        newest[voters.len() / 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: PeerId = PeerId(1);
+
+    fn mark(number: u64) -> Mark {
+        Mark { peer: OWN, incarnation: 7, number }
+    }
+
+    fn voters(ids: &[u64]) -> BTreeSet<PeerId> {
+        ids.iter().copied().map(PeerId).collect()
+    }
+
+    #[test]
+    fn a_lease_starts_when_the_answered_heartbeat_was_sent() {
+        let three = voters(&[1, 2, 3]);
+        let mut lease = Lease::default();
+        lease.on_sent(mark(1), Now(100));
+        lease.on_sent(mark(2), Now(200));
+        assert_eq!(lease.started(OWN, &three, Now(900)), None);
+        lease.on_answered(PeerId(2), mark(1));
+        assert_eq!(lease.started(OWN, &three, Now(900)), Some(Now(100)));
+        lease.on_answered(PeerId(3), mark(2));
+        assert_eq!(lease.started(OWN, &three, Now(900)), Some(Now(200)));
+        // An answer that comes late says nothing new.
+        lease.on_answered(PeerId(3), mark(1));
+        assert_eq!(lease.started(OWN, &three, Now(900)), Some(Now(200)));
+    }
+
+    #[test]
+    fn it_takes_a_quorum_of_voters() {
+        let mut lease = Lease::default();
+        lease.on_sent(mark(1), Now(100));
+        lease.on_answered(PeerId(2), mark(1));
+        assert_eq!(lease.started(OWN, &voters(&[1, 2, 3, 4]), Now(900)), None);
+        assert_eq!(lease.started(OWN, &voters(&[1, 3, 4]), Now(900)), None);
+        assert_eq!(lease.started(OWN, &voters(&[1, 2]), Now(900)), Some(Now(100)));
+        assert_eq!(lease.started(OWN, &voters(&[2, 3]), Now(900)), None);
+    }
+
+    #[test]
+    fn the_only_voter_always_holds_it() {
+        assert_eq!(Lease::default().started(OWN, &voters(&[1]), Now(900)), Some(Now(900)));
+    }
+
+    #[test]
+    fn a_mark_of_another_life_counts_for_nothing() {
+        let mut lease = Lease::default();
+        lease.on_sent(mark(1), Now(100));
+        lease.on_answered(PeerId(2), Mark { incarnation: 6, ..mark(1) });
+        assert_eq!(lease.started(OWN, &voters(&[1, 2]), Now(900)), None);
+        assert_eq!(Mark::decode(&mark(3).encode()), Some(mark(3)));
+        assert_eq!(Mark::decode(b"short"), None);
+    }
+
+    #[test]
+    fn after_a_call_to_campaign_there_is_no_lease_in_this_term() {
+        let mut lease = Lease::default();
+        lease.revoke();
+        lease.on_sent(mark(1), Now(100));
+        lease.on_answered(PeerId(2), mark(1));
+        assert_eq!(lease.started(OWN, &voters(&[1, 2]), Now(900)), None);
+    }
+}

@@ -1,0 +1,572 @@
+//! One replica: a group member and its surroundings.
+//!
+//! ```text
+//!              ┌── writes waiting ──┐                   ┌── ApplyTask ──► Applier ──┐
+//!  requests ──►│   reads waiting    │──► Group (raft) ──┤                           │
+//!              └────────────────────┘        ▲          └── messages, log writes    │
+//!                 proposals ◄─ index@term ───┴──────────────── on_applied ◄─────────┘
+//! ```
+//!
+//! What a leader knows besides lives in [`Role::Leader`] and is gone with the role. Proposals and
+//! reads whose index is known outlive it: they are settled by the log.
+//!
+//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, it takes
+//! no ready: it is silent, and raft takes silence for a slow network.
+
+pub(crate) mod admission;
+pub(crate) mod lease;
+pub(crate) mod proposals;
+pub(crate) mod ticker;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{PeerId, Refusal, RegionId, eraftpb, metapb, pdpb, raft_serverpb::RaftMessage};
+use raft::eraftpb::{ConfChangeType, Message, MessageType};
+
+use crate::config::Config;
+use crate::effects::{Effects, PersistedReady, Report};
+use crate::engine::LogEngine;
+use crate::error::Fault;
+use crate::group::{Group, GroupSettings, TakenReady};
+use crate::msg::{ApplyTask, Now, Reply, ReplyId};
+use crate::operation::compact_log::LogUse;
+use crate::operation::read::WaitingReads;
+use crate::operation::snapshot::Snapshots;
+use crate::operation::split::SplitAsk;
+use crate::operation::write::WaitingWrites;
+use crate::read_view::{Published, Publisher, ReadView};
+use crate::storage::group_log::{GroupLog, Position};
+use crate::wire;
+use lease::{Lease, Mark};
+use proposals::Proposals;
+use ticker::Ticker;
+
+/// Senders remembered by a peer; beyond it newcomers that are no members get no answers.
+const SENDERS_MAX: usize = 64;
+
+/// What a peer is given at each turn.
+pub(crate) struct Round<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) now: Now,
+    pub(crate) effects: &'a mut Effects,
+}
+
+impl Round<'_> {
+    pub(crate) fn reply(&mut self, to: ReplyId, reply: Reply) {
+        self.effects.replies.push((to, reply));
+    }
+
+    pub(crate) fn refuse_all(&mut self, all: impl IntoIterator<Item = ReplyId>, why: &Refusal) {
+        self.effects.replies.extend(all.into_iter().map(|reply| (reply, Err(why.clone()))));
+    }
+}
+
+/// What a peer is busy with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing special.
+    Serving,
+    /// A snapshot is on its way into the engine.
+    Installing,
+    /// Its tombstone is being written.
+    Leaving,
+}
+
+/// Who a peer is in its group. Candidates are followers that know no leader.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Follower,
+    Leader(Box<Leader>),
+}
+
+/// What only a leader knows, in one term.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) term: u64,
+    pub(crate) since: Now,
+    pub(crate) lease: Lease,
+    /// When each follower was last heard.
+    pub(crate) heard: BTreeMap<PeerId, Now>,
+    /// A split proposed but not applied: writes wait, and the lease is off, since it may take effect
+    /// on another store first.
+    pub(crate) pending_split: Option<u64>,
+    /// Ids were asked for a split.
+    pub(crate) split_ask: Option<SplitAsk>,
+    /// Something changed that the scheduler should know.
+    pub(crate) heartbeat_due: bool,
+    /// Followers that lacked log entries when last reported.
+    pub(crate) reported_pending: BTreeSet<PeerId>,
+    /// A look for split keys is under way.
+    pub(crate) split_check_since: Option<u64>,
+}
+
+/// How much a region holds and how much of it is new. Estimates.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Bytes in the region when last measured, and written since.
+    pub(crate) size_bytes: u64,
+    /// Keys in the region when last measured, and written since.
+    pub(crate) size_keys: u64,
+    /// Written since the last look for split keys.
+    pub(crate) unchecked_bytes: u64,
+    /// Written since the last region heartbeat.
+    pub(crate) bytes_written: u64,
+    /// Written since the last region heartbeat.
+    pub(crate) keys_written: u64,
+}
+
+/// One replica.
+pub(crate) struct Peer<L: LogEngine> {
+    pub(crate) meta: metapb::Peer,
+    /// The region as last applied here. Without peers: nothing has arrived yet.
+    pub(crate) region: metapb::Region,
+    pub(crate) group: Group<L>,
+    pub(crate) applied: Position,
+    /// The last entry given to the applier.
+    pub(crate) handed_index: u64,
+    pub(crate) phase: Phase,
+    pub(crate) role: Role,
+    pub(crate) proposals: Proposals,
+    pub(crate) writes: WaitingWrites,
+    pub(crate) reads: WaitingReads,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) log_use: LogUse,
+    pub(crate) traffic: Traffic,
+    pub(crate) ticker: Ticker,
+    pub(crate) publisher: Publisher,
+    pub(crate) leaderless_ticks: u64,
+    voters: BTreeSet<PeerId>,
+    /// Peers that spoke to us; those of the region itself come first.
+    senders: BTreeMap<PeerId, metapb::Peer>,
+    /// Before this moment no votes: a promise of an earlier life may still hold.
+    votes_from: Now,
+    generation: u64,
+    marks: u64,
+    incarnation: u64,
+    is_published: bool,
+}
+
+/// What a peer begins with.
+pub(crate) struct PeerStart<L> {
+    pub(crate) meta: metapb::Peer,
+    pub(crate) region: metapb::Region,
+    pub(crate) log: GroupLog<L>,
+    pub(crate) applied: Position,
+    pub(crate) votes_from: Now,
+    pub(crate) generation: u64,
+}
+
+impl<L: LogEngine> Peer<L> {
+    pub(crate) fn new(start: PeerStart<L>, config: &Config) -> Result<Self, Fault> {
+        let PeerStart { meta, region, log, applied, votes_from, generation } = start;
+        let region_id = RegionId(region.id);
+        let settings = GroupSettings::from(config);
+        let group = Group::new(PeerId(meta.id), log, applied.index, &settings)?;
+        let publisher = Publisher::new(Published {
+            region: region.clone(),
+            peer: meta.clone(),
+            term: group.term(),
+            leader: None,
+            is_leader: false,
+            is_initialized: !region.peers.is_empty(),
+        });
+        Ok(Self {
+            voters: group.voters(),
+            group,
+            applied,
+            handed_index: applied.index,
+            phase: Phase::Serving,
+            role: Role::Follower,
+            proposals: Proposals::default(),
+            writes: WaitingWrites::default(),
+            reads: WaitingReads::default(),
+            snapshots: Snapshots::default(),
+            log_use: LogUse::default(),
+            traffic: Traffic::default(),
+            ticker: Ticker::new(region_id),
+            publisher,
+            leaderless_ticks: 0,
+            senders: BTreeMap::new(),
+            votes_from,
+            generation,
+            marks: 0,
+            incarnation: config.incarnation,
+            is_published: false,
+            meta,
+            region,
+        })
+    }
+
+    /// Distinguishes this peer from an earlier one of the same id in this life of the store.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn region_id(&self) -> RegionId {
+        RegionId(self.region.id)
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        PeerId(self.meta.id)
+    }
+
+    /// Whether it has data: those that wait for their first snapshot know no other peer.
+    pub(crate) fn is_initialized(&self) -> bool {
+        !self.region.peers.is_empty()
+    }
+
+    pub(crate) fn view(&self) -> &ReadView {
+        self.publisher.view()
+    }
+
+    pub(crate) fn leader_mut(&mut self) -> Option<&mut Leader> {
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower => None,
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower => None,
+        }
+    }
+
+    /// The peer with this id, as far as it is known here.
+    pub(crate) fn member(&self, id: PeerId) -> Option<&metapb::Peer> {
+        proto::region::peer_by_id(&self.region, id).or_else(|| self.senders.get(&id))
+    }
+
+    /// Every other peer that is known here.
+    pub(crate) fn acquaintances(&self) -> Vec<metapb::Peer> {
+        let members = self.region.peers.iter();
+        let strangers = self
+            .senders
+            .values()
+            .filter(|peer| proto::region::peer_by_id(&self.region, PeerId(peer.id)).is_none());
+        members.chain(strangers).filter(|peer| peer.id != self.meta.id).cloned().collect()
+    }
+
+    /// Data was applied.
+    pub(crate) fn on_written(&mut self, bytes: u64, keys: u64) {
+        self.traffic.size_bytes += bytes;
+        self.traffic.size_keys += keys;
+        self.traffic.unchecked_bytes += bytes;
+        self.traffic.bytes_written += bytes;
+        self.traffic.keys_written += keys;
+    }
+
+    /// Carries out one change of membership that the scheduler orders.
+    pub(crate) fn carry_out(
+        &mut self,
+        change: pdpb::ChangePeer,
+        round: &mut Round<'_>,
+    ) -> Result<(), &'static str> {
+        let change_type = match change.change_type() {
+            eraftpb::ConfChangeType::AddNode => ConfChangeType::AddNode,
+            eraftpb::ConfChangeType::RemoveNode => ConfChangeType::RemoveNode,
+            eraftpb::ConfChangeType::AddLearnerNode => ConfChangeType::AddLearnerNode,
+        };
+        let member = change.peer.ok_or("an order without a peer")?;
+        self.propose_member(change_type, member, round)
+    }
+
+    pub(crate) fn not_leader(&self) -> Refusal {
+        let leader = self.group.leader().and_then(|id| self.member(id)).cloned();
+        Refusal::NotLeader { region_id: self.region.id, leader }
+    }
+
+    /// Another peer speaks, and its envelope is in order.
+    pub(crate) fn step(&mut self, from: metapb::Peer, message: Message, round: &Round<'_>) {
+        let is_vote = matches!(
+            message.msg_type,
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        // Before a restart this peer may have heard a leader, which counts on its patience.
+        let is_forced = message.context.as_ref() == raft::CAMPAIGN_TRANSFER;
+        if is_vote && round.now < self.votes_from && !is_forced {
+            return;
+        }
+        let sender = PeerId(message.from);
+        if self.senders.len() < SENDERS_MAX {
+            self.senders.insert(sender, from);
+        }
+        let term = self.group.term();
+        if let Role::Leader(leader) = &mut self.role
+            && message.term == term
+            && leader.term == term
+        {
+            leader.heard.insert(sender, round.now);
+            if message.msg_type == MessageType::MsgHeartbeatResponse
+                && let Some(mark) = Mark::decode(&message.context)
+            {
+                leader.lease.on_answered(sender, mark);
+            }
+        }
+        if let Err(unsound) = self.group.step(message) {
+            tracing::warn!(
+                region = %self.region_id(), peer = %self.id(), from = %sender, %unsound,
+                "a raft message is dropped"
+            );
+        }
+    }
+
+    /// A name for a heartbeat or a read-index round, never used before.
+    pub(crate) fn next_mark(&mut self) -> Mark {
+        self.marks += 1;
+        Mark { peer: self.id(), incarnation: self.incarnation, number: self.marks }
+    }
+
+    /// Takes what is ready. Returns whether there may be more.
+    pub(crate) fn flush(&mut self, round: &mut Round<'_>) -> bool {
+        if self.phase != Phase::Serving {
+            return false;
+        }
+        self.follow_role(round);
+        self.propose_writes(round);
+        self.ask_reads(round);
+        if let Some(ready) = self.group.take_ready() {
+            self.take_apart(ready, round);
+        }
+        self.follow_role(round);
+        self.request_snapshots(round);
+        self.publish(round);
+        self.phase == Phase::Serving && self.group.has_ready()
+    }
+
+    /// One ready: what leaves before the disk, what after, what is applied.
+    fn take_apart(&mut self, mut ready: TakenReady, round: &mut Round<'_>) {
+        let mut send_now = std::mem::take(&mut ready.send_now);
+        let mut send_after = std::mem::take(&mut ready.send_after_persist);
+        self.mark_heartbeats(send_now.iter_mut().chain(&mut send_after), round.now);
+        for state in std::mem::take(&mut ready.read_states) {
+            self.on_read_state(state);
+        }
+        self.post(send_now, round, |effects| &mut effects.send_now);
+        if ready.snapshot.is_some() {
+            self.begin_install(ready, send_after, round);
+            return;
+        }
+        self.post(send_after, round, |effects| &mut effects.send_after_persist);
+        self.persist(ready.write.take(), ready.awaits_persist.then_some(ready.number), round);
+        let committed = ready.committed;
+        if let Some(last) = committed.last() {
+            let lost = self.proposals.take_overwritten(&committed);
+            round.refuse_all(lost, &Refusal::StaleCommand);
+            self.handed_index = last.index;
+            self.log_use.on_committed(&committed);
+            round.effects.apply.push(ApplyTask::Entries {
+                region_id: self.region_id(),
+                peer_id: self.id(),
+                entries: committed,
+                skip_children: Vec::new(),
+            });
+        }
+        self.serve_reads(round);
+    }
+
+    /// Adds this peer's part to the round's log write.
+    pub(crate) fn persist(
+        &self,
+        write: Option<crate::engine::GroupWrite>,
+        number: Option<u64>,
+        round: &mut Round<'_>,
+    ) {
+        let (region_id, peer_id) = (self.region_id(), self.id());
+        if let Some(write) = write {
+            round.effects.log.groups.push((region_id, write));
+        }
+        if let Some(number) = number {
+            let generation = self.generation;
+            round.effects.persisted.push(PersistedReady { region_id, peer_id, generation, number });
+        }
+    }
+
+    /// Heartbeats without a context take a mark along; a call to campaign ends the lease.
+    fn mark_heartbeats<'a>(&mut self, messages: impl Iterator<Item = &'a mut Message>, now: Now) {
+        let mut mark: Option<(Mark, Vec<u8>)> = None;
+        for message in messages {
+            if message.msg_type == MessageType::MsgTimeoutNow {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.lease.revoke();
+                }
+            } else if message.msg_type == MessageType::MsgHeartbeat && message.context.is_empty() {
+                let (_, bytes) = mark.get_or_insert_with(|| {
+                    let mark = self.next_mark();
+                    (mark, mark.encode())
+                });
+                message.context = bytes.clone().into();
+            }
+        }
+        if let (Some((mark, _)), Role::Leader(leader)) = (mark, &mut self.role) {
+            leader.lease.on_sent(mark, now);
+        }
+    }
+
+    /// Puts messages into envelopes; those to peers whose store is unknown are lost.
+    pub(crate) fn post(
+        &mut self,
+        messages: Vec<Message>,
+        round: &mut Round<'_>,
+        outbox: fn(&mut Effects) -> &mut Vec<RaftMessage>,
+    ) {
+        for message in messages {
+            let to = PeerId(message.to);
+            if message.msg_type == MessageType::MsgSnapshot {
+                self.post_snapshot(message, round);
+            } else if let Some(envelope) = self.envelope(message) {
+                outbox(round.effects).push(envelope);
+            } else {
+                tracing::debug!(region = %self.region_id(), %to, "nobody knows where this peer is");
+            }
+        }
+    }
+
+    /// A message with its envelope. First messages carry the range: whether a peer may come to be on
+    /// the other side depends on it.
+    pub(crate) fn envelope(&self, message: Message) -> Option<RaftMessage> {
+        let to_peer = self.member(PeerId(message.to))?.clone();
+        let mut envelope = self.empty_envelope(to_peer);
+        if self.is_initialized() && is_initial(&message) {
+            envelope.start_key = self.region.start_key.clone();
+            envelope.end_key = self.region.end_key.clone();
+        }
+        envelope.message = Some(wire::message_to_wire(message));
+        Some(envelope)
+    }
+
+    /// An envelope to this peer, with nothing in it.
+    pub(crate) fn empty_envelope(&self, to_peer: metapb::Peer) -> RaftMessage {
+        RaftMessage {
+            region_id: self.region.id,
+            from_peer: Some(self.meta.clone()),
+            to_peer: Some(to_peer),
+            region_epoch: Some(proto::region::epoch(&self.region)),
+            ..Default::default()
+        }
+    }
+
+    /// Raft may have made this peer leader, or no longer: takes over what follows from it.
+    fn follow_role(&mut self, round: &mut Round<'_>) {
+        let term = self.group.term();
+        let leads = self.group.is_leader();
+        let led = self.leader().map(|leader| leader.term);
+        if leads == led.is_some() && led.is_none_or(|led| led == term) {
+            if !leads {
+                self.refuse_writes(round);
+            }
+            return;
+        }
+        self.role = if leads {
+            Role::Leader(Box::new(Leader {
+                term,
+                since: round.now,
+                lease: Lease::default(),
+                heard: BTreeMap::new(),
+                pending_split: None,
+                split_ask: None,
+                heartbeat_due: true,
+                reported_pending: BTreeSet::new(),
+                split_check_since: None,
+            }))
+        } else {
+            Role::Follower
+        };
+        self.group.set_broadcast_commits(false);
+        if !leads {
+            self.refuse_writes(round);
+        }
+        self.on_role_changed_for_reads(round);
+        round.effects.reports.push(Report::LeaderChanged {
+            region: self.region.clone(),
+            term,
+            is_leader: leads,
+        });
+    }
+
+    /// The region changed, or was replaced.
+    pub(crate) fn set_region(&mut self, region: metapb::Region) {
+        if let Some(meta) = proto::region::peer_by_id(&region, self.id()) {
+            self.meta = meta.clone();
+        }
+        self.region = region;
+        self.voters = self.group.voters();
+        self.is_published = false;
+        if let Some(leader) = self.leader_mut() {
+            leader.heartbeat_due = true;
+        }
+    }
+
+    /// Lets readers on other threads see what they may see now.
+    pub(crate) fn publish(&mut self, round: &Round<'_>) {
+        let term = self.group.term();
+        let leader_id = self.group.leader();
+        let is_leader = matches!(self.role, Role::Leader(_));
+        let view = self.view();
+        let shown_leader = view.leader.as_ref().map(|peer| PeerId(peer.id));
+        let leader = leader_id.and_then(|id| self.member(id));
+        if !self.is_published
+            || view.term != term
+            || view.is_leader != is_leader
+            || shown_leader != leader.map(|peer| PeerId(peer.id))
+        {
+            let published = Published {
+                region: self.region.clone(),
+                peer: self.meta.clone(),
+                term,
+                leader: leader.cloned(),
+                is_leader,
+                is_initialized: self.is_initialized(),
+            };
+            self.publisher.publish(published);
+            self.is_published = true;
+        }
+        self.publisher.set_lease(self.lease_until(round));
+    }
+
+    /// Until when this peer may answer alone, if it may at all.
+    pub(crate) fn lease_until(&self, round: &Round<'_>) -> Option<Now> {
+        let leader = self.leader()?;
+        let may = self.phase == Phase::Serving
+            // An entry of an earlier leader may be committed and not yet applied here.
+            && self.applied.term == leader.term
+            && leader.term == self.group.term()
+            && self.group.transferee().is_none()
+            && leader.pending_split.is_none();
+        if !may {
+            return None;
+        }
+        let started = leader.lease.started(self.id(), &self.voters, round.now)?;
+        Some(started.plus(round.config.lease_micros()))
+    }
+
+    /// Voters of the membership applied here.
+    pub(crate) fn voters(&self) -> &BTreeSet<PeerId> {
+        &self.voters
+    }
+
+    /// Answers everybody who waits: this peer ceases to be. Those whose entry may still be committed by
+    /// others are told that nobody knows.
+    pub(crate) fn refuse_everybody(&mut self, round: &mut Round<'_>) {
+        let gone = Refusal::RegionNotFound { region_id: self.region.id };
+        let waiting = self.writes.take_all();
+        round.refuse_all(waiting, &gone);
+        let reads = self.reads.take_all();
+        round.refuse_all(reads, &gone);
+        let asked = self.leader_mut().and_then(|leader| leader.split_ask.take());
+        round.refuse_all(asked.and_then(|ask| ask.reply), &gone);
+        let unknown = Refusal::UndeterminedResult {
+            message: "the peer was removed before the proposal was applied here".into(),
+        };
+        let proposed = self.proposals.take_all();
+        round.refuse_all(proposed, &unknown);
+    }
+}
+
+/// Whether a message may create a peer on the other side: the first that a group sends to a member it
+/// has not heard from.
+pub(crate) fn is_initial(message: &Message) -> bool {
+    matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
+        || (message.msg_type == MessageType::MsgHeartbeat && message.commit == 0)
+}

@@ -1,0 +1,85 @@
+//! Who waits for which entry.
+//!
+//! A proposal is settled by its place in the log and nothing else: when an entry is committed at its
+//! index, it is either this one (same term) or it was overwritten. Losing leadership settles nothing:
+//! the next leader may still commit what we proposed. So proposals outlive the role, and every one is
+//! answered once.
+
+use std::collections::BTreeMap;
+
+use raft::eraftpb::Entry;
+
+use crate::msg::ReplyId;
+use crate::storage::group_log::Position;
+
+/// Proposals not yet applied, by index and term.
+#[derive(Debug, Default)]
+pub(crate) struct Proposals(BTreeMap<(u64, u64), Vec<ReplyId>>);
+
+impl Proposals {
+    /// Remembers who waits for the entry at this position.
+    pub(crate) fn push(&mut self, at: Position, replies: Vec<ReplyId>) {
+        if !replies.is_empty() {
+            self.0.insert((at.index, at.term), replies);
+        }
+    }
+
+    /// These entries are committed: takes those who wait for others in their places.
+    pub(crate) fn take_overwritten(&mut self, committed: &[Entry]) -> Vec<ReplyId> {
+        let (Some(first), Some(last)) = (committed.first(), committed.last()) else {
+            return Vec::new();
+        };
+        let lost: Vec<(u64, u64)> = self
+            .0
+            .range((first.index, 0)..=(last.index, u64::MAX))
+            .map(|(key, _)| *key)
+            .filter(|(index, term)| committed[(index - first.index) as usize].term != *term)
+            .collect();
+        lost.iter().flat_map(|key| self.0.remove(key).unwrap_or_default()).collect()
+    }
+
+    /// Everything up to here is applied: takes those who waited for it, in log order.
+    pub(crate) fn take_applied(&mut self, upto: u64) -> Vec<(u64, Vec<ReplyId>)> {
+        let rest = self.0.split_off(&(upto + 1, 0));
+        let applied = std::mem::replace(&mut self.0, rest);
+        applied.into_iter().map(|((index, _), replies)| (index, replies)).collect()
+    }
+
+    /// Takes everybody who waits.
+    pub(crate) fn take_all(&mut self) -> Vec<ReplyId> {
+        std::mem::take(&mut self.0).into_values().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(terms: &[u64], first: u64) -> Vec<Entry> {
+        let entry = |(at, term): (usize, &u64)| Entry {
+            index: first + at as u64,
+            term: *term,
+            ..Default::default()
+        };
+        terms.iter().enumerate().map(entry).collect()
+    }
+
+    fn at(index: u64, term: u64) -> Position {
+        Position { index, term }
+    }
+
+    #[test]
+    fn an_entry_of_another_term_in_its_place_settles_a_proposal() {
+        let mut proposals = Proposals::default();
+        proposals.push(at(10, 3), vec![ReplyId(1)]);
+        proposals.push(at(11, 3), vec![ReplyId(2), ReplyId(3)]);
+        // Led again, and proposed at an index where an older proposal may still win.
+        proposals.push(at(11, 5), vec![ReplyId(4)]);
+        proposals.push(at(12, 5), vec![ReplyId(5)]);
+        assert_eq!(proposals.take_overwritten(&entries(&[3, 3], 10)), vec![ReplyId(4)]);
+        let applied = proposals.take_applied(11);
+        assert_eq!(applied, vec![(10, vec![ReplyId(1)]), (11, vec![ReplyId(2), ReplyId(3)])]);
+        assert_eq!(proposals.take_all(), vec![ReplyId(5)]);
+        assert_eq!(proposals.take_all(), vec![]);
+    }
+}

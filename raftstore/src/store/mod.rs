@@ -1,0 +1,551 @@
+//! All peers of a store. The shell calls:
+//!
+//! ```text
+//!  open                     once; the effects start the applier
+//!  step(message)            for each message drained
+//!  tick                     once a tick interval
+//!  flush                    once a round, after the steps: gathers what the touched peers are ready for
+//!  on_persisted, on_applied as the effects are performed; then flush again, until nothing is left
+//! ```
+//!
+//! Each call adds to one [`Effects`]; `flush` is called once for each, so that a group appears once in
+//! its log write.
+//!
+//! Invariants: the region map holds exactly the ranges of the peers that have data, and no two overlap;
+//! a region has at most one peer here; a peer that was removed does not come back.
+
+mod lifecycle;
+pub(crate) mod region_map;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proto::{
+    KeyRange, Refusal, RegionId, StoreId, metapb, pdpb, raft_serverpb::RaftMessage, region,
+};
+
+use crate::command::Command;
+use crate::config::Config;
+use crate::effects::{Effects, PersistedReady, Report};
+use crate::engine::{DataEngine, LogEngine};
+use crate::error::Fault;
+use crate::msg::{
+    Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, ReplyId, StoreMsg, Target,
+};
+use crate::operation::heartbeat::is_current;
+use crate::peer::{Peer, Phase, Round};
+use crate::read_view::ReadViews;
+use crate::storage::Tombstone;
+use crate::storage::group_log::Position;
+use lifecycle::Dying;
+use region_map::RegionMap;
+
+/// Siblings told to a caller whose epoch is old, at most.
+const SIBLINGS_MAX: usize = 10;
+
+/// A sync of the data engine that was not answered for so many ticks is asked for again.
+const SYNC_RETRY_TICKS: u64 = 200;
+
+/// A store full of peers.
+pub struct Store<D: DataEngine, L: LogEngine> {
+    pub(crate) id: StoreId,
+    pub(crate) config: Config,
+    pub(crate) data: D,
+    pub(crate) log: L,
+    pub(crate) peers: BTreeMap<RegionId, Peer<L>>,
+    pub(crate) tombstones: BTreeMap<RegionId, Tombstone>,
+    /// Bytes and keys applied since the last report.
+    pub(crate) written: (u64, u64),
+    pub(crate) region_map: RegionMap,
+    views: ReadViews,
+    /// Peers to flush.
+    pub(crate) touched: BTreeSet<RegionId>,
+    /// Votes for regions that a split has yet to create here.
+    early_votes: VecDeque<RaftMessage>,
+    /// Regions that a split on its way to the applier will create, with the region it is of.
+    splitting: BTreeMap<RegionId, RegionId>,
+    /// Destroyed peers whose logs wait to be cleared.
+    dying: BTreeMap<RegionId, Dying>,
+    syncs: Syncs,
+    ticks: u64,
+    last_tick: Option<Now>,
+    opened: Now,
+    next_ask: u64,
+    /// Peers made so far, in this life.
+    generation: u64,
+}
+
+/// Requests to make the data engine durable.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// The number of the next request; what is registered now waits for it.
+    next: u64,
+    is_wanted: bool,
+    /// The tick at which the last request left, until it is answered.
+    asked_at: Option<u64>,
+}
+
+impl Syncs {
+    /// The request after which everything written so far is durable.
+    fn want(&mut self) -> u64 {
+        self.is_wanted = true;
+        self.next
+    }
+}
+
+impl<D: DataEngine, L: LogEngine> Store<D, L> {
+    /// Opens the store on its engines: peers, tombstones, votes are as they were left. A region whose
+    /// only voter is here has a leader at once.
+    pub fn open(
+        id: StoreId,
+        config: Config,
+        data: D,
+        log: L,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<Self, Fault> {
+        let mut store = Self {
+            id,
+            config,
+            data,
+            log,
+            peers: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            written: (0, 0),
+            region_map: RegionMap::default(),
+            views: ReadViews::new(id),
+            touched: BTreeSet::new(),
+            early_votes: VecDeque::new(),
+            splitting: BTreeMap::new(),
+            dying: BTreeMap::new(),
+            syncs: Syncs::default(),
+            ticks: 0,
+            last_tick: None,
+            opened: now,
+            next_ask: 0,
+            generation: 0,
+        };
+        store.load(effects)?;
+        Ok(store)
+    }
+
+    /// What RPC tasks may see of the regions.
+    pub fn read_views(&self) -> &ReadViews {
+        &self.views
+    }
+
+    /// Which store this is.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// Something happened.
+    pub fn step(
+        &mut self,
+        message: StoreMsg,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        match message {
+            StoreMsg::Write { target, batch, reply } => {
+                self.with_admitted(&target, reply, now, effects, |peer, round| {
+                    peer.add_write(target.clone(), batch, reply, round);
+                });
+            }
+            StoreMsg::ReadBarrier { target, reply } => {
+                self.with_admitted(&target, reply, now, effects, |peer, round| {
+                    peer.add_read(&target, reply, round);
+                });
+            }
+            StoreMsg::Split { target, keys, reply } => {
+                self.on_split(&target, keys, reply, now, effects);
+            }
+            StoreMsg::Order(order) => self.on_order(*order, now, effects),
+            StoreMsg::Raft(message) => self.on_raft(*message, now, effects)?,
+            StoreMsg::SnapshotReceived { message, source } => {
+                self.on_snapshot_received(*message, source, now, effects);
+            }
+            StoreMsg::SnapshotSent { region_id, to, ok } => {
+                self.with_peer(region_id, now, effects, |peer, _| peer.on_snapshot_sent(to, ok));
+            }
+            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id),
+            StoreMsg::SnapshotGenerated { region_id, peer_id, to, generated } => {
+                self.with_peer(region_id, now, effects, |peer, _| {
+                    if peer.id() == peer_id {
+                        peer.on_snapshot_generated(to, generated);
+                    }
+                });
+            }
+            StoreMsg::SnapshotInstalled { region_id, peer_id, ok } => {
+                self.on_snapshot_installed(region_id, peer_id, ok, now, effects)?;
+            }
+            StoreMsg::SplitIds { region_id, ask, ids } => {
+                self.with_peer(region_id, now, effects, |peer, round| {
+                    peer.on_split_ids(ask, ids, round);
+                });
+            }
+            StoreMsg::SplitKeysFound { region_id, epoch, keys, size_bytes, size_keys } => {
+                let ask = self.next_ask();
+                self.with_peer(region_id, now, effects, |peer, round| {
+                    if peer.on_split_keys(&epoch, size_bytes, size_keys) && !keys.is_empty() {
+                        peer.ask_split(keys, None, ask, round);
+                    }
+                });
+            }
+            StoreMsg::DataSynced { ticket } => self.on_data_synced(ticket),
+        }
+        Ok(())
+    }
+
+    /// One tick passed. A tick that comes early is not one: followers would lose patience sooner than
+    /// the lease of their leader allows. So a shell never makes up for ticks it has missed.
+    pub fn tick(&mut self, now: Now, effects: &mut Effects) -> Result<(), Fault> {
+        let shortest = self.config.tick_micros() / 10 * 9;
+        if self.last_tick.is_some_and(|last| now.since(last) < shortest) {
+            return Ok(());
+        }
+        self.last_tick = Some(now);
+        self.ticks += 1;
+        let mut failed = Vec::new();
+        for (region_id, peer) in &mut self.peers {
+            let mut round = Round { config: &self.config, now, effects };
+            if Self::tick_peer(peer, &mut round) {
+                self.touched.insert(*region_id);
+            }
+            if peer.may_rebuild() {
+                failed.push(*region_id);
+            }
+        }
+        for region_id in failed {
+            self.rebuild(region_id, now, effects)?;
+        }
+        if self.ticks.is_multiple_of(self.config.store_heartbeat_ticks) {
+            let stats = self.store_stats();
+            effects.reports.push(Report::StoreHeartbeat(Box::new(stats)));
+        }
+        if self.syncs.asked_at.is_some_and(|asked| self.ticks - asked >= SYNC_RETRY_TICKS) {
+            self.syncs.asked_at = None;
+            self.syncs.is_wanted = true;
+        }
+        Ok(())
+    }
+
+    fn tick_peer(peer: &mut Peer<L>, round: &mut Round<'_>) -> bool {
+        let due = peer.ticker.tick(round.config);
+        if peer.phase != Phase::Serving {
+            return false;
+        }
+        let mut is_touched = peer.group.tick();
+        peer.refuse_late_writes(round);
+        peer.tick_reads(round);
+        peer.tick_snapshots(round);
+        peer.tick_split(due.split_check, round);
+        peer.tick_stale(round);
+        if due.compact_log {
+            peer.tick_compact_log(round);
+            peer.tick_heartbeat(false);
+            is_touched = true;
+        }
+        if due.region_heartbeat {
+            peer.tick_heartbeat(true);
+            is_touched = true;
+        }
+        if due.forget_cache {
+            let applied = peer.applied.index;
+            peer.group.log_mut().forget_cached(applied);
+        }
+        is_touched || peer.has_new_reads()
+    }
+
+    /// Gathers what touched peers are ready for.
+    pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        for region_id in std::mem::take(&mut self.touched) {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            let tasks_before = effects.apply.len();
+            let mut round = Round { config: &self.config, now, effects };
+            if peer.flush(&mut round) {
+                self.touched.insert(region_id);
+            }
+            Self::report_region(&self.data, peer, &mut round);
+            self.look_for_splits(region_id, tasks_before, effects);
+        }
+        self.clear_logs(effects);
+        if self.syncs.is_wanted && self.syncs.asked_at.is_none() {
+            let ticket = self.syncs.next;
+            self.syncs.next += 1;
+            self.syncs.is_wanted = false;
+            self.syncs.asked_at = Some(self.ticks);
+            effects.background.push(BackgroundTask::SyncData { ticket });
+        }
+    }
+
+    /// A split on its way to the applier will create regions: no message may create them meanwhile, and
+    /// those whose newer peers are known here are left out.
+    fn look_for_splits(&mut self, parent: RegionId, from: usize, effects: &mut Effects) {
+        for task in &mut effects.apply[from..] {
+            let ApplyTask::Entries { entries, skip_children, .. } = task else { continue };
+            for entry in entries.iter().filter(|entry| Command::is_split(&entry.data)) {
+                let Ok(Command::Split(split)) = Command::decode(entry.data.clone()) else {
+                    continue;
+                };
+                for part in split.parts {
+                    let newest = part.peer_ids.iter().max();
+                    let is_newer = |id| newest.is_none_or(|newest| id > *newest);
+                    let known = self.peers.get(&part.region_id);
+                    let removed = self.tombstones.get(&part.region_id);
+                    if known.is_some_and(|peer| peer.is_initialized() || is_newer(peer.id()))
+                        || removed.is_some_and(|tombstone| {
+                            is_newer(tombstone.peer_id)
+                                || part.peer_ids.contains(&tombstone.peer_id)
+                        })
+                    {
+                        skip_children.push(part.region_id);
+                    }
+                    self.splitting.insert(part.region_id, parent);
+                }
+            }
+        }
+    }
+
+    /// The log writes of these readies, and of all before them, are durable.
+    pub fn on_persisted(
+        &mut self,
+        persisted: Vec<PersistedReady>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        for ready in persisted {
+            let region_id = ready.region_id;
+            let is_its = |peer: &&mut Peer<L>| peer.generation() == ready.generation;
+            if let Some(peer) = self.peers.get_mut(&region_id).filter(is_its) {
+                peer.on_persisted(ready.number);
+                self.touched.insert(region_id);
+                if peer.may_rebuild() {
+                    self.rebuild(region_id, now, effects)?;
+                }
+            } else {
+                self.on_log_cleared(&ready);
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries were applied; everything up to `applied_index` is in the engine.
+    pub fn on_applied(
+        &mut self,
+        applied: Applied,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        let region_id = applied.region_id;
+        let Some(peer) = self.peers.get_mut(&region_id).filter(|peer| peer.id() == applied.peer_id)
+        else {
+            return Ok(());
+        };
+        let mut round = Round { config: &self.config, now, effects };
+        let mut answers: BTreeMap<u64, Reply> = BTreeMap::new();
+        let mut splits = Vec::new();
+        let mut tombstone = None;
+        for outcome in applied.outcomes {
+            match outcome {
+                Outcome::Refused { index, refusal } => {
+                    answers.insert(index, Err(refusal));
+                }
+                Outcome::ConfChanged { change, region, .. } => {
+                    peer.on_conf_changed(&change, region, &mut round);
+                }
+                Outcome::Split { index, regions, skipped } => {
+                    answers.insert(index, Ok(Answer::Regions(regions.clone())));
+                    splits.push((regions, skipped));
+                }
+                Outcome::LogCut { index, term } => {
+                    let cut = (Position { index, term }, self.syncs.want());
+                    peer.log_use.cut = Some(cut);
+                }
+                Outcome::Removed { tombstone: found } => tombstone = Some(found),
+            }
+        }
+        let index = applied.applied_index;
+        peer.applied = Position { index, term: applied.applied_term };
+        self.written.0 += applied.bytes_written;
+        self.written.1 += applied.keys_written;
+        peer.on_written(applied.bytes_written, applied.keys_written);
+        let settled = peer.proposals.take_applied(index);
+        if tombstone.is_none() {
+            peer.group.applied_to(index);
+        }
+        for (regions, skipped) in splits {
+            self.on_region_split(region_id, regions, &skipped, now, effects)?;
+        }
+        self.splitting.retain(|_, parent| *parent != region_id);
+        for (index, replies) in settled {
+            let answer = answers.remove(&index).unwrap_or(Ok(Answer::Done));
+            let answer = answer.map_err(|refusal| self.with_siblings(refusal, None));
+            effects.replies.extend(replies.into_iter().map(|reply| (reply, answer.clone())));
+        }
+        if let Some(tombstone) = tombstone {
+            self.destroy(tombstone, now, effects);
+            return Ok(());
+        }
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            let mut round = Round { config: &self.config, now, effects };
+            peer.settle_split();
+            peer.serve_reads(&mut round);
+            peer.maybe_install(&mut round);
+            self.touched.insert(region_id);
+        }
+        Ok(())
+    }
+
+    /// Does something to a peer, if it is there, and flushes it later.
+    fn with_peer(
+        &mut self,
+        region_id: RegionId,
+        now: Now,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
+    ) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            act(peer, &mut Round { config: &self.config, now, effects });
+            self.touched.insert(region_id);
+        }
+    }
+
+    /// Does something to the peer that a caller means, or refuses the caller.
+    fn with_admitted(
+        &mut self,
+        target: &Target,
+        reply: ReplyId,
+        now: Now,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
+    ) {
+        match self.admit(target) {
+            Ok(()) => self.with_peer(target.region_id, now, effects, act),
+            Err(refusal) => effects.replies.push((reply, Err(refusal))),
+        }
+    }
+
+    /// Whether a request may enter.
+    fn admit(&self, target: &Target) -> Result<(), Refusal> {
+        if let Some(requested) = target.store_id.filter(|requested| *requested != self.id) {
+            return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.id.0 });
+        }
+        let region_id = target.region_id;
+        let Some(peer) = self.peers.get(&region_id) else {
+            return Err(Refusal::RegionNotFound { region_id: region_id.0 });
+        };
+        match (peer.view().admit(target, self.id), &peer.phase) {
+            (Err(refusal), _) => Err(self.with_siblings(refusal, Some(&target.epoch))),
+            (Ok(()), Phase::Serving) => Ok(()),
+            (Ok(()), Phase::Installing) => {
+                Err(Refusal::Other { message: "peer is applying snapshot".into() })
+            }
+            (Ok(()), Phase::Leaving) => Err(Refusal::RegionNotFound { region_id: region_id.0 }),
+        }
+    }
+
+    /// A caller whose epoch is old is told of the regions next to the one it knew, too: they may have
+    /// been part of it.
+    fn with_siblings(&self, refusal: Refusal, known: Option<&metapb::RegionEpoch>) -> Refusal {
+        let Refusal::EpochNotMatch { mut current_regions } = refusal else { return refusal };
+        if let [current] = &current_regions[..] {
+            let version = region::epoch(current).version;
+            let behind = known.map_or(1, |known| version.saturating_sub(known.version));
+            let count = (behind as usize).min(SIBLINGS_MAX / 2);
+            let siblings = self.region_map.neighbours(&KeyRange::of(current), count);
+            let siblings = siblings.iter().filter_map(|id| self.peers.get(id));
+            current_regions.extend(siblings.map(|peer| peer.region.clone()));
+        }
+        Refusal::EpochNotMatch { current_regions }
+    }
+
+    fn on_split(
+        &mut self,
+        target: &Target,
+        keys: Vec<bytes::Bytes>,
+        reply: Option<ReplyId>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        match self.admit(target) {
+            Ok(()) => {
+                let ask = self.next_ask();
+                self.with_peer(target.region_id, now, effects, |peer, round| {
+                    peer.ask_split(keys, reply, ask, round);
+                });
+            }
+            Err(refusal) => {
+                effects.replies.extend(reply.map(|reply| (reply, Err(refusal))));
+            }
+        }
+    }
+
+    /// The scheduler wants something of a region. What cannot be done now is ordered again.
+    fn on_order(&mut self, order: pdpb::RegionHeartbeatResponse, now: Now, effects: &mut Effects) {
+        let region_id = RegionId(order.region_id);
+        let ask = self.next_ask();
+        self.with_peer(region_id, now, effects, |peer, round| {
+            if peer.leader().is_none() || !is_current(&order, &peer.region) {
+                return;
+            }
+            let changes = order.change_peer.into_iter().chain(
+                // A joint change of one member is a simple one.
+                order
+                    .change_peer_v2
+                    .filter(|v2| v2.changes.len() == 1)
+                    .into_iter()
+                    .flat_map(|v2| v2.changes),
+            );
+            for change in changes {
+                if let Err(why) = peer.carry_out(change, round) {
+                    tracing::info!(region = %region_id, why, "an order is not carried out");
+                }
+            }
+            if let Some(transfer) = order.transfer_leader {
+                let peers = transfer.peer.iter().chain(&transfer.peers);
+                let wanted: Vec<_> = peers.map(|peer| proto::PeerId(peer.id)).collect();
+                if !wanted.is_empty() {
+                    peer.transfer_leader(&wanted);
+                }
+            }
+            if let Some(split) = order.split_region {
+                if split.keys.is_empty() {
+                    peer.find_middle(round);
+                } else {
+                    peer.ask_split(split.keys, None, ask, round);
+                }
+            }
+        });
+    }
+
+    fn on_unreachable(&mut self, store_id: StoreId) {
+        for peer in self.peers.values_mut().filter(|peer| peer.leader().is_some()) {
+            if let Some(there) = region::peer_on(&peer.region, store_id) {
+                let there = proto::PeerId(there.id);
+                peer.group.report_unreachable(there);
+            }
+        }
+    }
+
+    /// The data engine is durable up to this request: logs may be cut, and those of destroyed peers
+    /// cleared.
+    fn on_data_synced(&mut self, ticket: u64) {
+        if ticket + 1 == self.syncs.next {
+            self.syncs.asked_at = None;
+        }
+        for (region_id, peer) in &mut self.peers {
+            if peer.log_use.cut.is_some_and(|(_, wanted)| wanted <= ticket) {
+                peer.perform_cut();
+                self.touched.insert(*region_id);
+            }
+        }
+        for dying in self.dying.values_mut() {
+            dying.on_synced(ticket);
+        }
+    }
+
+    fn next_ask(&mut self) -> u64 {
+        self.next_ask += 1;
+        self.next_ask
+    }
+}
