@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use bytes::{BufMut, Bytes};
 use proto::{KeyRange, RegionId, metapb};
 
-use super::split_keys;
 use crate::engine::snapshot_file::{self, SnapshotReader, SnapshotWriter};
-use crate::engine::{ColumnFamily, DataEngine, WriteBatch};
+use crate::engine::{Change, DataEngine};
 use crate::error::Fault;
+use crate::operation::snapshot::{self, Install};
+use crate::operation::split::find_keys;
 use crate::msg::{BackgroundTask, GeneratedSnapshot, SnapshotSource, StoreMsg};
 use crate::storage::group_log::Position;
-use crate::storage::{RegionState, applied_state, put_applied, put_region, region_state};
 
 /// Where snapshots lie between being made and being sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,15 +73,12 @@ impl<D: DataEngine> Background<D> {
                 Ok(Some(StoreMsg::SnapshotInstalled { region_id, peer_id, ok }))
             }
             BackgroundTask::ClearRange { range } => {
-                let mut batch = WriteBatch::new();
-                clear(&mut batch, &range);
-                self.data.write(batch)?;
+                self.data.write(snapshot::clear(&range))?;
                 Ok(None)
             }
             BackgroundTask::FindSplitKeys { region, split_bytes, part_bytes } => {
-                let range = KeyRange::of(&region);
-                let snapshot = self.data.snapshot();
-                let found = split_keys::find(&snapshot, &range, split_bytes, part_bytes)?;
+                let view = self.data.snapshot();
+                let found = find_keys(&view, &region, split_bytes, part_bytes)?;
                 Ok(Some(StoreMsg::SplitKeysFound {
                     region_id: RegionId(region.id),
                     epoch: proto::region::epoch(&region),
@@ -100,11 +97,10 @@ impl<D: DataEngine> Background<D> {
     /// A snapshot of what the region is now; `None` when there is no serving peer of it.
     fn generate(&mut self, region_id: RegionId) -> Result<Option<GeneratedSnapshot>, Fault> {
         let view = self.data.snapshot();
-        let Some(RegionState::Normal(region)) = region_state(&view, region_id)? else {
+        let Some((region, applied)) = snapshot::describe(&view, region_id)? else {
             return Ok(None);
         };
-        let Some(applied) = applied_state(&view, region_id)? else { return Ok(None) };
-        let description = describe(&region, applied);
+        let description = name_of(&region, applied);
         let mut writer = SnapshotWriter::new(view, KeyRange::of(&region), description);
         self.made += 1;
         let source = match &self.storage {
@@ -146,56 +142,49 @@ impl<D: DataEngine> Background<D> {
             )
             .and_then(|reader| read_all(reader, region, position)),
         };
-        let pairs = match read {
-            Ok(pairs) => pairs,
+        let install = match read {
+            Ok(install) => install,
             Err(fault) => {
                 tracing::warn!(%fault, region = region.id, "a snapshot cannot be installed");
                 return Ok(false);
             }
         };
-        let mut batch = WriteBatch::new();
-        clear(&mut batch, &range);
-        batch.append(pairs);
-        put_region(&mut batch, region);
-        put_applied(&mut batch, RegionId(region.id), position);
-        self.data.write(batch)?;
+        self.data.write(install.finish())?;
         self.data.sync()?;
         Ok(true)
     }
 }
 
-/// All pairs of a snapshot, if it is the one that was announced, and whole.
+/// The snapshot ready to be installed, if it is the one that was announced, and whole.
 fn read_all<R: Read>(
     mut reader: SnapshotReader<R>,
     region: &metapb::Region,
     position: Position,
-) -> Result<WriteBatch, Fault> {
-    if *reader.description() != describe(region, position) {
+) -> Result<Install, Fault> {
+    if *reader.description() != name_of(region, position) {
         return Err(Fault::Corrupt {
             place: format!("snapshot of {} at {position}", RegionId(region.id)),
             detail: "it is another snapshot".into(),
         });
     }
-    let mut pairs = WriteBatch::new();
+    let mut install = Install::new(region, position.index, position.term);
     while let Some(batch) = reader.next_batch()? {
-        pairs.append(batch);
+        for change in batch.into_changes() {
+            if let Change::Put { cf, key, value } = change {
+                install.put(cf, key, value);
+            }
+        }
     }
-    Ok(pairs)
+    Ok(install)
 }
 
 /// Which snapshot this is: region, index and term, eight bytes each.
-fn describe(region: &metapb::Region, position: Position) -> Bytes {
+fn name_of(region: &metapb::Region, position: Position) -> Bytes {
     let mut out = Vec::with_capacity(24);
     out.put_u64(region.id);
     out.put_u64(position.index);
     out.put_u64(position.term);
     out.into()
-}
-
-fn clear(batch: &mut WriteBatch, range: &KeyRange) {
-    for cf in ColumnFamily::DATA {
-        batch.delete_range(cf, range.clone());
-    }
 }
 
 fn remove_files(folder: &Path) -> std::io::Result<()> {

@@ -23,7 +23,6 @@ mod promise;
 mod raft_worker;
 mod replies;
 mod router;
-mod split_keys;
 #[cfg(test)]
 mod tests;
 
@@ -84,7 +83,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         let (tasks_tx, tasks_rx) = unbounded();
         let mut first = Effects::default();
         let store =
-            Store::open(config, store_id, data.clone(), log.clone(), clock.now(), &mut first)?;
+            Store::open(store_id, config, data.clone(), log.clone(), clock.now(), &mut first)?;
         let router = Router::new(
             inbox_tx.clone(),
             Arc::new(store.read_views().clone()),
@@ -99,7 +98,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         };
         let worker = RaftWorker {
             store,
-            applier: Applier::new(store_id, data),
+            applier: Applier::new(data),
             log,
             inbox: inbox_rx,
             background: tasks_tx,

@@ -52,13 +52,13 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
         let mut tick_at = self.clock.now().plus(self.tick_micros);
         loop {
             let mut effects = Effects::default();
-            let stopping = self.take_messages(tick_at, &mut effects);
+            let stopping = self.take_messages(tick_at, &mut effects)?;
             // Messages first: a follower that was kept from its inbox for a while has not therefore
             // missed its leader. For the same reason, and because leases count on a tick being no
             // shorter than it says, ticks that were missed are not made up for.
             let now = self.clock.now();
             if now >= tick_at {
-                self.store.tick(now, &mut effects);
+                self.store.tick(now, &mut effects)?;
                 tick_at = now.plus(self.tick_micros);
             }
             self.perform_all(effects)?;
@@ -70,11 +70,11 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
 
     /// Waits for a message until the tick is due, then takes what else is there. Returns whether
     /// this was the last round.
-    fn take_messages(&mut self, tick_at: Now, effects: &mut Effects) -> bool {
+    fn take_messages(&mut self, tick_at: Now, effects: &mut Effects) -> Result<bool, Fault> {
         let mut next = match self.inbox.recv_deadline(self.clock.instant_of(tick_at)) {
             Ok(envelope) => Some(envelope),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Disconnected) => return Ok(true),
         };
         let now = self.clock.now();
         let mut taken = 0;
@@ -93,13 +93,13 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
                     let reply = Some(self.replies.wait_for_regions(done));
                     StoreMsg::Split { target, keys, reply }
                 }
-                Envelope::Stop => return true,
+                Envelope::Stop => return Ok(true),
             };
-            self.store.step(message, now, effects);
+            self.store.step(message, now, effects)?;
             taken += 1;
             next = if taken < ROUND_MESSAGES_MAX { self.inbox.try_recv().ok() } else { None };
         }
-        false
+        Ok(false)
     }
 
     /// Performs effects and what follows from them, until nothing does.
@@ -122,14 +122,14 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
         }
         self.send(effects.send_after_persist);
         if !effects.persisted.is_empty() {
-            self.store.on_persisted(effects.persisted, self.clock.now(), &mut next);
+            self.store.on_persisted(effects.persisted, self.clock.now(), &mut next)?;
         }
         for snapshot in effects.snapshots {
             self.transport.send_snapshot(snapshot);
         }
-        for task in effects.apply {
-            if let Some(applied) = self.applier.apply(task)? {
-                self.store.on_applied(applied, self.clock.now(), &mut next);
+        if !effects.apply.is_empty() {
+            for applied in self.applier.apply(effects.apply)? {
+                self.store.on_applied(applied, self.clock.now(), &mut next)?;
             }
         }
         for task in effects.background {

@@ -50,11 +50,6 @@ impl Replies {
             (Waiting::ForRegions(promise), Err(refusal)) => promise.keep(Err(refusal)),
         }
     }
-
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
-    }
 }
 
 #[cfg(test)]
@@ -74,7 +69,7 @@ mod tests {
             replies.wait_for_done(Promise::new(move |answer| tx.send(answer).unwrap()));
         }
         replies.answer(ReplyId(2), Ok(Answer::Done));
-        assert_eq!(replies.len(), 2);
+        assert_eq!(replies.waiting.len(), 2);
         drop((replies, tx));
         let answers: Vec<_> = rx.iter().collect();
         assert_eq!(answers, [Ok(()), Err(Refusal::closing()), Err(Refusal::closing())]);

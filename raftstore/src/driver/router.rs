@@ -182,3 +182,40 @@ fn refuse(envelope: Envelope, refusal: Refusal) {
         Envelope::Message(_) | Envelope::Stop => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_callers_and_still_takes_raft_messages() {
+        let (inbox, worker) = bounded(INBOX_MESSAGES_MAX);
+        let views = Arc::new(ReadViews::new(StoreId(1)));
+        let router = Router::new(inbox, views, (), Clock::start());
+        let (tx, rx) = channel();
+        for _ in 0..=INBOX_CALLERS_MAX {
+            let tx = tx.clone();
+            router.write(Target::default(), WriteBatch::new(), move |answer| {
+                tx.send(answer).unwrap();
+            });
+        }
+        let answers: Vec<_> = rx.try_iter().collect();
+        assert_eq!(answers, [Err(busy())]);
+        for _ in INBOX_CALLERS_MAX..INBOX_MESSAGES_MAX + 10 {
+            router.raft_message(RaftMessage::default());
+        }
+        assert_eq!(worker.len(), INBOX_MESSAGES_MAX);
+        // Everybody who waits in an inbox that nobody will empty is told.
+        drop(worker);
+        let answers: Vec<_> = rx.try_iter().collect();
+        assert_eq!(answers.len(), INBOX_CALLERS_MAX);
+        assert!(answers.iter().all(|answer| *answer == Err(Refusal::closing())));
+        let (tx, rx) = channel();
+        router.read_barrier(Target::default(), move |answer| tx.send(answer).unwrap());
+        assert_eq!(rx.recv(), Ok(Err(Refusal::closing())));
+    }
+}
