@@ -88,7 +88,11 @@ impl Cluster {
                 return Ok(route);
             }
             let described = self.scheduler.region(call, key).await?;
-            if let Some(route) = self.learn(described)
+            let described = self.learn(described);
+            if let Some(route) = self.regions.lock().find(key) {
+                return Ok(route);
+            }
+            if let Some(route) = described
                 && KeyRange::of(&route.region).contains(key)
             {
                 return Ok(route);
@@ -119,7 +123,11 @@ impl Cluster {
             {
                 described = self.scheduler.region(call, &region.end_key.clone()).await?;
             }
-            if let Some(route) = self.learn(described) {
+            let described = self.learn(described);
+            if let Some(route) = self.regions.lock().find_before(end) {
+                return Ok(route);
+            }
+            if let Some(route) = described {
                 let range = KeyRange::of(&route.region);
                 let reaches = match (&range.end, end) {
                     (None, _) => true,
@@ -134,8 +142,9 @@ impl Cluster {
         }
     }
 
-    /// Takes in what the scheduler said about a region. The route is good for one try even when the
-    /// map knows better about some of its keys: the store will answer with what is newer.
+    /// Takes in what the scheduler said about a region. Where the map knows better about some of its
+    /// keys and nothing about others, the route is good for one try: the store answers with what is
+    /// newer.
     fn learn(&self, described: Described) -> Option<Route> {
         let (region, leader) = described?;
         let peer = first_target(&region, leader, None)?;

@@ -1,0 +1,271 @@
+//! Versions and locks, as short as they can be written.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proto::{Timestamp, kvrpcpb};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Lock {
+    pub(crate) primary: Bytes,
+    pub(crate) start: u64,
+    pub(crate) ttl: u64,
+    pub(crate) op: kvrpcpb::Op,
+    pub(crate) value: Bytes,
+    pub(crate) min_commit: u64,
+    pub(crate) txn_size: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    start: u64,
+    op: kvrpcpb::Op,
+    value: Bytes,
+}
+
+#[derive(Default)]
+pub(crate) struct Percolator {
+    pub(crate) locks: BTreeMap<Bytes, Lock>,
+    writes: BTreeMap<(Bytes, Reverse<u64>), Write>,
+}
+
+type Failed = kvrpcpb::KeyError;
+
+impl Percolator {
+    pub(crate) fn keys(&self) -> Vec<Bytes> {
+        let written = self.writes.keys().map(|(key, _)| key.clone());
+        let keys: BTreeSet<_> = written.chain(self.locks.keys().cloned()).collect();
+        keys.into_iter().collect()
+    }
+
+    pub(crate) fn locks(&self, up_to: u64) -> Vec<kvrpcpb::LockInfo> {
+        let old = self.locks.iter().filter(|(_, lock)| lock.start <= up_to);
+        old.map(|(key, lock)| described(key, lock)).collect()
+    }
+
+    pub(crate) fn get(
+        &self,
+        key: &Bytes,
+        at: u64,
+        ignored: &[u64],
+    ) -> Result<Option<Bytes>, Failed> {
+        if let Some(lock) = self.locks.get(key)
+            && lock.start <= at
+            && lock.op != kvrpcpb::Op::Lock
+            && lock.min_commit <= at
+            && !ignored.contains(&lock.start)
+        {
+            return Err(locked(key, lock));
+        }
+        let newest = self
+            .versions(key)
+            .find(|(commit, write)| *commit <= at && is_data(write.op))
+            .filter(|(_, write)| write.op == kvrpcpb::Op::Put);
+        Ok(newest.map(|(_, write)| write.value.clone()))
+    }
+
+    fn versions(&self, key: &Bytes) -> impl Iterator<Item = (u64, &Write)> {
+        let from = (key.clone(), Reverse(u64::MAX));
+        self.writes
+            .range(from..)
+            .take_while(move |((other, _), _)| other == key)
+            .map(|((_, Reverse(commit)), write)| (*commit, write))
+    }
+
+    /// Committed at, or rolled back (zero), or nothing known.
+    fn record(&self, key: &Bytes, start: u64) -> Option<u64> {
+        let own = self.versions(key).find(|(_, write)| write.start == start);
+        own.map(|(commit, write)| if write.op == kvrpcpb::Op::Rollback { 0 } else { commit })
+    }
+
+    pub(crate) fn prewrite(&mut self, request: kvrpcpb::PrewriteRequest) -> Vec<Failed> {
+        let start = request.start_version;
+        let mut errors = Vec::new();
+        let mut taken = Vec::new();
+        for mutation in request.mutations {
+            let key = mutation.key.clone();
+            match self.locks.get(&key) {
+                Some(lock) if lock.start == start => continue,
+                Some(lock) => {
+                    errors.push(locked(&key, lock));
+                    continue;
+                }
+                None => {}
+            }
+            let newest = self.versions(&key).next().map(|(commit, write)| (commit, write.start));
+            if let Some((commit, other)) = newest
+                && (commit > start || self.record(&key, start) == Some(0))
+            {
+                return vec![conflict(&key, start, other, commit)];
+            }
+            let op = mutation.op();
+            let demands_absence = matches!(op, kvrpcpb::Op::Insert | kvrpcpb::Op::CheckNotExists);
+            if demands_absence && self.get(&key, u64::MAX, &[]).unwrap().is_some() {
+                let already_exist = Some(kvrpcpb::AlreadyExist { key });
+                return vec![Failed { already_exist, ..Default::default() }];
+            }
+            if op == kvrpcpb::Op::CheckNotExists {
+                continue;
+            }
+            let lock = Lock {
+                primary: request.primary_lock.clone(),
+                start,
+                ttl: request.lock_ttl,
+                op: if op == kvrpcpb::Op::Insert { kvrpcpb::Op::Put } else { op },
+                value: mutation.value,
+                min_commit: request.min_commit_ts,
+                txn_size: request.txn_size,
+            };
+            taken.push((key, lock));
+        }
+        if errors.is_empty() {
+            self.locks.extend(taken);
+        }
+        errors
+    }
+
+    pub(crate) fn commit(&mut self, keys: &[Bytes], start: u64, at: u64) -> Result<(), Failed> {
+        for key in keys {
+            match self.locks.get(key) {
+                Some(lock) if lock.start == start && lock.min_commit > at => {
+                    let commit_ts_expired = Some(kvrpcpb::CommitTsExpired {
+                        start_ts: start,
+                        attempted_commit_ts: at,
+                        key: key.clone(),
+                        min_commit_ts: lock.min_commit,
+                    });
+                    return Err(Failed { commit_ts_expired, ..Default::default() });
+                }
+                Some(lock) if lock.start == start => {}
+                Some(_) | None => {
+                    if self.record(key, start).is_none_or(|commit| commit == 0) {
+                        return Err(Failed {
+                            retryable: "TxnLockNotFound".into(),
+                            txn_lock_not_found: Some(kvrpcpb::TxnLockNotFound { key: key.clone() }),
+                            ..Default::default()
+                        });
+                    }
+                }
+            }
+        }
+        for key in keys {
+            // Committed before: the lock that stands there now may be another transaction's.
+            if self.locks.get(key).is_some_and(|lock| lock.start == start)
+                && let Some(lock) = self.locks.remove(key)
+            {
+                let write = Write { start, op: lock.op, value: lock.value };
+                self.writes.insert((key.clone(), Reverse(at)), write);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn rollback(&mut self, keys: &[Bytes], start: u64) -> Result<(), Failed> {
+        for key in keys {
+            if self.record(key, start).is_some_and(|commit| commit > 0) {
+                return Err(Failed { abort: "Committed".into(), ..Default::default() });
+            }
+            if self.locks.get(key).is_some_and(|lock| lock.start == start) {
+                self.locks.remove(key);
+            }
+            let write = Write { start, op: kvrpcpb::Op::Rollback, value: Bytes::new() };
+            self.writes.entry((key.clone(), Reverse(start))).or_insert(write);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn heart_beat(
+        &mut self,
+        request: kvrpcpb::TxnHeartBeatRequest,
+    ) -> kvrpcpb::TxnHeartBeatResponse {
+        let lock = self.locks.get_mut(&request.primary_lock);
+        match lock.filter(|lock| lock.start == request.start_version) {
+            Some(lock) => {
+                lock.ttl = lock.ttl.max(request.advise_lock_ttl);
+                kvrpcpb::TxnHeartBeatResponse { lock_ttl: lock.ttl, ..Default::default() }
+            }
+            None => kvrpcpb::TxnHeartBeatResponse {
+                error: Some(not_found(request.start_version, request.primary_lock)),
+                ..Default::default()
+            },
+        }
+    }
+
+    pub(crate) fn check_status(
+        &mut self,
+        request: kvrpcpb::CheckTxnStatusRequest,
+    ) -> kvrpcpb::CheckTxnStatusResponse {
+        use kvrpcpb::Action;
+        let key = request.primary_key;
+        let start = request.lock_ts;
+        let mut answer = kvrpcpb::CheckTxnStatusResponse::default();
+        let lock = self.locks.get_mut(&key).filter(|lock| lock.start == start);
+        if let Some(lock) = lock {
+            let expires = Timestamp(start).physical() + lock.ttl;
+            if expires < Timestamp(request.current_ts).physical() {
+                self.rollback(&[key], start).unwrap();
+                answer.action = Action::TtlExpireRollback as i32;
+                return answer;
+            }
+            if lock.min_commit != 0 && request.caller_start_ts >= lock.min_commit {
+                lock.min_commit = (request.caller_start_ts + 1).max(request.current_ts);
+            }
+            if request.caller_start_ts != 0 && lock.min_commit > request.caller_start_ts {
+                answer.action = Action::MinCommitTsPushed as i32;
+            }
+            answer.lock_ttl = lock.ttl;
+            answer.lock_info = Some(described(&key, lock));
+            return answer;
+        }
+        match self.record(&key, start) {
+            Some(commit) => answer.commit_version = commit,
+            None if request.rollback_if_not_exist => {
+                self.rollback(&[key], start).unwrap();
+                answer.action = Action::LockNotExistRollback as i32;
+            }
+            None => answer.error = Some(not_found(start, key)),
+        }
+        answer
+    }
+}
+
+fn is_data(op: kvrpcpb::Op) -> bool {
+    matches!(op, kvrpcpb::Op::Put | kvrpcpb::Op::Del)
+}
+
+fn described(key: &Bytes, lock: &Lock) -> kvrpcpb::LockInfo {
+    kvrpcpb::LockInfo {
+        primary_lock: lock.primary.clone(),
+        lock_version: lock.start,
+        key: key.clone(),
+        lock_ttl: lock.ttl,
+        lock_type: lock.op as i32,
+        min_commit_ts: lock.min_commit,
+        txn_size: lock.txn_size,
+        ..Default::default()
+    }
+}
+
+fn locked(key: &Bytes, lock: &Lock) -> Failed {
+    Failed { locked: Some(described(key, lock)), ..Default::default() }
+}
+
+fn conflict(key: &Bytes, start: u64, other: u64, commit: u64) -> Failed {
+    Failed {
+        retryable: "WriteConflict".into(),
+        conflict: Some(kvrpcpb::WriteConflict {
+            start_ts: start,
+            conflict_ts: other,
+            key: key.clone(),
+            conflict_commit_ts: commit,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn not_found(start_ts: u64, primary_key: Bytes) -> Failed {
+    let txn_not_found = Some(kvrpcpb::TxnNotFound { start_ts, primary_key });
+    Failed { txn_not_found, ..Default::default() }
+}
