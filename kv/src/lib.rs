@@ -1,10 +1,27 @@
 #![doc = include_str!("../README.md")]
 
+// In reading order: a node, what it is told, who it is, what it answers, where it reads and writes,
+// what it says to others.
+pub mod server;
 pub mod config;
 pub mod error;
+mod identity;
+
+mod service;
+pub mod keys;
+mod deadline;
 pub mod raw;
-pub mod storage;
 pub mod txn;
+pub mod storage;
+
+mod net;
+mod scheduler_link;
+mod bounds;
+mod drain;
+
+mod metrics;
+mod status;
 
 pub use config::{ApiVersion, Config, StorageKind};
 pub use error::StartError;
+pub use server::StoreNode;

@@ -1,1 +1,281 @@
-//! Storage through raftstore.
+//! Storage through raftstore: views under a lease or behind a barrier, writes through the log.
+//!
+//! A view is taken in this order, and the order is the proof:
+//!
+//! 1. a snapshot of the engine;
+//! 2. the region's `ReadView` with the clock read *now*: is this peer the leader, is the epoch the
+//!    caller's, does the lease still hold? Then nobody else can have acknowledged a write before the
+//!    snapshot was taken that is not in it, and the answer needs no other thread.
+//! 3. Else a barrier goes through the raft worker; then steps 1 and 2 again, where the barrier takes
+//!    the place of the lease.
+//!
+//! The range comes from the view that was checked: region id and version together name a range.
+//!
+//! Official clients treat "server is busy" as fatal or wait for seconds, and give up on a region
+//! without a leader after 1.5 s. So a full inbox and an election are waited out here, for a bounded
+//! time, before the client hears of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::{Refusal, RegionId, kvrpcpb, metapb, region};
+use raftstore::driver::Router;
+use raftstore::engine::{DataEngine, WriteBatch};
+use raftstore::msg::Target;
+use raftstore::read_view::{ReadPath, ReadView};
+use tokio::sync::oneshot;
+
+use super::{Storage, View};
+use crate::metrics::Metrics;
+
+/// How long a read may take when the request does not say. At the end it is refused as not ready,
+/// and clients ask again.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a full inbox is waited out before the client is told that the server is busy.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Between attempts at a full inbox: at first this long, doubling …
+const BUSY_PAUSE_MIN: Duration = Duration::from_millis(2);
+/// … up to this.
+const BUSY_PAUSE_MAX: Duration = Duration::from_millis(64);
+
+/// How long an election is waited out before the client is told that there is no leader. Ten tries
+/// of a client that gives up after ten tries then outlast several elections.
+const LEADER_WAIT_MAX: Duration = Duration::from_millis(200);
+/// Regions told to a caller whose map is old, besides the one it asked.
+const SIBLINGS_MAX: usize = 10;
+
+/// How often it is looked whether a leader is known.
+const LEADER_PAUSE: Duration = Duration::from_millis(10);
+
+/// The storage of a running store. Clones are the same store.
+#[derive(Clone)]
+pub struct Replicated<D> {
+    router: Router<D>,
+    metrics: Arc<Metrics>,
+}
+
+impl<D> std::fmt::Debug for Replicated<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replicated").finish_non_exhaustive()
+    }
+}
+
+impl<D: DataEngine> Replicated<D> {
+    pub(crate) fn new(router: Router<D>, metrics: Arc<Metrics>) -> Self {
+        Self { router, metrics }
+    }
+
+    /// Who is asked, and until when anybody waits for the answer.
+    pub(crate) fn target(&self, context: &kvrpcpb::Context) -> Result<Target, Refusal> {
+        let mut target = Target::of(context)?;
+        if context.max_execution_duration_ms > 0 {
+            let micros = context.max_execution_duration_ms.saturating_mul(1000);
+            target.deadline = Some(self.router.now().plus(micros));
+        }
+        Ok(target)
+    }
+
+    /// Steps 1 and 2. `None` without a barrier: the lease does not hold.
+    fn try_view(
+        &self,
+        target: &Target,
+        barrier_passed: bool,
+    ) -> Result<Option<View<D::Snapshot>>, Refusal> {
+        let snapshot = self.router.data().snapshot();
+        let (path, view) = self.router.read_views().check(target, self.router.now())?;
+        match path {
+            ReadPath::Lease => self.metrics.reads_by_lease.inc(),
+            ReadPath::Barrier if barrier_passed => self.metrics.reads_by_barrier.inc(),
+            ReadPath::Barrier => return Ok(None),
+        };
+        Ok(Some(View { snapshot, range: view.range.clone(), term: view.term }))
+    }
+
+    async fn view_once(&self, context: &kvrpcpb::Context) -> Result<View<D::Snapshot>, Refusal> {
+        let target = self.target(context)?;
+        if let Some(view) = self.try_view(&target, false)? {
+            return Ok(view);
+        }
+        let (done, wait) = oneshot::channel();
+        self.router.read_barrier(target.clone(), move |result| {
+            // Nobody waits any more when the client has gone.
+            let _ = done.send(result);
+        });
+        let limit = match context.max_execution_duration_ms {
+            0 => READ_TIMEOUT,
+            limit => Duration::from_millis(limit),
+        };
+        match tokio::time::timeout(limit, wait).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(Refusal::closing()))?,
+            Err(_) if context.max_execution_duration_ms > 0 => {
+                return Err(Refusal::deadline_exceeded());
+            }
+            Err(_) => {
+                return Err(Refusal::ReadIndexNotReady {
+                    region_id: context.region_id,
+                    reason: "no quorum confirmed the leader in time".into(),
+                });
+            }
+        }
+        self.try_view(&target, true)?.ok_or_else(Refusal::closing)
+    }
+
+    async fn write_once(
+        &self,
+        context: &kvrpcpb::Context,
+        batch: WriteBatch,
+    ) -> Result<(), Refusal> {
+        let target = self.target(context)?;
+        let (done, wait) = oneshot::channel();
+        self.router.write(target, batch, move |result| {
+            // The command has ended without waiting: the store stops.
+            let _ = done.send(result);
+        });
+        // No deadline: latches are held until the fate is known, and the fate of a proposal is known
+        // at the latest when this peer hears from the next leader, or stops.
+        wait.await.unwrap_or_else(|_| Err(Refusal::closing()))
+    }
+
+    /// A caller whose map is old is told of the neighbours too: what it looks for is in one of the
+    /// regions that a split made of the one it knew.
+    fn with_siblings(&self, context: &kvrpcpb::Context, refusal: Refusal) -> Refusal {
+        let Refusal::EpochNotMatch { current_regions } = &refusal else { return refusal };
+        let [current] = current_regions.as_slice() else { return refusal };
+        let known = context.region_epoch.unwrap_or_default().version;
+        let splits = region::epoch(current).version.saturating_sub(known);
+        let siblings_max = splits.min(SIBLINGS_MAX as u64) as usize;
+        if siblings_max == 0 {
+            return refusal;
+        }
+        let mut current_regions = current_regions.clone();
+        let views = self.router.read_views().all();
+        current_regions.extend(siblings(current, &views, siblings_max));
+        Refusal::EpochNotMatch { current_regions }
+    }
+
+    /// Waits a while for a leader to be known here.
+    async fn await_leader(&self, region_id: RegionId) {
+        let began = Instant::now();
+        while began.elapsed() < LEADER_WAIT_MAX {
+            tokio::time::sleep(LEADER_PAUSE).await;
+            let view = self.router.read_views().by_id(region_id);
+            if view.is_none_or(|view| view.leader.is_some()) {
+                return;
+            }
+        }
+    }
+}
+
+/// Up to so many regions on either side of this one, without a gap between them.
+fn siblings(
+    current: &metapb::Region,
+    views: &[Arc<ReadView>],
+    siblings_max: usize,
+) -> Vec<metapb::Region> {
+    let mut found = Vec::new();
+    let mut start = current.start_key.clone();
+    while found.len() < siblings_max
+        && !start.is_empty()
+        && let Some(left) = views.iter().find(|view| view.region.end_key == start)
+    {
+        start = left.region.start_key.clone();
+        found.push(left.region.clone());
+    }
+    let mut end = current.end_key.clone();
+    let both_max = (found.len() + siblings_max).min(SIBLINGS_MAX);
+    while found.len() < both_max
+        && !end.is_empty()
+        && let Some(right) = views.iter().find(|view| view.region.start_key == end)
+    {
+        end = right.region.end_key.clone();
+        found.push(right.region.clone());
+    }
+    found
+}
+
+/// Waits that are worth another attempt, each for a bounded time.
+#[derive(Default)]
+struct Patience {
+    busy_since: Option<Instant>,
+    pause: Duration,
+    waited_for_leader: bool,
+}
+
+impl Patience {
+    /// Waits and returns `None` when another attempt is worth it; else the refusal to answer with.
+    async fn wait<D: DataEngine>(
+        &mut self,
+        storage: &Replicated<D>,
+        context: &kvrpcpb::Context,
+        refusal: Refusal,
+    ) -> Option<Refusal> {
+        if matches!(&refusal, Refusal::NotLeader { leader: None, .. }) {
+            if self.waited_for_leader || context.stale_read {
+                return Some(refusal);
+            }
+            self.waited_for_leader = true;
+            storage.await_leader(RegionId(context.region_id)).await;
+            return None;
+        }
+        if !is_busy(&refusal) {
+            return Some(refusal);
+        }
+        let since = *self.busy_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= BUSY_WAIT_MAX {
+            return Some(refusal);
+        }
+        self.pause = (self.pause * 2).clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX);
+        tokio::time::sleep(self.pause).await;
+        None
+    }
+}
+
+/// A limit was reached; not: the time is over.
+fn is_busy(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::ServerIsBusy { .. }) && *refusal != Refusal::deadline_exceeded()
+}
+
+/// A stale read that finds no leader here finds no safe timestamp either: its client then asks the
+/// leader, at once.
+fn for_stale_read(context: &kvrpcpb::Context, refusal: Refusal) -> Refusal {
+    if context.stale_read && matches!(refusal, Refusal::NotLeader { .. }) {
+        let peer_id = context.peer.as_ref().map_or(0, |peer| peer.id);
+        return Refusal::DataIsNotReady { region_id: context.region_id, peer_id, safe_ts: 0 };
+    }
+    refusal
+}
+
+impl<D: DataEngine> Storage for Replicated<D> {
+    type Snapshot = D::Snapshot;
+
+    async fn view(&self, context: &kvrpcpb::Context) -> Result<View<D::Snapshot>, Refusal> {
+        let mut patience = Patience::default();
+        loop {
+            let refusal = match self.view_once(context).await {
+                Ok(view) => return Ok(view),
+                Err(refusal) => refusal,
+            };
+            if let Some(refusal) = patience.wait(self, context, refusal).await {
+                self.metrics.refusals.inc();
+                return Err(for_stale_read(context, self.with_siblings(context, refusal)));
+            }
+        }
+    }
+
+    async fn write(&self, context: &kvrpcpb::Context, batch: WriteBatch) -> Result<(), Refusal> {
+        self.metrics.writes.inc();
+        let mut patience = Patience::default();
+        loop {
+            // Keys and values are shared, not copied.
+            let refusal = match self.write_once(context, batch.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refusal,
+            };
+            if let Some(refusal) = patience.wait(self, context, refusal).await {
+                self.metrics.refusals.inc();
+                return Err(self.with_siblings(context, refusal));
+            }
+        }
+    }
+}
