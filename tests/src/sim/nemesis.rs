@@ -30,7 +30,7 @@ pub enum Act {
 
 /// A kind of mischief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mischief {
+pub enum Mischief {
     /// One store loses all its links.
     Isolate,
     /// One link fails in one direction.
@@ -86,13 +86,13 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    /// A nemesis with a taste drawn from the dice.
-    pub fn new(mut dice: Dice) -> Self {
-        let mut kinds = MISCHIEFS.to_vec();
-        dice.shuffle(&mut kinds);
-        kinds.truncate(dice.within(1..MISCHIEFS.len() as u64 + 1) as usize);
-        let pause = dice.within(300 * MILLISECOND..4 * SECOND);
-        Self { dice, kinds, pause }
+    /// A nemesis with a taste of its own, as far as it is not given.
+    pub fn new(mut dice: Dice, kinds: Option<Vec<Mischief>>, pause: Option<Instant>) -> Self {
+        let mut drawn = MISCHIEFS.to_vec();
+        dice.shuffle(&mut drawn);
+        drawn.truncate(dice.within(1..MISCHIEFS.len() as u64 + 1) as usize);
+        let drawn_pause = dice.within(300 * MILLISECOND..4 * SECOND);
+        Self { dice, kinds: kinds.unwrap_or(drawn), pause: pause.unwrap_or(drawn_pause) }
     }
 
     /// The next mischief, and after how long to ask again.
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn every_mischief_undoes_itself() {
         for seed in 0..50 {
-            let mut nemesis = Nemesis::new(Dice::new(seed));
+            let mut nemesis = Nemesis::new(Dice::new(seed), None, None);
             for kind in MISCHIEFS {
                 let mut plan = nemesis.plan(kind, &[1, 2, 3]);
                 plan.sort_by_key(|(at, _)| *at);

@@ -1,0 +1,93 @@
+//! What a run is made of. Everything that is not given is drawn from the seed.
+
+use super::dice::Dice;
+use super::events::{Instant, MILLISECOND, SECOND};
+use super::nemesis::Mischief;
+use super::network::Weather;
+
+/// A bug planted on purpose, to show that the simulator would find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Messages that promise something leave before the disk has it.
+    AcknowledgeBeforeSync,
+    /// A restarted store does not know for whom it voted, and in which term.
+    ForgetVote,
+    /// A leader trusts its lease for longer than followers wait for it.
+    LongLease,
+    /// A reader takes its snapshot, and asks whether it may only long afterwards, without having
+    /// asked before.
+    SnapshotBeforeLeadership,
+}
+
+/// The settings of a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything random comes from here.
+    pub seed: u64,
+    /// Length of the phase in which everything is allowed to go wrong.
+    pub safety: Instant,
+    /// Stores in the cluster.
+    pub stores: u64,
+    /// Clients, each with at most one call under way.
+    pub clients: u64,
+    /// Keys in use at a time.
+    pub keys: u64,
+    /// Usual pause of a client between two calls.
+    pub think: Instant,
+    /// The network while things go wrong.
+    pub weather: Weather,
+    /// Whether messages are encoded and decoded on their way, as on a real wire.
+    pub through_codec: bool,
+    /// Whether regions split, move and change their leaders on purpose.
+    pub topology: bool,
+    /// Reads that go to any replica, in thousandths.
+    pub replica_reads: u64,
+    /// How far clocks run apart, in parts per million either way.
+    pub clock_drift: u64,
+    /// Which mischief, or what the seed says.
+    pub mischief: Option<Vec<Mischief>>,
+    /// Usual time between two mischiefs, or what the seed says.
+    pub mischief_every: Option<Instant>,
+    /// The bug to plant, if any.
+    pub plant: Option<Plant>,
+}
+
+/// Followers refuse to depose a leader for nine tenths of an election timeout; clocks that run apart
+/// by more than that margin are not covered by the promise of a lease.
+const CLOCK_DRIFT_MAX: u64 = 40_000;
+
+impl Options {
+    /// A run of this seed, with sixty seconds of trouble.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut dice = Dice::new(seed).stream("options");
+        Self {
+            seed,
+            safety: 60 * SECOND,
+            stores: if dice.happens(700) { 3 } else { dice.within(4..6) },
+            clients: dice.within(3..10),
+            keys: dice.within(2..12),
+            think: dice.within(20 * MILLISECOND..200 * MILLISECOND),
+            weather: Weather::draw(&mut dice),
+            through_codec: dice.happens(100),
+            topology: dice.happens(500),
+            replica_reads: if dice.happens(400) { dice.within(0..500) } else { 0 },
+            clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
+            mischief: None,
+            mischief_every: None,
+            plant: None,
+        }
+    }
+
+    /// The same run with a bug in it.
+    pub fn with_plant(mut self, plant: Plant) -> Self {
+        self.plant = Some(plant);
+        self
+    }
+
+    /// Only these mischiefs, about so often.
+    pub fn with_mischief(mut self, mischief: &[Mischief], every: Instant) -> Self {
+        self.mischief = Some(mischief.to_vec());
+        self.mischief_every = Some(every);
+        self
+    }
+}

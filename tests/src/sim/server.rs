@@ -1,0 +1,199 @@
+//! The RPC side of a simulated store: what `kv` does with a register request, as small as it can be.
+//!
+//! A reader takes its snapshot and looks afterwards whether it may serve it; between the two the
+//! world goes on. Writers and exchanges hold a latch on their key, so that nothing passes between
+//! what an exchange read and what it writes, as long as this store leads in the same term.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::{Refusal, RegionId, StoreId, region};
+use raftstore::engine::memory::MemorySnapshot;
+use raftstore::engine::{ColumnFamily, DataEngine as _, Snapshot as _, WriteBatch};
+use raftstore::msg::{Reply, ReplyId, StoreMsg, Target};
+use raftstore::read_view::{ReadPath, ReadView, ReadViews};
+
+use super::clients::{Request, Response};
+use super::events::{Instant, MILLISECOND};
+use super::node::{Inbound, Local, Node, Out};
+use super::options::Plant;
+use crate::history::{Call, Outcome};
+use crate::workload::{key_bytes, value_bytes, value_number};
+
+/// Requests under way on one store.
+#[derive(Debug)]
+pub(super) struct Server {
+    store_id: StoreId,
+    views: ReadViews,
+    replies: u64,
+    waiting: BTreeMap<ReplyId, Waiting>,
+    latches: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    /// For a read barrier; then the register is read anew.
+    Barrier(Request),
+    /// For a write; then the client hears this.
+    Write(Request, Outcome),
+}
+
+/// A snapshot on its way to be looked at.
+#[derive(Debug)]
+pub struct Look {
+    request: Request,
+    snapshot: MemorySnapshot,
+    /// The region as it was seen before the snapshot was taken.
+    before: Option<Arc<ReadView>>,
+}
+
+impl Server {
+    pub(super) fn new(store_id: StoreId, views: ReadViews) -> Self {
+        Self { store_id, views, replies: 0, waiting: BTreeMap::new(), latches: BTreeSet::new() }
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> ReplyId {
+        self.replies += 1;
+        self.waiting.insert(ReplyId(self.replies), waiting);
+        ReplyId(self.replies)
+    }
+}
+
+fn target_of(request: &Request) -> Target {
+    Target {
+        region_id: RegionId(request.region.id),
+        epoch: region::epoch(&request.region),
+        replica_read: request.replica_read,
+        ..Target::default()
+    }
+}
+
+fn read(snapshot: &MemorySnapshot, key: u64) -> Option<u64> {
+    let value = snapshot.get(ColumnFamily::Default, &key_bytes(key));
+    value.expect("memory does not fail").map(|bytes| value_number(&bytes))
+}
+
+impl Node {
+    pub(super) fn on_request(&mut self, request: Request, instant: Instant, outs: &mut Vec<Out>) {
+        if request.call != Call::Read && !self.process().server.latches.insert(request.key) {
+            let refusal = Refusal::ServerIsBusy { reason: "latch".into(), backoff_ms: 0 };
+            return respond(&request, Err(refusal), outs);
+        }
+        match request.call {
+            Call::Read | Call::CompareAndSet(..) => self.take_snapshot(request, outs),
+            Call::Write(value) => self.propose(request, Some(value), None, outs),
+            Call::Delete => self.propose(request, None, None, outs),
+        }
+        let _ = instant;
+    }
+
+    fn take_snapshot(&mut self, request: Request, outs: &mut Vec<Out>) {
+        let before = self.process().server.views.by_id(RegionId(request.region.id));
+        let snapshot = self.data.snapshot();
+        // A task between two steps may be kept waiting for as long as the machine likes.
+        let slow = self.plant() == Some(Plant::SnapshotBeforeLeadership) || self.dice().happens(20);
+        let delay = if slow {
+            self.dice().within(0..1_500 * MILLISECOND)
+        } else {
+            self.dice().within(1..100)
+        };
+        outs.push(Out::After(delay, Local::Look(Box::new(Look { request, snapshot, before }))));
+    }
+
+    pub(super) fn on_look(&mut self, look: Look, instant: Instant, outs: &mut Vec<Out>) {
+        let Look { request, snapshot, before } = look;
+        let now = self.now(instant);
+        let target = target_of(&request);
+        let (path, view) = match self.process().server.views.check(&target, now) {
+            Ok(checked) => checked,
+            Err(refusal) => return self.end(&request, Err(refusal), outs),
+        };
+        let plant = self.plant() == Some(Plant::SnapshotBeforeLeadership);
+        let led_before = before.is_some_and(|before| Arc::ptr_eq(&before, &view));
+        match path {
+            ReadPath::Lease if led_before || plant => {
+                self.has_read(request, &snapshot, view.term, outs);
+            }
+            ReadPath::Lease | ReadPath::Barrier => {
+                let process = self.process();
+                let reply = process.server.wait(Waiting::Barrier(request));
+                process.inbox.push_back(Inbound::Message(StoreMsg::ReadBarrier { target, reply }));
+                self.wake(outs);
+            }
+        }
+    }
+
+    /// The value is known; `term` is the leader's, as far as there is one.
+    fn has_read(
+        &mut self,
+        request: Request,
+        snapshot: &MemorySnapshot,
+        term: u64,
+        outs: &mut Vec<Out>,
+    ) {
+        let value = read(snapshot, request.key);
+        match request.call {
+            Call::CompareAndSet(old, new) if old == value => {
+                self.propose(request, Some(new), Some(term), outs);
+            }
+            Call::CompareAndSet(..) => self.end(&request, Ok(Outcome::Differed(value)), outs),
+            Call::Read | Call::Write(_) | Call::Delete => {
+                self.end(&request, Ok(Outcome::Read(value)), outs);
+            }
+        }
+    }
+
+    fn propose(
+        &mut self,
+        request: Request,
+        value: Option<u64>,
+        term: Option<u64>,
+        outs: &mut Vec<Out>,
+    ) {
+        let mut batch = WriteBatch::new();
+        match value {
+            Some(value) => {
+                batch.put(ColumnFamily::Default, key_bytes(request.key), value_bytes(value));
+            }
+            None => batch.delete(ColumnFamily::Default, key_bytes(request.key)),
+        }
+        let target = Target { term, ..target_of(&request) };
+        let process = self.process();
+        let reply = process.server.wait(Waiting::Write(request, Outcome::Done));
+        process.inbox.push_back(Inbound::Message(StoreMsg::Write { target, batch, reply }));
+        self.wake(outs);
+    }
+
+    pub(super) fn on_reply(&mut self, id: ReplyId, reply: Reply, outs: &mut Vec<Out>) {
+        // Nobody waits for a split that an order asked for.
+        let Some(waiting) = self.process().server.waiting.remove(&id) else { return };
+        match (waiting, reply) {
+            (Waiting::Barrier(request) | Waiting::Write(request, _), Err(refusal)) => {
+                self.end(&request, Err(refusal), outs);
+            }
+            (Waiting::Write(request, outcome), Ok(_)) => self.end(&request, Ok(outcome), outs),
+            (Waiting::Barrier(request), Ok(_)) => {
+                // The epoch is looked at again: the register may have moved while we waited.
+                let snapshot = self.data.snapshot();
+                let views = &self.process().server.views;
+                match views.by_id(RegionId(request.region.id)) {
+                    Some(view) if view.admit(&target_of(&request), self.process().server.store_id).is_ok() => {
+                        self.has_read(request, &snapshot, view.term, outs);
+                    }
+                    Some(_) | None => self.end(&request, Err(Refusal::StaleCommand), outs),
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, request: &Request, result: Result<Outcome, Refusal>, outs: &mut Vec<Out>) {
+        if request.call != Call::Read {
+            self.process().server.latches.remove(&request.key);
+        }
+        respond(request, result, outs);
+    }
+}
+
+fn respond(request: &Request, result: Result<Outcome, Refusal>, outs: &mut Vec<Out>) {
+    outs.push(Out::Respond(Response { slot: request.slot, attempt: request.attempt, result }));
+}
