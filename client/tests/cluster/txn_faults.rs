@@ -13,12 +13,17 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// Prewrites the keys as a client would that dies right after; returns its start timestamp.
 async fn abandoned(fake: &Fake, client: &Client, keys: &[&'static str]) -> Timestamp {
     let start = client.timestamp().await.unwrap();
+    lock(fake, prewrite(start, keys));
+    start
+}
+
+fn prewrite(start: Timestamp, keys: &[&'static str]) -> kvrpcpb::PrewriteRequest {
     let mutations = keys.iter().map(|key| kvrpcpb::Mutation {
         key: Bytes::from(*key),
         value: "abandoned".into(),
         ..Default::default()
     });
-    let errors = fake.state.lock().txn.prewrite(kvrpcpb::PrewriteRequest {
+    kvrpcpb::PrewriteRequest {
         mutations: mutations.collect(),
         primary_lock: keys[0].into(),
         start_version: start.0,
@@ -26,9 +31,11 @@ async fn abandoned(fake: &Fake, client: &Client, keys: &[&'static str]) -> Times
         txn_size: keys.len() as u64,
         min_commit_ts: start.next().0,
         ..Default::default()
-    });
-    assert_eq!(errors, []);
-    start
+    }
+}
+
+fn lock(fake: &Fake, request: kvrpcpb::PrewriteRequest) {
+    assert_eq!(fake.state.lock().txn.prewrite(request), []);
 }
 
 async fn put(
@@ -325,4 +332,50 @@ async fn garbage_collection_finishes_what_is_left_over() {
     assert!(fake.state.lock().txn.locks.is_empty());
     assert_eq!(get(&transactions, "y").await, Some("abandoned".into()));
     assert_eq!(get(&transactions, "z").await, None);
+}
+
+/// Prewrites some of a transaction's keys, which was to commit asynchronously.
+async fn async_commit(fake: &Fake, client: &Client, locked: &[&'static str]) -> Timestamp {
+    let start = client.timestamp().await.unwrap();
+    lock(
+        fake,
+        kvrpcpb::PrewriteRequest {
+            use_async_commit: true,
+            secondaries: vec!["b".into(), "z".into()],
+            ..prewrite(start, locked)
+        },
+    );
+    start
+}
+
+#[tokio::test]
+async fn an_asynchronous_commit_whose_keys_are_all_locked_has_happened() {
+    let fake = Fake::split_at(&["m"]).await;
+    let client = fake.client().await;
+    async_commit(&fake, &client, &["a", "b", "z"]).await;
+    fake.advance(Duration::from_secs(4));
+    assert_eq!(get(&client.transactions(), "z").await, Some("abandoned".into()));
+    assert_eq!(get(&client.transactions(), "a").await, Some("abandoned".into()));
+}
+
+#[tokio::test]
+async fn an_asynchronous_commit_that_lacks_a_key_never_happens() {
+    let fake = Fake::split_at(&["m"]).await;
+    let client = fake.client().await;
+    async_commit(&fake, &client, &["a", "b"]).await;
+    fake.advance(Duration::from_secs(4));
+    assert_eq!(get(&client.transactions(), "b").await, None);
+    assert_eq!(get(&client.transactions(), "a").await, None);
+}
+
+#[tokio::test]
+async fn an_asynchronous_commit_that_went_on_in_the_plain_way_is_its_primarys_decision() {
+    let fake = Fake::split_at(&["m"]).await;
+    let client = fake.client().await;
+    let start = async_commit(&fake, &client, &["a", "b"]).await;
+    let plain = kvrpcpb::PrewriteRequest { primary_lock: "a".into(), ..prewrite(start, &["z"]) };
+    lock(&fake, plain);
+    fake.advance(Duration::from_secs(4));
+    assert_eq!(get(&client.transactions(), "z").await, None);
+    assert_eq!(get(&client.transactions(), "b").await, None);
 }

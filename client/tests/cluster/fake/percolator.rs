@@ -15,6 +15,8 @@ pub(crate) struct Lock {
     pub(crate) value: Bytes,
     pub(crate) min_commit: u64,
     pub(crate) txn_size: u64,
+    /// Present when the transaction commits asynchronously; the keys, in the primary's lock only.
+    pub(crate) async_commit: Option<Vec<Bytes>>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +118,9 @@ impl Percolator {
                 value: mutation.value,
                 min_commit: request.min_commit_ts,
                 txn_size: request.txn_size,
+                async_commit: request.use_async_commit.then(|| {
+                    if key == request.primary_lock { request.secondaries.clone() } else { vec![] }
+                }),
             };
             taken.push((key, lock));
         }
@@ -203,6 +208,11 @@ impl Percolator {
         let lock = self.locks.get_mut(&key).filter(|lock| lock.start == start);
         if let Some(lock) = lock {
             let expires = Timestamp(start).physical() + lock.ttl;
+            if lock.async_commit.is_some() && !request.force_sync_commit {
+                answer.lock_ttl = lock.ttl;
+                answer.lock_info = Some(described(&key, lock));
+                return answer;
+            }
             if expires < Timestamp(request.current_ts).physical() {
                 self.rollback(&[key], start).unwrap();
                 answer.action = Action::TtlExpireRollback as i32;
@@ -230,6 +240,30 @@ impl Percolator {
     }
 }
 
+impl Percolator {
+    /// Asked of an asynchronous commit's secondaries; a key that is not locked can never be.
+    pub(crate) fn check_secondaries(
+        &mut self,
+        request: kvrpcpb::CheckSecondaryLocksRequest,
+    ) -> kvrpcpb::CheckSecondaryLocksResponse {
+        let start = request.start_version;
+        let mut answer = kvrpcpb::CheckSecondaryLocksResponse::default();
+        for key in request.keys {
+            if let Some(lock) = self.locks.get(&key).filter(|lock| lock.start == start) {
+                answer.locks.push(described(&key, lock));
+                continue;
+            }
+            answer.locks.clear();
+            match self.record(&key, start) {
+                Some(commit) => answer.commit_ts = commit,
+                None => self.rollback(&[key], start).unwrap(),
+            }
+            break;
+        }
+        answer
+    }
+}
+
 fn is_data(op: kvrpcpb::Op) -> bool {
     matches!(op, kvrpcpb::Op::Put | kvrpcpb::Op::Del)
 }
@@ -243,6 +277,8 @@ fn described(key: &Bytes, lock: &Lock) -> kvrpcpb::LockInfo {
         lock_type: lock.op as i32,
         min_commit_ts: lock.min_commit,
         txn_size: lock.txn_size,
+        use_async_commit: lock.async_commit.is_some(),
+        secondaries: lock.async_commit.clone().unwrap_or_default(),
         ..Default::default()
     }
 }

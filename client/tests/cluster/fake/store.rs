@@ -65,6 +65,8 @@ store_methods! {
     "KvBatchRollback" BatchRollbackRequest => BatchRollbackResponse, kv_rollback;
     "KvTxnHeartBeat" TxnHeartBeatRequest => TxnHeartBeatResponse, kv_heart_beat;
     "KvCheckTxnStatus" CheckTxnStatusRequest => CheckTxnStatusResponse, kv_check_status;
+    "KvCheckSecondaryLocks" CheckSecondaryLocksRequest => CheckSecondaryLocksResponse,
+        kv_check_secondaries;
     "KvResolveLock" ResolveLockRequest => ResolveLockResponse, kv_resolve;
 }
 
@@ -398,6 +400,16 @@ fn kv_check_status(
 ) -> kvrpcpb::CheckTxnStatusResponse {
     scene.require(&request.primary_key, true);
     scene.state.txn.check_status(request)
+}
+
+fn kv_check_secondaries(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::CheckSecondaryLocksRequest,
+) -> kvrpcpb::CheckSecondaryLocksResponse {
+    for key in &request.keys {
+        scene.require(key, true);
+    }
+    scene.state.txn.check_secondaries(request)
 }
 
 fn kv_resolve(
