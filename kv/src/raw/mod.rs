@@ -139,3 +139,6 @@ impl Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ mod tests {
         let latches = Latches::with_slots(3);
         let busy: Arc<Vec<AtomicBool>> = Arc::new((0..9).map(|_| AtomicBool::new(false)).collect());
         let mut tasks = Vec::new();
-        for number in 0_u8..60 {
+        for number in 0_u8..30 {
             let (latches, busy) = (latches.clone(), busy.clone());
             tasks.push(tokio::spawn(async move {
                 let mut keys = [[number % 9], [(number * 5 + 1) % 9], [(number * 7 + 2) % 9]];

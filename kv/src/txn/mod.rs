@@ -50,3 +50,10 @@ mod writes;
 mod pessimistic;
 
 pub use transactions::{TimestampFuture, TimestampSource, Transactions};
+
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
+mod tests;

@@ -450,10 +450,11 @@ fn end(
         Ending::TwoPhase => false,
     };
     let mut ending = if falls_back { Ending::TwoPhase } else { wanted };
-    let mut commit_ts = 0;
-    if ending != Ending::TwoPhase {
-        let promised = already.iter().copied().max().unwrap_or(0);
-        match show_locks(writer, memory, request, &planned, promised) {
+    let mut commit_ts = already.iter().copied().max().unwrap_or(0);
+    // What stands in locks already is the promise; it must not become another one.
+    let promises_anew = !planned.is_empty() || already.is_empty();
+    if ending != Ending::TwoPhase && promises_anew {
+        match show_locks(writer, memory, request, &planned, commit_ts) {
             Some(ts) => commit_ts = ts,
             None => ending = Ending::TwoPhase,
         }

@@ -1,0 +1,500 @@
+//! Messages of transactions lost, late, doubled and out of order, against a dumb model.
+//!
+//! Clients prewrite, commit and give up; others meet their locks and resolve them; readers read.
+//! Every request may be delivered up to three times, at any later moment, and once more when all is
+//! over. What must hold:
+//!
+//! - the same request again, at once, changes nothing;
+//! - all who learn a transaction's fate learn the same one, and its records agree;
+//! - every read, at the time it was made, saw what the commits in timestamp order say;
+//! - when all is over, everything delivered again changes nothing that a reader can see.
+//!
+//! The order is drawn from the test's input, so a failure shrinks to a short story.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proto::kvrpcpb::{
+    BatchRollbackRequest, CheckSecondaryLocksRequest, CheckTxnStatusRequest, CommitRequest,
+    GetRequest, Mutation, Op, PrewriteRequest, PrewriteResponse, ResolveLockRequest,
+    ScanLockRequest,
+};
+use raftstore::engine::memory::MemoryData;
+
+use super::script::dump;
+use super::{TimestampFuture, TimestampSource, Transactions};
+use crate::config::ApiVersion;
+use crate::storage::local::LocalStorage;
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+const TRANSACTIONS_MAX: usize = 6;
+
+struct FirstTimestamp;
+
+impl TimestampSource for FirstTimestamp {
+    fn fresh(&self) -> TimestampFuture {
+        Box::pin(async { Ok(0) })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    TwoPhase,
+    Async,
+    OnePhase,
+}
+
+#[derive(Clone, Debug)]
+enum Message {
+    /// One key each, as if every key had its region; all keys at once in one phase.
+    Prewrite {
+        txn: usize,
+        keys: Vec<usize>,
+    },
+    Commit {
+        txn: usize,
+        key: usize,
+        commit_ts: u64,
+    },
+    Rollback {
+        txn: usize,
+        key: usize,
+    },
+    Resolve {
+        start_ts: u64,
+        key: usize,
+        commit_ts: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Client {
+    start_ts: u64,
+    style: Style,
+    /// By key: whether it deletes.
+    writes: BTreeMap<usize, bool>,
+    waits_for: Vec<usize>,
+    min_commit_ts: u64,
+    gave_up: bool,
+    sent_commits: bool,
+}
+
+impl Client {
+    fn primary(&self) -> usize {
+        *self.writes.keys().next().unwrap()
+    }
+}
+
+/// Bytes that decide; zeros when they are used up.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(*self.0.next().unwrap_or(&0)) % limit
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+}
+
+struct World {
+    engine: MemoryData,
+    transactions: Transactions<LocalStorage<MemoryData>>,
+    runtime: tokio::runtime::Runtime,
+    clock: u64,
+    clients: Vec<Client>,
+    /// On their way, with how often each may still arrive.
+    pool: Vec<(Message, usize)>,
+    sent: Vec<Message>,
+    /// By start: committed then, or 0 for rolled back.
+    fates: BTreeMap<u64, u64>,
+    reads: Vec<(u64, usize, Option<Bytes>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let engine = MemoryData::new();
+        let storage = LocalStorage::new(engine.clone());
+        Self {
+            transactions: Transactions::new(storage, ApiVersion::V1, Arc::new(FirstTimestamp)),
+            engine,
+            runtime: tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap(),
+            clock: 0,
+            clients: Vec::new(),
+            pool: Vec::new(),
+            sent: Vec::new(),
+            fates: BTreeMap::new(),
+            reads: Vec::new(),
+        }
+    }
+
+    fn now(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn send(&mut self, message: Message, times: usize) {
+        self.sent.push(message.clone());
+        self.pool.push((message, times));
+    }
+
+    fn learn(&mut self, start_ts: u64, fate: u64) {
+        let known = *self.fates.entry(start_ts).or_insert(fate);
+        assert_eq!(known, fate, "the fate of {start_ts} was learnt twice");
+    }
+
+    fn begin(&mut self, choices: &mut Choices<'_>) {
+        let style =
+            [Style::TwoPhase, Style::TwoPhase, Style::Async, Style::OnePhase][choices.below(4)];
+        let mut writes = BTreeMap::new();
+        for _ in 0..=choices.below(3) {
+            writes.insert(choices.below(KEYS.len()), choices.below(4) == 0);
+        }
+        let start_ts = self.now();
+        let txn = self.clients.len();
+        let keys: Vec<usize> = writes.keys().copied().collect();
+        self.clients.push(Client {
+            start_ts,
+            style,
+            writes,
+            waits_for: keys.clone(),
+            min_commit_ts: 0,
+            gave_up: false,
+            sent_commits: false,
+        });
+        if style == Style::OnePhase {
+            self.send(Message::Prewrite { txn, keys }, 1 + choices.below(3));
+        } else {
+            for key in keys {
+                self.send(Message::Prewrite { txn, keys: vec![key] }, 1 + choices.below(3));
+            }
+        }
+    }
+
+    fn prewrite(&self, txn: usize, keys: &[usize]) -> PrewriteResponse {
+        let client = &self.clients[txn];
+        let mutation = |key: &usize| Mutation {
+            op: if client.writes[key] { Op::Del } else { Op::Put } as i32,
+            key: KEYS[*key].into(),
+            value: value_of(client.start_ts),
+            ..Default::default()
+        };
+        let primary = client.primary();
+        let request = PrewriteRequest {
+            mutations: keys.iter().map(mutation).collect(),
+            primary_lock: KEYS[primary].into(),
+            start_version: client.start_ts,
+            lock_ttl: 10,
+            use_async_commit: client.style == Style::Async,
+            secondaries: client
+                .writes
+                .keys()
+                .filter(|key| client.style == Style::Async && **key != primary)
+                .map(|key| KEYS[*key].into())
+                .collect(),
+            try_one_pc: client.style == Style::OnePhase,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.transactions.prewrite(request))
+    }
+
+    fn commit(&self, start_ts: u64, key: usize, commit_ts: u64) -> bool {
+        let request = CommitRequest {
+            start_version: start_ts,
+            commit_version: commit_ts,
+            keys: vec![KEYS[key].into()],
+            ..Default::default()
+        };
+        self.runtime.block_on(self.transactions.commit(request)).error.is_none()
+    }
+
+    /// Delivers a message twice in a row and hands the first answer to the client.
+    fn deliver(&mut self, message: &Message, choices: &mut Choices<'_>) {
+        match message {
+            Message::Prewrite { txn, keys } => {
+                let answer = self.prewrite(*txn, keys);
+                self.again(|world| drop(world.prewrite(*txn, keys)));
+                self.on_prewritten(*txn, keys, &answer, choices);
+            }
+            Message::Commit { txn, key, commit_ts } => {
+                let start_ts = self.clients[*txn].start_ts;
+                let is_committed = self.commit(start_ts, *key, *commit_ts);
+                self.again(|world| {
+                    assert_eq!(world.commit(start_ts, *key, *commit_ts), is_committed)
+                });
+                if *key == self.clients[*txn].primary() {
+                    self.learn(start_ts, if is_committed { *commit_ts } else { 0 });
+                    if is_committed {
+                        self.send_commits(*txn, *commit_ts, choices);
+                    } else {
+                        self.give_up(*txn, choices);
+                    }
+                }
+            }
+            Message::Rollback { txn, key } => {
+                let request = BatchRollbackRequest {
+                    start_version: self.clients[*txn].start_ts,
+                    keys: vec![KEYS[*key].into()],
+                    ..Default::default()
+                };
+                let send = |world: &Self| {
+                    world.runtime.block_on(world.transactions.batch_rollback(request.clone()))
+                };
+                send(self);
+                self.again(|world| drop(send(world)));
+            }
+            Message::Resolve { start_ts, key, commit_ts } => {
+                let request = ResolveLockRequest {
+                    start_version: *start_ts,
+                    commit_version: *commit_ts,
+                    keys: vec![KEYS[*key].into()],
+                    ..Default::default()
+                };
+                let send = |world: &Self| {
+                    world.runtime.block_on(world.transactions.resolve_lock(request.clone()))
+                };
+                send(self);
+                self.again(|world| drop(send(world)));
+            }
+        }
+    }
+
+    fn again(&self, send: impl FnOnce(&Self)) {
+        let before = dump(&self.engine);
+        send(self);
+        assert_eq!(before, dump(&self.engine), "the same request again changed the records");
+    }
+
+    fn on_prewritten(
+        &mut self,
+        txn: usize,
+        keys: &[usize],
+        answer: &PrewriteResponse,
+        choices: &mut Choices<'_>,
+    ) {
+        if answer.one_pc_commit_ts > 0 {
+            // Perhaps the client had an error before and has given up: then it does not know.
+            self.clock = self.clock.max(answer.one_pc_commit_ts);
+            self.learn(self.clients[txn].start_ts, answer.one_pc_commit_ts);
+        }
+        let client = &mut self.clients[txn];
+        if client.gave_up || !client.waits_for.contains(&keys[0]) {
+            return;
+        }
+        if !answer.errors.is_empty() {
+            self.give_up(txn, choices);
+            return;
+        }
+        client.waits_for.retain(|key| !keys.contains(key));
+        client.min_commit_ts = client.min_commit_ts.max(answer.min_commit_ts);
+        let (start_ts, min_commit_ts) = (client.start_ts, client.min_commit_ts);
+        if client.style == Style::OnePhase {
+            assert!(answer.one_pc_commit_ts > start_ts);
+        } else if client.waits_for.is_empty() {
+            if client.style == Style::Async {
+                self.clock = self.clock.max(min_commit_ts);
+                self.learn(start_ts, min_commit_ts);
+                self.send_commits(txn, min_commit_ts, choices);
+            } else {
+                let commit_ts = self.now();
+                let key = self.clients[txn].primary();
+                self.send(Message::Commit { txn, key, commit_ts }, 1 + choices.below(3));
+            }
+        }
+    }
+
+    fn send_commits(&mut self, txn: usize, commit_ts: u64, choices: &mut Choices<'_>) {
+        let client = &mut self.clients[txn];
+        if std::mem::replace(&mut client.sent_commits, true) {
+            return;
+        }
+        let primary = client.primary();
+        let is_async = client.style == Style::Async;
+        for key in client.writes.keys().copied().collect::<Vec<_>>() {
+            if key != primary || is_async {
+                self.send(Message::Commit { txn, key, commit_ts }, 1 + choices.below(3));
+            }
+        }
+    }
+
+    fn give_up(&mut self, txn: usize, choices: &mut Choices<'_>) {
+        let client = &mut self.clients[txn];
+        if std::mem::replace(&mut client.gave_up, true) {
+            return;
+        }
+        for key in client.writes.keys().copied().collect::<Vec<_>>() {
+            self.send(Message::Rollback { txn, key }, 1 + choices.below(3));
+        }
+    }
+
+    /// Somebody meets a lock and asks what became of its transaction.
+    fn resolve(&mut self, number: usize, in_pool: bool, choices: &mut Choices<'_>) -> bool {
+        let request = ScanLockRequest { max_version: self.clock, ..Default::default() };
+        let locks = self.runtime.block_on(self.transactions.scan_lock(request)).locks;
+        if locks.is_empty() {
+            return false;
+        }
+        let lock = &locks[number % locks.len()];
+        let start_ts = lock.lock_version;
+        let mut status = CheckTxnStatusRequest {
+            primary_key: lock.primary_lock.clone(),
+            lock_ts: start_ts,
+            caller_start_ts: self.clock,
+            current_ts: u64::MAX,
+            rollback_if_not_exist: true,
+            ..Default::default()
+        };
+        let ask = |world: &Self, status: &CheckTxnStatusRequest| {
+            let answer =
+                world.runtime.block_on(world.transactions.check_txn_status(status.clone()));
+            world.again(|world| {
+                drop(world.runtime.block_on(world.transactions.check_txn_status(status.clone())));
+            });
+            answer
+        };
+        let mut answer = ask(self, &status);
+        if let Some(info) = answer.lock_info.clone() {
+            assert!(info.use_async_commit, "no other lock is alive at the end of time");
+            let mut min_commit_ts = info.min_commit_ts;
+            let request = CheckSecondaryLocksRequest {
+                keys: info.secondaries.clone(),
+                start_version: start_ts,
+                ..Default::default()
+            };
+            let ask_others = |world: &Self| {
+                world.runtime.block_on(world.transactions.check_secondary_locks(request.clone()))
+            };
+            let others = ask_others(self);
+            self.again(|world| drop(ask_others(world)));
+            if others.commit_ts > 0 {
+                answer.commit_version = others.commit_ts;
+            } else if others.locks.len() == info.secondaries.len() {
+                for lock in &others.locks {
+                    min_commit_ts = min_commit_ts.max(lock.min_commit_ts);
+                }
+                answer.commit_version = min_commit_ts;
+            } else {
+                status.force_sync_commit = true;
+                answer.commit_version = 0;
+            }
+        }
+        let commit_ts = answer.commit_version;
+        self.clock = self.clock.max(commit_ts);
+        self.learn(start_ts, commit_ts);
+        for key in 0..KEYS.len() {
+            if locks.iter().any(|lock| lock.lock_version == start_ts && lock.key == KEYS[key]) {
+                let message = Message::Resolve { start_ts, key, commit_ts };
+                if in_pool {
+                    self.send(message, 1 + choices.below(3));
+                } else {
+                    self.deliver(&message, choices);
+                }
+            }
+        }
+        true
+    }
+
+    fn resolve_all(&mut self, choices: &mut Choices<'_>) {
+        let mut rounds = 0;
+        while self.resolve(0, false, choices) {
+            rounds += 1;
+            assert!(rounds <= TRANSACTIONS_MAX, "a lock stays:\n{}", dump(&self.engine));
+        }
+    }
+
+    fn get(&self, key: usize, ts: u64) -> Option<Option<Bytes>> {
+        let request = GetRequest { key: KEYS[key].into(), version: ts, ..Default::default() };
+        let answer = self.runtime.block_on(self.transactions.get(request));
+        match answer.error {
+            Some(_) => None,
+            None => Some((!answer.not_found).then_some(answer.value)),
+        }
+    }
+
+    /// What the commits in timestamp order say.
+    fn expected(&self, key: usize, ts: u64) -> Option<Bytes> {
+        let committed = |client: &&Client| {
+            let at = self.fates.get(&client.start_ts).copied().unwrap_or(0);
+            0 < at && at <= ts && client.writes.contains_key(&key)
+        };
+        let last = self.clients.iter().filter(committed).max_by_key(|c| self.fates[&c.start_ts])?;
+        (!last.writes[&key]).then(|| value_of(last.start_ts))
+    }
+
+    fn check_all_reads(&self) {
+        for ts in 0..=self.clock {
+            for key in 0..KEYS.len() {
+                let seen = self.get(key, ts).expect("no lock is left");
+                assert_eq!(seen, self.expected(key, ts), "{} at {ts}", KEYS[key]);
+            }
+        }
+        for (ts, key, seen) in &self.reads {
+            assert_eq!(seen, &self.expected(*key, *ts), "{} was read at {ts}", KEYS[*key]);
+        }
+    }
+}
+
+/// Long enough now and then to lie apart from its record.
+fn value_of(start_ts: u64) -> Bytes {
+    let len = if start_ts.is_multiple_of(3) { 300 } else { 1 };
+    start_ts.to_string().repeat(len).into()
+}
+
+fn play(input: &[u8]) {
+    let mut choices = Choices(input.iter());
+    let mut world = World::new();
+    while !choices.is_empty() {
+        match choices.below(8) {
+            0 if world.clients.len() < TRANSACTIONS_MAX => world.begin(&mut choices),
+            1 => {
+                let number = choices.below(16);
+                world.resolve(number, true, &mut choices);
+            }
+            2 => {
+                let (key, ts) = (choices.below(KEYS.len()), world.now());
+                if let Some(seen) = world.get(key, ts) {
+                    world.reads.push((ts, key, seen));
+                }
+            }
+            _ if world.pool.is_empty() => {
+                if world.clients.len() < TRANSACTIONS_MAX {
+                    world.begin(&mut choices);
+                }
+            }
+            _ => {
+                let at = choices.below(world.pool.len());
+                let (message, times) = &mut world.pool[at];
+                let message = message.clone();
+                *times -= 1;
+                if *times == 0 {
+                    world.pool.swap_remove(at);
+                }
+                world.deliver(&message, &mut choices);
+            }
+        }
+    }
+    while let Some((message, _)) = world.pool.pop() {
+        world.deliver(&message, &mut choices);
+    }
+    world.resolve_all(&mut choices);
+    world.check_all_reads();
+
+    for message in world.sent.clone().into_iter().rev() {
+        world.deliver(&message, &mut choices);
+        world.pool.clear();
+    }
+    world.resolve_all(&mut choices);
+    world.check_all_reads();
+}
+
+proptest! {
+    #[test]
+    fn requests_late_doubled_and_out_of_order_change_nothing(
+        input in prop::collection::vec(any::<u8>(), 0..250),
+    ) {
+        play(&input);
+    }
+}

@@ -1,0 +1,329 @@
+//! What the shell promises: waiting, deadlines, and writes that outlive their callers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::kvrpcpb::{
+    self, BatchRollbackRequest, CommitRequest, Context, GetRequest, Mutation, Op,
+    PessimisticLockRequest, PessimisticLockResponse, PrewriteRequest, PrewriteResponse,
+    ScanRequest,
+};
+use proto::{KeyRange, Refusal, errorpb};
+use raftstore::engine::memory::MemoryData;
+use raftstore::engine::{DataEngine, WriteBatch};
+use tokio::sync::Notify;
+
+use super::{TimestampFuture, TimestampSource, Transactions};
+use crate::config::ApiVersion;
+use crate::keys::Key;
+use crate::storage::local::LocalStorage;
+use crate::storage::{Storage, View};
+
+/// Hands out this number, or refuses.
+struct Oracle(Option<u64>);
+
+impl TimestampSource for Oracle {
+    fn fresh(&self) -> TimestampFuture {
+        let answer = self.0.ok_or(Refusal::closing());
+        Box::pin(async move { answer })
+    }
+}
+
+/// Storage whose writes can be held back, and whose contexts are kept.
+#[derive(Clone)]
+struct Gated {
+    local: LocalStorage<MemoryData>,
+    is_shut: Arc<AtomicBool>,
+    gate: Arc<Notify>,
+    written: Arc<Mutex<Vec<Context>>>,
+}
+
+impl Gated {
+    fn new() -> Self {
+        Self {
+            local: LocalStorage::new(MemoryData::new()),
+            is_shut: Arc::default(),
+            gate: Arc::default(),
+            written: Arc::default(),
+        }
+    }
+}
+
+impl Storage for Gated {
+    type Snapshot = <MemoryData as DataEngine>::Snapshot;
+
+    async fn view(&self, context: &Context) -> Result<View<Self::Snapshot>, Refusal> {
+        Ok(View { term: 7, ..self.local.view(context).await? })
+    }
+
+    async fn write(&self, context: &Context, batch: WriteBatch) -> Result<(), Refusal> {
+        self.written.lock().push(context.clone());
+        if self.is_shut.load(Ordering::SeqCst) {
+            self.gate.notified().await;
+        }
+        self.local.write(context, batch).await
+    }
+}
+
+fn over(storage: Gated) -> Transactions<Gated> {
+    Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(Some(100))))
+}
+
+fn put(key: &'static str, value: &'static str) -> Mutation {
+    Mutation { op: Op::Put as i32, key: key.into(), value: value.into(), ..Default::default() }
+}
+
+fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
+    PrewriteRequest {
+        primary_lock: mutations[0].key.clone(),
+        mutations,
+        start_version: start,
+        lock_ttl: 3000,
+        ..Default::default()
+    }
+}
+
+fn get(key: &'static str, ts: u64) -> GetRequest {
+    GetRequest { key: key.into(), version: ts, ..Default::default() }
+}
+
+fn hurry(ms: u64) -> Option<Context> {
+    Some(Context { max_execution_duration_ms: ms, ..Default::default() })
+}
+
+fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockRequest {
+    PessimisticLockRequest {
+        mutations: vec![Mutation {
+            op: Op::PessimisticLock as i32,
+            key: key.into(),
+            ..Default::default()
+        }],
+        primary_lock: key.into(),
+        start_version: start,
+        for_update_ts: start,
+        lock_ttl: 3000,
+        wait_timeout: wait_ms,
+        ..Default::default()
+    }
+}
+
+fn refusal(error: Option<errorpb::Error>) -> Refusal {
+    error.expect("a refusal").into()
+}
+
+#[tokio::test]
+async fn a_write_keeps_its_latches_when_its_caller_is_gone() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let request = PrewriteRequest { context: hurry(5), ..prewrite(10, vec![put("k", "1")]) };
+    let answer = transactions.prewrite(request).await;
+    assert!(matches!(refusal(answer.region_error), Refusal::UndeterminedResult { .. }));
+
+    // The next command on the key must not look before that write's fate is known.
+    let request = PrewriteRequest { context: hurry(5), ..prewrite(11, vec![put("k", "2")]) };
+    let answer = transactions.prewrite(request).await;
+    assert_eq!(refusal(answer.region_error), Refusal::deadline_exceeded());
+
+    storage.is_shut.store(false, Ordering::SeqCst);
+    storage.gate.notify_one();
+    let answer = transactions.prewrite(prewrite(11, vec![put("k", "2")])).await;
+    assert_eq!(answer.errors[0].locked.as_ref().unwrap().lock_version, 10);
+}
+
+#[tokio::test]
+async fn what_was_decided_is_written_in_the_term_of_the_view() {
+    let storage = Gated::new();
+    over(storage.clone()).prewrite(prewrite(10, vec![put("k", "1")])).await;
+    assert_eq!(storage.written.lock()[0].term, 7);
+}
+
+#[tokio::test]
+async fn readers_meet_async_commit_locks_before_they_are_applied() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let writer = transactions.clone();
+    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
+    let write = tokio::spawn(async move { writer.prewrite(request).await });
+    while storage.written.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+
+    let answer = transactions.get(get("k", 200)).await;
+    let lock = answer.error.unwrap().locked.unwrap();
+    assert_eq!((lock.lock_version, lock.min_commit_ts), (110, 111));
+    let answer = transactions.get(get("k", u64::MAX)).await;
+    assert!(answer.error.unwrap().locked.is_some());
+    let scan = ScanRequest { version: 200, limit: 10, ..Default::default() };
+    let answer = transactions.scan(scan).await;
+    assert!(answer.error.is_some() && answer.pairs[0].error.is_some());
+    assert!(transactions.get(get("k", 110)).await.not_found);
+    assert!(transactions.get(get("l", 200)).await.not_found);
+
+    storage.gate.notify_one();
+    assert_eq!(write.await.unwrap().min_commit_ts, 111);
+    assert_eq!(transactions.memory().find(&Key::new("k"), |_| true), None);
+}
+
+#[tokio::test]
+async fn a_new_leader_asks_for_a_timestamp_before_it_computes_one() {
+    let transactions = over(Gated::new());
+    let request =
+        |start| PrewriteRequest { try_one_pc: true, ..prewrite(start, vec![put("k", "1")]) };
+    let answer = transactions.prewrite(request(10)).await;
+    assert_eq!(answer.one_pc_commit_ts, 101);
+
+    let storage = Gated::new();
+    let deaf = Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(None)));
+    let answer = deaf.prewrite(request(10)).await;
+    assert_eq!(refusal(answer.region_error), Refusal::MaxTimestampNotSynced);
+    assert!(deaf.prewrite(prewrite(11, vec![put("k", "1")])).await.errors.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_of_another_region_is_refused() {
+    let range = KeyRange { start: Key::new("b").encoded().clone(), end: None };
+    let storage = LocalStorage::with_range(MemoryData::new(), range);
+    let transactions = Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(Some(1))));
+    let answer = transactions.get(get("a", 1)).await;
+    assert!(matches!(refusal(answer.region_error), Refusal::KeyNotInRegion { .. }));
+    let answer = transactions.prewrite(prewrite(10, vec![put("c", "1"), put("a", "1")])).await;
+    assert!(matches!(refusal(answer.region_error), Refusal::KeyNotInRegion { .. }));
+    // A scan that begins before the region is cut to it.
+    let scan = ScanRequest { version: 20, limit: 10, ..Default::default() };
+    assert!(transactions.scan(scan).await.region_error.is_none());
+}
+
+#[tokio::test]
+async fn keys_must_fit_the_clusters_api_version() {
+    let storage = LocalStorage::new(MemoryData::new());
+    let transactions = Transactions::new(storage, ApiVersion::V2, Arc::new(Oracle(Some(1))));
+    let answer = transactions.get(get("k", 1)).await;
+    assert!(answer.error.unwrap().abort.contains("InvalidKeyMode"));
+    let context = Context { api_version: kvrpcpb::ApiVersion::V2 as i32, ..Default::default() };
+    let request = GetRequest { context: Some(context), ..get("x\0\0\0k", 1) };
+    assert!(transactions.get(request).await.not_found);
+    let long = Mutation { key: Bytes::from(vec![b'x'; 9000]), ..put("", "") };
+    let answer: PrewriteResponse = transactions.prewrite(prewrite(1, vec![long])).await;
+    assert!(!answer.errors[0].abort.is_empty());
+}
+
+#[tokio::test]
+async fn a_reservation_waits_for_the_holder_and_is_told_to_look_again() {
+    let transactions = over(Gated::new());
+    assert!(transactions.pessimistic_lock(reserve(10, "k", 0)).await.errors.is_empty());
+    let waiter = transactions.clone();
+    let waiting = tokio::spawn(async move { waiter.pessimistic_lock(reserve(20, "k", 0)).await });
+    while transactions.waiting().entries().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut first = prewrite(10, vec![put("k", "1")]);
+    first.for_update_ts = 10;
+    first.pessimistic_actions = vec![1];
+    assert!(transactions.prewrite(first).await.errors.is_empty());
+    let commit = CommitRequest {
+        start_version: 10,
+        commit_version: 30,
+        keys: vec!["k".into()],
+        ..Default::default()
+    };
+    assert!(transactions.commit(commit).await.error.is_none());
+    let answer: PessimisticLockResponse = waiting.await.unwrap();
+    let conflict = answer.errors[0].conflict.as_ref().unwrap();
+    assert_eq!((conflict.conflict_ts, conflict.conflict_commit_ts), (10, 30));
+    assert!(transactions.waiting().entries().is_empty());
+}
+
+#[tokio::test]
+async fn a_forced_reservation_is_granted_when_the_holder_goes() {
+    let transactions = over(Gated::new());
+    transactions.pessimistic_lock(reserve(10, "k", 0)).await;
+    let waiter = transactions.clone();
+    let waiting = tokio::spawn(async move {
+        let mut request = reserve(20, "k", 0);
+        request.wake_up_mode = 1;
+        waiter.pessimistic_lock(request).await
+    });
+    while transactions.waiting().entries().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let rollback =
+        BatchRollbackRequest { start_version: 10, keys: vec!["k".into()], ..Default::default() };
+    transactions.batch_rollback(rollback).await;
+    let answer = waiting.await.unwrap();
+    assert!(answer.errors.is_empty(), "{answer:?}");
+    assert_eq!(answer.results.len(), 1);
+}
+
+#[tokio::test]
+async fn waiting_for_a_lock_has_an_end() {
+    let transactions = over(Gated::new());
+    transactions.pessimistic_lock(reserve(10, "k", 0)).await;
+    let begun = tokio::time::Instant::now();
+    let answer = transactions.pessimistic_lock(reserve(20, "k", 30)).await;
+    assert!(answer.errors[0].locked.is_some());
+    assert!(begun.elapsed() >= Duration::from_millis(30));
+    let answer = transactions.pessimistic_lock(reserve(20, "k", -1)).await;
+    assert!(answer.errors[0].locked.is_some());
+}
+
+#[tokio::test]
+async fn a_circle_of_waiting_transactions_is_broken_at_once() {
+    let transactions = over(Gated::new());
+    transactions.pessimistic_lock(reserve(10, "a", 0)).await;
+    transactions.pessimistic_lock(reserve(20, "b", 0)).await;
+    let waiter = transactions.clone();
+    let waiting = tokio::spawn(async move { waiter.pessimistic_lock(reserve(10, "b", 0)).await });
+    while transactions.waiting().entries().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let answer = transactions.pessimistic_lock(reserve(20, "a", 0)).await;
+    let deadlock = answer.errors[0].deadlock.as_ref().unwrap();
+    assert_eq!((deadlock.lock_ts, deadlock.lock_key.as_ref()), (10, b"a".as_ref()));
+    assert_eq!(deadlock.wait_chain.len(), 2);
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_transaction_larger_than_a_batch_is_resolved_in_batches() {
+    let transactions = over(Gated::new());
+    let keys = 600;
+    let mutations = (0..keys)
+        .map(|number| Mutation {
+            op: Op::Put as i32,
+            key: format!("k{number:04}").into(),
+            value: "v".into(),
+            ..Default::default()
+        })
+        .collect();
+    assert!(transactions.prewrite(prewrite(10, mutations)).await.errors.is_empty());
+    let resolve =
+        kvrpcpb::ResolveLockRequest { start_version: 10, commit_version: 20, ..Default::default() };
+    assert!(transactions.resolve_lock(resolve).await.error.is_none());
+    let scan = ScanRequest { version: 20, limit: 1000, ..Default::default() };
+    assert_eq!(transactions.scan(scan).await.pairs.len(), keys);
+}
+
+#[tokio::test]
+async fn a_deleted_range_leaves_no_version() {
+    let transactions = over(Gated::new());
+    let request = PrewriteRequest {
+        try_one_pc: true,
+        ..prewrite(10, vec![put("a", "1"), put("b", "1"), put("c", "1")])
+    };
+    transactions.prewrite(request).await;
+    let request = kvrpcpb::DeleteRangeRequest {
+        start_key: "a".into(),
+        end_key: "c".into(),
+        ..Default::default()
+    };
+    assert!(transactions.delete_range(request).await.error.is_empty());
+    let scan = ScanRequest { version: 1000, limit: 10, ..Default::default() };
+    let pairs = transactions.scan(scan).await.pairs;
+    assert_eq!(pairs.len(), 1);
+    assert_eq!(pairs[0].key, "c");
+}
