@@ -56,7 +56,7 @@ impl<L: LogEngine> Peer<L> {
         let removes_leader = change_type == ConfChangeType::RemoveNode && member.id == self.meta.id;
         let after = changed(&self.region, change_type, &member)?;
         if removes_leader {
-            let handed_over = self.transfer_leader(&[]);
+            let handed_over = self.transfer_leader(&[], round);
             tracing::info!(region = %self.region_id(), handed_over, "a leader is to be removed");
             return Err("hands leadership over first");
         }

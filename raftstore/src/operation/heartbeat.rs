@@ -18,6 +18,9 @@ use crate::store::Store;
 /// counts in MiB and takes 0 for unknown.
 const REPORTED_BYTES_MIN: u64 = 1 << 20;
 
+/// After an order that could not be carried out the region is reported again in so many ticks.
+const REPORT_AGAIN_TICKS: u64 = 10;
+
 impl<L: LogEngine> Peer<L> {
     /// Followers that cannot be served from the log.
     fn pending(&self) -> Vec<metapb::Peer> {
@@ -39,7 +42,22 @@ impl<L: LogEngine> Peer<L> {
             && (is_due || leader.reported_pending != pending)
         {
             leader.heartbeat_due = true;
+            leader.heartbeat_at.take_if(|_| is_due);
         }
+    }
+
+    /// An order could not be carried out: reports soon, so that it is given again, or not.
+    pub(crate) fn report_again(&mut self) {
+        let at = self.ticker.ticks() + REPORT_AGAIN_TICKS;
+        if let Some(leader) = self.leader_mut() {
+            leader.heartbeat_at = Some(at);
+        }
+    }
+
+    /// Whether an order that was not carried out is to be asked for now.
+    pub(crate) fn is_report_due(&self) -> bool {
+        let at = self.leader().and_then(|leader| leader.heartbeat_at);
+        at.is_some_and(|at| at <= self.ticker.ticks())
     }
 
     /// The report, if one is due.

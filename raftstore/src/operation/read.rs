@@ -34,6 +34,8 @@ const READ_WAIT_MICROS_MAX: u64 = 10_000_000;
 #[derive(Debug)]
 struct Read {
     reply: ReplyId,
+    /// Version of the region's epoch that the caller knows.
+    version: u64,
     deadline: Now,
     replica_read: bool,
 }
@@ -75,7 +77,8 @@ impl<L: LogEngine> Peer<L> {
             return;
         }
         let deadline = target.deadline.unwrap_or_else(|| round.now.plus(READ_WAIT_MICROS_MAX));
-        self.reads.new.push(Read { reply, deadline, replica_read: target.replica_read });
+        let (version, replica_read) = (target.epoch.version, target.replica_read);
+        self.reads.new.push(Read { reply, version, deadline, replica_read });
     }
 
     /// Whether reads wait to be asked for.
@@ -91,9 +94,8 @@ impl<L: LogEngine> Peer<L> {
         match &self.role {
             Role::Leader(_) => {
                 if self.lease_until(round).is_some_and(|until| round.now < until) {
-                    for read in std::mem::take(&mut self.reads.new) {
-                        round.reply(read.reply, Ok(Answer::Done));
-                    }
+                    let reads = std::mem::take(&mut self.reads.new);
+                    self.answer_reads(reads, round);
                     return;
                 }
                 if !self.group.is_committed_in_term() {
@@ -132,15 +134,29 @@ impl<L: LogEngine> Peer<L> {
     /// Answers the reads whose index is applied.
     pub(crate) fn serve_reads(&mut self, round: &mut Round<'_>) {
         let applied = self.applied.index;
+        let mut due = Vec::new();
         self.reads.asked.retain_mut(|question| {
             let is_due = question.index.is_some_and(|index| index <= applied);
             if is_due {
-                for read in question.reads.drain(..) {
-                    round.reply(read.reply, Ok(Answer::Done));
-                }
+                due.append(&mut question.reads);
             }
             !is_due
         });
+        self.answer_reads(due, round);
+    }
+
+    /// What the index covers may include a split, after which another region takes the writes of a part:
+    /// the epoch is compared again.
+    fn answer_reads(&self, reads: Vec<Read>, round: &mut Round<'_>) {
+        let version = proto::region::epoch(&self.region).version;
+        for read in reads {
+            let answer = if read.version == version {
+                Ok(Answer::Done)
+            } else {
+                Err(Refusal::EpochNotMatch { current_regions: vec![self.region.clone()] })
+            };
+            round.reply(read.reply, answer);
+        }
     }
 
     /// Questions asked in another role have lost their answers.

@@ -186,8 +186,6 @@ impl<L: LogEngine> Peer<L> {
     /// Looks whether enough was written to look for split keys, and gives up on ids that do not come.
     pub(crate) fn tick_split(&mut self, check_is_due: bool, round: &mut Round<'_>) {
         let tick = self.ticker.ticks();
-        let unchecked_bytes = self.traffic.unchecked_bytes;
-        let region = self.region.clone();
         let Some(leader) = self.leader_mut() else { return };
         let is_late = |ask: &mut SplitAsk| tick - ask.since_tick > ASK_TICKS_MAX;
         if let Some(reply) = leader.split_ask.take_if(is_late).and_then(|ask| ask.reply) {
@@ -200,24 +198,23 @@ impl<L: LogEngine> Peer<L> {
         if check_is_due
             && !is_running
             && config.region_split_bytes > 0
-            && unchecked_bytes >= config.split_check_written_bytes
+            && self.traffic.unchecked_bytes >= config.split_check_written_bytes
         {
-            leader.split_check_since = Some(tick);
-            round.effects.background.push(BackgroundTask::FindSplitKeys {
-                region,
-                split_bytes: config.region_split_bytes,
-                part_bytes: config.region_part_bytes,
-            });
+            self.find_keys(config.region_split_bytes, config.region_part_bytes, round);
         }
     }
 
     /// Begins a look for the middle of the region, whatever its size.
     pub(crate) fn find_middle(&mut self, round: &mut Round<'_>) {
+        self.find_keys(0, 0, round);
+    }
+
+    fn find_keys(&mut self, split_bytes: u64, part_bytes: u64, round: &mut Round<'_>) {
         let tick = self.ticker.ticks();
-        let region = self.region.clone();
         let Some(leader) = self.leader_mut() else { return };
         leader.split_check_since = Some(tick);
-        let task = BackgroundTask::FindSplitKeys { region, split_bytes: 0, part_bytes: 0 };
+        let region = self.region.clone();
+        let task = BackgroundTask::FindSplitKeys { region, split_bytes, part_bytes };
         round.effects.background.push(task);
     }
 

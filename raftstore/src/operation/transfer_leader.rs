@@ -11,29 +11,34 @@ use proto::PeerId;
 use raft::ProgressState;
 
 use crate::engine::LogEngine;
-use crate::peer::Peer;
+use crate::peer::{Peer, Round};
 
 /// A target that lacks more entries than this is not asked.
 const LAG_ENTRIES_MAX: u64 = 128;
 
 impl<L: LogEngine> Peer<L> {
     /// Hands leadership to the first of these that can take it; without a choice, to the most advanced.
-    pub(crate) fn transfer_leader(&mut self, wanted: &[PeerId]) -> bool {
+    pub(crate) fn transfer_leader(&mut self, wanted: &[PeerId], round: &Round<'_>) -> bool {
         if self.leader().is_none() || self.group.raft().has_pending_conf() {
             return false;
         }
-        let Some(target) = self.best_transferee(wanted) else { return false };
+        let Some(target) = self.best_transferee(wanted, round) else { return false };
         self.group.transfer_leader(target);
         true
     }
 
-    fn best_transferee(&self, wanted: &[PeerId]) -> Option<PeerId> {
+    fn best_transferee(&self, wanted: &[PeerId], round: &Round<'_>) -> Option<PeerId> {
+        let heard = &self.leader()?.heard;
+        let answers = |voter: &PeerId| {
+            let heard = heard.get(voter);
+            heard.is_some_and(|heard| round.now.since(*heard) < round.config.election_micros())
+        };
         let raft = self.group.raft();
         let last = self.group.last_index();
         let mut best: Option<(u64, PeerId)> = None;
         for voter in self.voters().iter().filter(|voter| **voter != self.id()) {
             let Some(progress) = raft.prs().get(voter.0) else { continue };
-            let can = progress.recent_active
+            let can = answers(voter)
                 && progress.state != ProgressState::Snapshot
                 && progress.matched + LAG_ENTRIES_MAX >= last
                 && (wanted.is_empty() || wanted.contains(voter));

@@ -94,6 +94,8 @@ pub(crate) struct Leader {
     pub(crate) split_ask: Option<SplitAsk>,
     /// Something changed that the scheduler should know.
     pub(crate) heartbeat_due: bool,
+    /// At this tick the scheduler is told again how the region looks.
+    pub(crate) heartbeat_at: Option<u64>,
     /// Followers that lacked log entries when last reported.
     pub(crate) reported_pending: BTreeSet<PeerId>,
     /// A look for split keys is under way.
@@ -467,6 +469,7 @@ impl<L: LogEngine> Peer<L> {
                 pending_split: None,
                 split_ask: None,
                 heartbeat_due: true,
+                heartbeat_at: None,
                 reported_pending: BTreeSet::new(),
                 split_check_since: None,
             }))

@@ -245,7 +245,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             peer.tick_heartbeat(false);
             is_touched = true;
         }
-        if due.region_heartbeat {
+        if due.region_heartbeat || peer.is_report_due() {
             peer.tick_heartbeat(true);
             is_touched = true;
         }
@@ -337,33 +337,36 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         let region_id = applied.region_id;
-        let Some(peer) = self.peers.get_mut(&region_id).filter(|peer| peer.id() == applied.peer_id)
-        else {
+        if self.peers.get(&region_id).is_none_or(|peer| peer.id() != applied.peer_id) {
             return Ok(());
-        };
-        let mut round = Round { config: &self.config, now, effects };
+        }
         let mut answers: BTreeMap<u64, Reply> = BTreeMap::new();
-        let mut splits = Vec::new();
         let mut tombstone = None;
+        // In log order: a change of membership after a split knows of the split.
         for outcome in applied.outcomes {
             match outcome {
                 Outcome::Refused { index, refusal } => {
                     answers.insert(index, Err(refusal));
                 }
                 Outcome::ConfChanged { change, region, .. } => {
-                    peer.on_conf_changed(&change, region, &mut round);
+                    self.with_peer(region_id, now, effects, |peer, round| {
+                        peer.on_conf_changed(&change, region, round);
+                    });
                 }
                 Outcome::Split { index, regions, skipped } => {
                     answers.insert(index, Ok(Answer::Regions(regions.clone())));
-                    splits.push((regions, skipped));
+                    self.on_region_split(region_id, regions, &skipped, now, effects)?;
                 }
                 Outcome::LogCut { index, term } => {
                     let cut = (Position { index, term }, self.syncs.want());
-                    peer.log_use.cut = Some(cut);
+                    self.with_peer(region_id, now, effects, |peer, _| {
+                        peer.log_use.cut = Some(cut);
+                    });
                 }
                 Outcome::Removed { tombstone: found } => tombstone = Some(found),
             }
         }
+        let Some(peer) = self.peers.get_mut(&region_id) else { return Ok(()) };
         let index = applied.applied_index;
         peer.applied = Position { index, term: applied.applied_term };
         self.written.0 += applied.bytes_written;
@@ -372,9 +375,6 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let settled = peer.proposals.take_applied(index);
         if tombstone.is_none() {
             peer.group.applied_to(index);
-        }
-        for (regions, skipped) in splits {
-            self.on_region_split(region_id, regions, &skipped, now, effects)?;
         }
         self.splitting.retain(|_, parent| *parent != region_id);
         for (index, replies) in settled {
@@ -499,13 +499,14 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             for change in changes {
                 if let Err(why) = peer.carry_out(change, round) {
                     tracing::info!(region = %region_id, why, "an order is not carried out");
+                    peer.report_again();
                 }
             }
             if let Some(transfer) = order.transfer_leader {
                 let peers = transfer.peer.iter().chain(&transfer.peers);
                 let wanted: Vec<_> = peers.map(|peer| proto::PeerId(peer.id)).collect();
-                if !wanted.is_empty() {
-                    peer.transfer_leader(&wanted);
+                if !wanted.is_empty() && !peer.transfer_leader(&wanted, round) {
+                    peer.report_again();
                 }
             }
             if let Some(split) = order.split_region {
@@ -549,3 +550,6 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.next_ask
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+use eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+
+use super::*;
+
+#[test]
+fn a_region_grows_from_one_to_three() {
+    let mut cluster = Cluster::with_region(3, 1, Config::default());
+    cluster.write("k", "v");
+    for id in 2..=3 {
+        cluster.add(1, &peer(id, id));
+        cluster.until("the data", |cluster| cluster.value(id, "k").is_some());
+    }
+    let region = cluster.region(1, 1);
+    assert_eq!(region::epoch(&region).conf_ver, 3);
+    assert_eq!(region.peers.len(), 3);
+    cluster.ticks(4);
+    for id in 2..=3 {
+        assert_eq!(cluster.region(id, 1), region);
+    }
+    cluster.isolate(1);
+    cluster.until("another leader", |cluster| cluster.leader(1).is_some_and(|new| new != 1));
+    cluster.write("k", "w");
+}
+
+#[test]
+fn a_learner_gets_the_data_and_no_vote_until_promoted() {
+    let mut cluster = Cluster::with_region(3, 2, Config::default());
+    cluster.write("k", "v");
+    let mut learner = peer(3, 3);
+    learner.set_role(metapb::PeerRole::Learner);
+    cluster.change_until(1, AddLearnerNode, &learner, |region| region.peers.len() == 3);
+    cluster.until("the data", |cluster| cluster.value(3, "k").is_some());
+    let leader = cluster.leader(1).unwrap();
+    assert_eq!(cluster.store(leader).peers[&RegionId(1)].voters().len(), 2);
+    // One voter is not a quorum of two, whatever the learner acknowledges.
+    let other = 3 - leader;
+    cluster.isolate(other);
+    let reply = cluster.write_at(leader, 1, "k", "w");
+    cluster.ticks(2);
+    assert_eq!(cluster.reply(reply), None);
+    cluster.heal();
+    cluster.until("done", |cluster| cluster.is_done(reply));
+    cluster.add(1, &learner);
+    cluster.ticks(4);
+    let leader = cluster.leader(1).unwrap();
+    assert_eq!(cluster.store(leader).peers[&RegionId(1)].voters().len(), 3);
+    assert!(cluster.region(3, 1).peers.iter().all(|peer| !region::is_learner(peer)));
+}
+
+#[test]
+fn a_removed_follower_leaves_nothing_but_a_tombstone() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    cluster.ticks(2);
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    cluster.remove(1, &peer(gone, gone));
+    cluster.ticks(10);
+    assert!(!cluster.store(gone).peers.contains_key(&RegionId(1)));
+    assert!(cluster.store(gone).tombstones.contains_key(&RegionId(1)));
+    assert_eq!(cluster.value(gone, "k"), None);
+    assert!(cluster.store(gone).read_views().by_id(RegionId(1)).is_none());
+    let state = cluster.nodes[&StoreId(gone)].log.state(RegionId(1)).unwrap().unwrap();
+    assert_eq!(state.last_index, 0);
+    assert!(state.hard_state.term > 0, "the vote is kept");
+    cluster.write("k", "w");
+    // After a restart it is still gone.
+    cluster.stop(gone);
+    cluster.start(gone);
+    cluster.ticks(20);
+    assert!(!cluster.store(gone).peers.contains_key(&RegionId(1)));
+}
+
+#[test]
+fn a_leader_hands_over_before_it_is_removed() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    cluster.remove(1, &peer(old, old));
+    cluster.write("k", "v");
+    cluster.ticks(10);
+    assert!(!cluster.store(old).peers.contains_key(&RegionId(1)));
+    assert_eq!(cluster.region(cluster.leader(1).unwrap(), 1).peers.len(), 2);
+}
+
+/// Loses some of all messages, by a generator of its own.
+fn lossy(seed: u64, percent: u64) -> Filter {
+    let mut state = seed;
+    Box::new(move |_, _| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % 100 >= percent
+    })
+}
+
+#[test]
+fn the_leader_of_two_can_be_removed_over_a_bad_network() {
+    for seed in 0..1000 {
+        let mut cluster = Cluster::with_region(2, 2, Config::default());
+        cluster.write("k", "v");
+        let old = cluster.leader(1).unwrap();
+        cluster.filter = Some(lossy(seed, seed % 4 * 10));
+        cluster.remove(1, &peer(old, old));
+        let other = 3 - old;
+        cluster.until("the other leads alone", |cluster| {
+            cluster.leader(1) == Some(other) && cluster.region(other, 1).peers.len() == 1
+        });
+        cluster.write("k", "w");
+        cluster.until("it is gone", |cluster| !cluster.store(old).peers.contains_key(&RegionId(1)));
+    }
+}
+
+#[test]
+fn the_last_of_two_learns_from_the_dead_that_the_other_was_removed() {
+    let mut cluster = Cluster::with_region(2, 2, Config::default());
+    cluster.write("k", "v");
+    let follower = 3 - cluster.leader(1).unwrap();
+    let leader = 3 - follower;
+    // The removal of the follower is proposed by the leader, who then hands over to that very follower:
+    // so it finds its own removal in its log.
+    cluster.filter = Some(Box::new(move |from, message| {
+        // It has the entry, and the leader does not hear so.
+        !(from.0 == follower && is_type(message, eraftpb::MessageType::MsgAppendResponse))
+    }));
+    cluster.order_change(leader, 1, RemoveNode, &peer(follower, follower));
+    cluster.stop(leader);
+    cluster.heal();
+    cluster.start(leader);
+    // The other one may win only if its log is as good: let it campaign first.
+    cluster.isolate(leader);
+    cluster.ticks(9);
+    cluster.heal();
+    // Whatever happens, the region of two becomes a region of one and serves.
+    let cut = std::rc::Rc::new(std::cell::Cell::new(false));
+    let is_cut = cut.clone();
+    cluster.filter = Some(Box::new(move |from, message| {
+        // Appends of a leader that has committed its own removal are lost.
+        let commits = message.message.as_ref().is_some_and(|inner| inner.commit > 7);
+        if from.0 == follower && is_type(message, eraftpb::MessageType::MsgAppend) && commits {
+            is_cut.set(true);
+            return false;
+        }
+        true
+    }));
+    cluster.until("one is left", |cluster| {
+        cluster.leader(1) == Some(leader) && cluster.region(leader, 1).peers.len() == 1
+    });
+    cluster.filter = None;
+    cluster.write("k", "w");
+    cluster.until("the other is gone", |cluster| {
+        !cluster.store(follower).peers.contains_key(&RegionId(1))
+    });
+}
+
+#[test]
+fn a_peer_that_missed_its_removal_is_told() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    cluster.isolate(gone);
+    cluster.remove(1, &peer(gone, gone));
+    cluster.ticks(40);
+    assert!(cluster.store(gone).peers.contains_key(&RegionId(1)));
+    cluster.heal();
+    cluster.until("it is gone", |cluster| !cluster.store(gone).peers.contains_key(&RegionId(1)));
+    cluster.ticks(4);
+    assert_eq!(cluster.value(gone, "k"), None);
+}
+
+#[test]
+fn a_learner_that_missed_its_removal_asks() {
+    let config = Config { leader_missing_ticks: 40, ..Config::default() };
+    let mut cluster = Cluster::with_region(2, 1, config);
+    let mut learner = peer(2, 2);
+    learner.set_role(metapb::PeerRole::Learner);
+    cluster.change_until(1, AddLearnerNode, &learner, |region| region.peers.len() == 2);
+    cluster.until("the data", |cluster| cluster.has_region(2, 1));
+    cluster.isolate(2);
+    cluster.remove(1, &learner);
+    cluster.heal();
+    // It never campaigns, so it must ask.
+    cluster.stop(2);
+    cluster.start(2);
+    cluster.until("it is gone", |cluster| !cluster.store(2).peers.contains_key(&RegionId(1)));
+}
+
+#[test]
+fn a_removed_peer_comes_back_under_a_new_id() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    for id in [11, 12, 13] {
+        let known = cluster.region(leader, 1);
+        let there = region::peer_on(&known, StoreId(gone)).cloned().unwrap();
+        cluster.remove(1, &there);
+        cluster.add(1, &peer(id, gone));
+        cluster.until("the data", |cluster| cluster.value(gone, "k").is_some());
+        cluster.write("k", &id.to_string());
+    }
+    // The same again, but the store learns of its removal only from the new peer's messages.
+    cluster.isolate(gone);
+    cluster.remove(1, &peer(13, gone));
+    cluster.add(1, &peer(14, gone));
+    cluster.write("k", "last");
+    cluster.heal();
+    cluster.until("the new one has it", |cluster| {
+        cluster.value(gone, "k") == Some("last".into())
+            && cluster.store(gone).peers.get(&RegionId(1)).is_some_and(|peer| peer.meta.id == 14)
+    });
+}
+
+#[test]
+fn a_late_clearing_does_not_hit_the_successor() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    cluster.nodes.get_mut(&StoreId(gone)).unwrap().held_background = Some(Vec::new());
+    cluster.remove(1, &peer(gone, gone));
+    cluster.add(1, &peer(14, gone));
+    cluster.ticks(20);
+    let node = cluster.nodes.get_mut(&StoreId(gone)).unwrap();
+    for task in node.held_background.take().unwrap() {
+        let machine = node.machine.as_mut().unwrap();
+        node.inbox.extend(machine.background.perform(task).unwrap());
+    }
+    cluster.run();
+    cluster.until("the data", |cluster| cluster.value(gone, "k").is_some());
+    cluster.ticks(40);
+    assert!(cluster.value(gone, "k").is_some());
+}
+
+#[test]
+fn one_change_at_a_time() {
+    let mut cluster = Cluster::with_region(4, 3, Config::default());
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    cluster.hold_applier(leader);
+    cluster.order_change(leader, 1, RemoveNode, &peer(gone, gone));
+    cluster.order_change(leader, 1, AddNode, &peer(4, 4));
+    cluster.ticks(2);
+    cluster.release_applier(leader);
+    cluster.ticks(4);
+    let region = cluster.region(leader, 1);
+    assert_eq!(region::epoch(&region).conf_ver, 2);
+    assert_eq!(region.peers.len(), 2);
+    assert!(!cluster.store(4).peers.contains_key(&RegionId(1)));
+}
+
+#[test]
+fn an_order_for_another_epoch_is_ignored() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let gone = peer(leader % 3 + 1, leader % 3 + 1);
+    cluster.order(leader, 1, |order| {
+        order.region_epoch = Some(metapb::RegionEpoch { conf_ver: 9, version: 1 });
+        let change = pdpb::ChangePeer { peer: Some(gone.clone()), change_type: RemoveNode.into() };
+        order.change_peer = Some(change);
+    });
+    cluster.ticks(4);
+    assert_eq!(cluster.region(leader, 1).peers.len(), 3);
+}
+
+#[test]
+fn who_waits_at_a_destroyed_peer_is_answered() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    cluster.isolate(old);
+    let proposed = cluster.write_at(old, 1, "k", "v");
+    let read = cluster.barrier_at(old, 1, true);
+    cluster.until("another leader", |cluster| cluster.leader(1).is_some_and(|new| new != old));
+    cluster.remove(1, &peer(old, old));
+    cluster.heal();
+    cluster.until("it is gone", |cluster| !cluster.store(old).peers.contains_key(&RegionId(1)));
+    // It was proposed; whether others have committed it this peer cannot say.
+    assert!(matches!(
+        cluster.refusal(proposed),
+        Some(Refusal::UndeterminedResult { .. } | Refusal::StaleCommand)
+    ));
+    assert!(cluster.reply(read).is_some());
+}

@@ -1,0 +1,115 @@
+use super::*;
+
+#[test]
+fn what_was_acknowledged_survives_a_restart_of_all() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    let term = cluster.store(1).peers[&RegionId(1)].group.term();
+    (1..=3).for_each(|id| cluster.stop(id));
+    (1..=3).for_each(|id| cluster.start(id));
+    // The vote is remembered, the leader is not.
+    for id in 1..=3 {
+        let group = &cluster.store(id).peers[&RegionId(1)].group;
+        assert_eq!((group.term(), group.leader()), (term, None));
+        assert_ne!(group.raft().vote, 0);
+    }
+    cluster.until("a leader", |cluster| cluster.leader(1).is_some());
+    cluster.ticks(4);
+    for id in 1..=3 {
+        assert_eq!(cluster.value(id, "k"), Some("v".into()));
+    }
+    cluster.write("k", "w");
+}
+
+#[test]
+fn unsynced_data_is_written_again_from_the_log() {
+    let mut cluster = Cluster::three();
+    for n in 0..10 {
+        cluster.write("k", &n.to_string());
+    }
+    cluster.ticks(4);
+    for keep in 0..8 {
+        for id in 1..=3 {
+            cluster.lose_power(id, keep);
+        }
+        (1..=3).for_each(|id| cluster.start(id));
+        cluster.until("a leader", |cluster| cluster.leader(1).is_some());
+        cluster.ticks(4);
+        for id in 1..=3 {
+            assert_eq!(cluster.value(id, "k"), Some("9".into()));
+        }
+    }
+}
+
+#[test]
+fn a_store_without_its_log_does_not_start() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    cluster.ticks(4);
+    let data = cluster.nodes[&StoreId(1)].data.clone();
+    let config = cluster.config.clone();
+    let mut effects = Effects::default();
+    let opened = Store::open(StoreId(1), config, data, MemoryLog::new(), Now(0), &mut effects);
+    assert!(matches!(opened.err(), Some(crate::error::Fault::Missing { .. })));
+}
+
+#[test]
+fn an_empty_peers_vote_is_remembered() {
+    let mut cluster = Cluster::with_region(2, 2, Config::default());
+    let leader = cluster.leader(1).unwrap();
+    cluster.split_at(leader, 1, &["m"]);
+    let epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 1 });
+    // A region of which this store has heard nothing asks for a vote.
+    let mut cluster = Cluster::new(1, Config::default());
+    cluster.start(1);
+    let ask = |candidate: u64| {
+        StoreMsg::Raft(Box::new(RaftMessage {
+            region_id: 7,
+            from_peer: Some(peer(candidate, candidate)),
+            to_peer: Some(peer(20, 1)),
+            region_epoch: epoch,
+            message: Some(eraftpb::Message {
+                msg_type: eraftpb::MessageType::MsgRequestVote.into(),
+                from: candidate,
+                to: 20,
+                term: 9,
+                index: 10,
+                log_term: 8,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }))
+    };
+    cluster.tell(StoreId(1), ask(21));
+    cluster.run();
+    let vote = |cluster: &Cluster| {
+        let peer = cluster.store(1).peers.get(&RegionId(7));
+        peer.map(|peer| (peer.group.term(), peer.group.raft().vote))
+    };
+    assert_eq!(vote(&cluster), Some((9, 21)));
+    cluster.lose_power(1, 0);
+    cluster.start(1);
+    cluster.tell(StoreId(1), ask(22));
+    cluster.run();
+    assert_eq!(vote(&cluster), Some((9, 21)));
+}
+
+#[test]
+fn a_tombstone_outlives_a_loss_of_power_or_the_removal_is_replayed() {
+    for keep in 0..6 {
+        let mut cluster = Cluster::three();
+        cluster.write("k", "v");
+        cluster.ticks(2);
+        let leader = cluster.leader(1).unwrap();
+        let gone = leader % 3 + 1;
+        // Nothing is synced: the tombstone may be lost, and then so must be the cleared log.
+        cluster.nodes.get_mut(&StoreId(gone)).unwrap().held_background = Some(Vec::new());
+        cluster.remove(1, &peer(gone, gone));
+        cluster.ticks(4);
+        cluster.lose_power(gone, keep);
+        cluster.start(gone);
+        cluster
+            .until("it is gone", |cluster| !cluster.store(gone).peers.contains_key(&RegionId(1)));
+        assert!(cluster.store(gone).tombstones.contains_key(&RegionId(1)));
+    }
+}

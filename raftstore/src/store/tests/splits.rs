@@ -1,0 +1,231 @@
+use super::*;
+
+fn regions_of(cluster: &Cluster, store: u64) -> Vec<String> {
+    let mut regions: Vec<metapb::Region> = cluster
+        .store(store)
+        .peers
+        .values()
+        .filter(|peer| peer.is_initialized())
+        .map(|peer| peer.region.clone())
+        .collect();
+    regions.sort_by(|a, b| a.start_key.cmp(&b.start_key));
+    regions.iter().map(|region| region::Readable(region).to_string()).collect()
+}
+
+#[test]
+fn the_new_region_serves_at_once() {
+    let mut cluster = Cluster::three();
+    cluster.write("a", "1");
+    cluster.write("z", "1");
+    let leader = cluster.leader(1).unwrap();
+    let reply = cluster.split_at(leader, 1, &["m"]);
+    let Some(Ok(Answer::Regions(parts))) = cluster.reply(reply).cloned() else {
+        panic!("{:?}", cluster.reply(reply));
+    };
+    assert_eq!(parts.len(), 2);
+    // Without a tick: the new region's peers campaigned where the old one leads.
+    let new = parts.iter().find(|part| part.id != 1).unwrap().id;
+    assert_eq!(cluster.leader(new), Some(leader));
+    cluster.ticks(4);
+    for store in 1..=3 {
+        assert_eq!(
+            regions_of(&cluster, store),
+            ["r101 [-inf,m) v2.c1 p102@s1 p103@s2 p104@s3", "r1 [m,+inf) v2.c1 p1@s1 p2@s2 p3@s3",]
+        );
+    }
+    cluster.write("a", "2");
+    cluster.write("z", "2");
+    let told = cluster.reports.iter().filter(
+        |(_, report)| matches!(report, Report::RegionsSplit(regions) if regions.len() == 2),
+    );
+    assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn the_old_id_may_stay_with_the_left() {
+    let config = Config { right_derive_when_split: false, ..Config::default() };
+    let mut cluster = Cluster::with_region(1, 1, config);
+    cluster.split_at(1, 1, &["m", "g"]);
+    assert_eq!(
+        regions_of(&cluster, 1),
+        ["r1 [-inf,g) v3.c1 p1@s1", "r101 [g,m) v3.c1 p102@s1", "r103 [m,+inf) v3.c1 p104@s1",]
+    );
+}
+
+#[test]
+fn who_knows_the_old_region_is_told_of_both() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let stale = cluster.target(leader, 1);
+    cluster.split_at(leader, 1, &["m"]);
+    let reply = cluster.ask_write(leader, stale, "z", "v");
+    cluster.run();
+    let Some(Refusal::EpochNotMatch { current_regions }) = cluster.refusal(reply) else {
+        panic!("{:?}", cluster.reply(reply));
+    };
+    let ids: Vec<u64> = current_regions.iter().map(|region| region.id).collect();
+    assert_eq!(ids, [1, 101]);
+}
+
+#[test]
+fn writes_that_wait_through_a_split_learn_of_it() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    cluster.hold_applier(leader);
+    cluster.split_at(leader, 1, &["m"]);
+    let reply = cluster.write_at(leader, 1, "z", "v");
+    assert_eq!(cluster.reply(reply), None);
+    cluster.release_applier(leader);
+    assert!(matches!(cluster.refusal(reply), Some(Refusal::EpochNotMatch { .. })));
+    cluster.write("z", "v");
+}
+
+#[test]
+fn keys_that_do_not_cut_the_region_are_refused() {
+    let mut cluster = Cluster::with_region(1, 1, Config::default());
+    cluster.split_at(1, 1, &["m"]);
+    let outside = cluster.split_at(1, 1, &["a"]);
+    assert!(matches!(cluster.refusal(outside), Some(Refusal::KeyNotInRegion { .. })));
+    // Cut there already: asking again is no error.
+    let again = cluster.split_at(1, 1, &["m"]);
+    assert!(matches!(cluster.reply(again), Some(Ok(Answer::Regions(one))) if one.len() == 1));
+}
+
+#[test]
+fn a_split_without_ids_is_given_up() {
+    let mut cluster = Cluster::with_region(1, 1, Config::default());
+    cluster.gives_ids = false;
+    let reply = cluster.split_at(1, 1, &["m"]);
+    let second = cluster.split_at(1, 1, &["m"]);
+    assert!(matches!(cluster.refusal(second), Some(Refusal::ServerIsBusy { .. })));
+    cluster.until("an answer", |cluster| cluster.reply(reply).is_some());
+    cluster.gives_ids = true;
+    cluster.split_at(1, 1, &["m"]);
+    assert_eq!(regions_of(&cluster, 1).len(), 2);
+}
+
+#[test]
+fn votes_that_come_before_the_split_are_kept() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let (slow, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.hold_applier(slow);
+    cluster.isolate(other);
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.ticks(1);
+    // Two of three are there, and one of them has not split yet.
+    assert_eq!(cluster.leader(101), None);
+    cluster.release_applier(slow);
+    assert_eq!(cluster.leader(101), Some(leader));
+}
+
+#[test]
+fn a_region_that_grows_too_large_is_split() {
+    let config = Config {
+        region_split_bytes: 3000,
+        region_part_bytes: 2000,
+        split_check_written_bytes: 500,
+        split_check_ticks: 2,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::with_region(3, 3, config);
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        cluster.write(key, &"x".repeat(499));
+    }
+    cluster.until("a split", |cluster| regions_of(cluster, 1).len() == 2);
+    cluster.ticks(4);
+    assert_eq!(regions_of(&cluster, 1)[0], "r101 [-inf,e) v2.c1 p102@s1 p103@s2 p104@s3");
+}
+
+#[test]
+fn the_scheduler_may_order_a_split_in_the_middle() {
+    let mut cluster = Cluster::with_region(1, 1, Config::default());
+    ["a", "b", "c", "d"].into_iter().for_each(|key| cluster.write(key, "v"));
+    cluster.order(1, 1, |order| order.split_region = Some(pdpb::SplitRegion::default()));
+    assert_eq!(regions_of(&cluster, 1), ["r101 [-inf,c) v2.c1 p102@s1", "r1 [c,+inf) v2.c1 p1@s1"]);
+}
+
+#[test]
+fn a_split_is_replayed_after_a_loss_of_power() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    cluster.write("a", "1");
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.write("a", "2");
+    cluster.write("z", "2");
+    cluster.ticks(4);
+    let victim = leader % 3 + 1;
+    let unsynced = cluster.nodes[&StoreId(victim)].data.unsynced_writes();
+    assert!(unsynced > 3);
+    for keep in (0..=unsynced).rev() {
+        let term = cluster.store(victim).peers[&RegionId(101)].group.term();
+        cluster.lose_power(victim, keep);
+        cluster.start(victim);
+        cluster.until("both regions", |cluster| {
+            cluster.value(victim, "a") == Some("2".into())
+                && cluster.value(victim, "z") == Some("2".into())
+        });
+        assert!(cluster.store(victim).peers[&RegionId(101)].group.term() >= term);
+        cluster.write("a", "2");
+        cluster.write("z", "2");
+        cluster.ticks(2);
+    }
+}
+
+#[test]
+fn a_follower_that_missed_a_split_gets_both_regions_by_snapshot() {
+    let config = Config {
+        compact_log_ticks: 4,
+        compact_log_entries_min: 5,
+        compact_log_entries_max: 10,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::with_region(3, 3, config);
+    cluster.write("a", "1");
+    cluster.write("z", "1");
+    cluster.ticks(4);
+    let slow = cluster.leader(1).unwrap() % 3 + 1;
+    cluster.isolate(slow);
+    let leader = cluster.leader(1).unwrap();
+    cluster.split_at(leader, 1, &["m"]);
+    for n in 0..30 {
+        cluster.write("a", &n.to_string());
+        cluster.write("z", &n.to_string());
+    }
+    cluster.ticks(20);
+    cluster.heal();
+    cluster.until("it caught up", |cluster| {
+        cluster.value(slow, "a") == Some("29".into())
+            && cluster.value(slow, "z") == Some("29".into())
+    });
+    assert_eq!(regions_of(&cluster, slow), regions_of(&cluster, leader));
+}
+
+#[test]
+fn a_slow_split_leaves_a_newer_peer_of_the_new_region_alone() {
+    let mut cluster = Cluster::with_region(4, 3, Config::default());
+    let leader = cluster.leader(1).unwrap();
+    let slow = leader % 3 + 1;
+    cluster.hold_applier(slow);
+    // The applier is held before the split is handed to it: the store has not heard of it at all.
+    cluster.isolate(slow);
+    cluster.split_at(leader, 1, &["m"]);
+    let known = cluster.region_at(leader, "a").unwrap();
+    let there = region::peer_on(&known, StoreId(slow)).cloned().unwrap();
+    cluster.remove(101, &there);
+    cluster.add(101, &peer(900, slow));
+    cluster.write("a", "v");
+    // Messages for the newer peer come first, and cannot create it: the old region is in the way.
+    cluster.filter = Some(Box::new(move |_, message| message.region_id != 1));
+    cluster.cut.clear();
+    cluster.ticks(10);
+    assert!(!cluster.store(slow).peers.contains_key(&RegionId(101)));
+    cluster.heal();
+    cluster.ticks(6);
+    cluster.release_applier(slow);
+    cluster.until("the newer peer has the data", |cluster| {
+        let newer = cluster.store(slow).peers.get(&RegionId(101));
+        newer.is_some_and(|peer| peer.meta.id == 900 && peer.is_initialized())
+            && cluster.value(slow, "a") == Some("v".into())
+    });
+}
