@@ -17,6 +17,7 @@ pub(crate) mod client;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse, StoreStats};
 use proto::raft_serverpb::RaftMessage;
 use proto::{RegionId, metapb, pdpb, region};
@@ -120,9 +121,44 @@ pub(crate) async fn run<D: DataEngine>(
     describe: impl Fn(&mut StoreStats) + Send + Sync,
     ear: Ear,
 ) {
+    let last = Mutex::new(StoreStats::default());
     let heartbeats = heartbeat_stream(client.clone(), router.clone(), reports.heartbeats);
-    let calls = calls(client, router, reports.reports, describe);
-    ear.or(async { tokio::join!(heartbeats, calls) }).await;
+    let greetings = greet(&client, &router, &last, &describe);
+    let calls = calls(client.clone(), router.clone(), reports.reports, &last, &describe);
+    let all = async {
+        tokio::select! {
+            ((), ()) = async { tokio::join!(heartbeats, calls) } => {}
+            () = greetings => {}
+        }
+    };
+    ear.or(all).await;
+}
+
+/// Tells each new leader of the scheduler at once that this store lives, instead of at the next
+/// heartbeat: a leader places no replica on a store that it has not heard of.
+async fn greet<D: DataEngine>(
+    client: &SchedulerClient,
+    router: &Router<D>,
+    last: &Mutex<StoreStats>,
+    describe: &impl Fn(&mut StoreStats),
+) {
+    let mut generation = client.generation();
+    let mut backoff = Backoff::new();
+    loop {
+        generation.mark_unchanged();
+        let mut stats = last.lock().clone();
+        stats.region_count = router.read_views().all().len() as u32;
+        describe(&mut stats);
+        match client.store_heartbeat(stats).await {
+            Ok(_) => {
+                backoff = Backoff::new();
+                // An error would mean that the client is gone, and it is borrowed here.
+                let _ = generation.changed().await;
+            }
+            Err(error) => tracing::debug!(%error, "no scheduler to greet"),
+        }
+        backoff.wait().await;
+    }
 }
 
 /// Says what leaders say, and passes on the orders that come back. Ends when nobody reports any more.
@@ -240,7 +276,8 @@ async fn calls<D: DataEngine>(
     client: Arc<SchedulerClient>,
     router: Router<D>,
     mut reports: mpsc::Receiver<Report>,
-    describe: impl Fn(&mut StoreStats),
+    last: &Mutex<StoreStats>,
+    describe: &impl Fn(&mut StoreStats),
 ) {
     let mut under_way = JoinSet::new();
     while let Some(mut report) = reports.recv().await {
@@ -250,6 +287,7 @@ async fn calls<D: DataEngine>(
         while under_way.try_join_next().is_some() {}
         if let Report::StoreHeartbeat(stats) = &mut report {
             describe(stats);
+            last.lock().clone_from(stats);
         }
         let (client, router) = (client.clone(), router.clone());
         under_way.spawn(async move {
