@@ -60,7 +60,7 @@ impl Report {
 
     fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        table.load_style(comfy_table::presets::NOTHING);
         if !self.header.is_empty() {
             table.set_header(self.header.clone());
         }

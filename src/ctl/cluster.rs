@@ -3,7 +3,7 @@
 use proto::{KeyRange, Timestamp, metapb, pdpb, region};
 use serde_json::{Value, json};
 
-use super::scheduler::{self, Scheduler, check, failure, members_of};
+use super::scheduler::{Scheduler, check, failure, members_of};
 use crate::args::RegionFlags;
 use crate::exit::{Code, Failure, Outcome};
 use crate::keys;
