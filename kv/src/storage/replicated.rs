@@ -22,7 +22,7 @@ use proto::{Refusal, RegionId, kvrpcpb, metapb, region};
 use raftstore::driver::Router;
 use raftstore::engine::{DataEngine, WriteBatch};
 use raftstore::msg::Target;
-use raftstore::read_view::{ReadPath, ReadView};
+use raftstore::read_view::ReadPath;
 use tokio::sync::oneshot;
 
 use super::{Storage, View};
@@ -150,7 +150,8 @@ impl<D: DataEngine> Replicated<D> {
         }
         let mut current_regions = current_regions.clone();
         let views = self.router.read_views().all();
-        current_regions.extend(siblings(current, &views, siblings_max));
+        let here: Vec<_> = views.iter().map(|view| &view.region).collect();
+        current_regions.extend(siblings(current, &here, siblings_max));
         Refusal::EpochNotMatch { current_regions }
     }
 
@@ -170,26 +171,26 @@ impl<D: DataEngine> Replicated<D> {
 /// Up to so many regions on either side of this one, without a gap between them.
 fn siblings(
     current: &metapb::Region,
-    views: &[Arc<ReadView>],
+    here: &[&metapb::Region],
     siblings_max: usize,
 ) -> Vec<metapb::Region> {
     let mut found = Vec::new();
     let mut start = current.start_key.clone();
     while found.len() < siblings_max
         && !start.is_empty()
-        && let Some(left) = views.iter().find(|view| view.region.end_key == start)
+        && let Some(left) = here.iter().find(|region| region.end_key == start)
     {
-        start = left.region.start_key.clone();
-        found.push(left.region.clone());
+        start = left.start_key.clone();
+        found.push((*left).clone());
     }
     let mut end = current.end_key.clone();
     let both_max = (found.len() + siblings_max).min(SIBLINGS_MAX);
     while found.len() < both_max
         && !end.is_empty()
-        && let Some(right) = views.iter().find(|view| view.region.start_key == end)
+        && let Some(right) = here.iter().find(|region| region.start_key == end)
     {
-        end = right.region.end_key.clone();
-        found.push(right.region.clone());
+        end = right.end_key.clone();
+        found.push((*right).clone());
     }
     found
 }
@@ -277,5 +278,51 @@ impl<D: DataEngine> Storage for Replicated<D> {
                 return Err(self.with_siblings(context, refusal));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(id: u64, start_key: &'static str, end_key: &'static str) -> metapb::Region {
+        let (start_key, end_key) = (start_key.into(), end_key.into());
+        metapb::Region { id, start_key, end_key, ..Default::default() }
+    }
+
+    #[test]
+    fn siblings_are_the_neighbours_without_a_gap() {
+        let all = [
+            region(1, "", "b"),
+            region(2, "b", "d"),
+            region(3, "d", "f"),
+            region(4, "f", "h"),
+            // Here is a gap: a region of another store.
+            region(5, "k", ""),
+        ];
+        let here: Vec<_> = all.iter().collect();
+        let ids = |siblings_max| {
+            let found = siblings(&all[2], &here, siblings_max);
+            found.iter().map(|region| region.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(1), [2, 4]);
+        assert_eq!(ids(9), [2, 1, 4]);
+        assert!(siblings(&all[4], &here, 3).is_empty());
+    }
+
+    #[test]
+    fn a_missed_deadline_is_not_a_busy_server() {
+        let full = Refusal::ServerIsBusy { reason: "raft inbox is full".into(), backoff_ms: 0 };
+        assert!(is_busy(&full));
+        assert!(!is_busy(&Refusal::deadline_exceeded()));
+    }
+
+    #[test]
+    fn a_stale_read_without_a_leader_here_is_sent_to_the_leader() {
+        let stale = kvrpcpb::Context { stale_read: true, region_id: 2, ..Default::default() };
+        let refusal = || Refusal::NotLeader { region_id: 2, leader: None };
+        let answer = for_stale_read(&stale, refusal());
+        assert!(matches!(answer, Refusal::DataIsNotReady { region_id: 2, safe_ts: 0, .. }));
+        assert_eq!(for_stale_read(&kvrpcpb::Context::default(), refusal()), refusal());
     }
 }
