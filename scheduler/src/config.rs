@@ -62,6 +62,9 @@ pub struct Config {
     /// What a new cluster should look like (`replication` and `schedule` in pd-server's file).
     /// Once a cluster exists, its replicated settings count.
     pub policy: Policy,
+    /// Whether regions are cut at the bounds of keyspaces. Needed where stores speak API V2:
+    /// clients of it expect that no region holds keys of two keyspaces. *cluster*
+    pub split_keyspaces: bool,
 }
 
 impl Default for Config {
@@ -82,6 +85,7 @@ impl Default for Config {
             election_ticks: 10,
             lease_ticks: 8,
             policy: Policy::default(),
+            split_keyspaces: false,
         }
     }
 }

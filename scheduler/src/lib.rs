@@ -1,7 +1,6 @@
-//! The cluster's eye and hand: placement, timestamps, ids.
-//!
-//! In reading order: the machines that decide, the group they are replicated in, the shell.
+#![doc = include_str!("../README.md")]
 
+// In reading order: the machines that decide, the group they are replicated in, the shell.
 pub mod timestamps;
 pub mod ids;
 pub mod cluster;

@@ -192,6 +192,19 @@ fn page() -> MethodRouter<Arc<Node>> {
     })
 }
 
+/// Nothing is served under this path: told as gRPC or as HTTP, as the caller speaks.
+pub(crate) async fn unknown(request: Request) -> Response {
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        let what = format!("unknown service or method {}", request.uri().path());
+        return Status::unimplemented(what).into_http::<Body>();
+    }
+    Failure::not_found("there is nothing under this path").into_response()
+}
+
 /// Axum answers HEAD where it answers GET; PD does not.
 async fn no_head(request: Request, next: Next) -> Response {
     if request.method() == Method::HEAD {

@@ -488,10 +488,12 @@ impl<L: LogEngine> Member<L> {
             self.copied_index = state.index();
             effects.is_membership_changed = true;
             effects.replies.extend(self.proposals.skipped(state.index()));
-            self.group.applied_to(state.index());
         }
         if ready.awaits_persist {
             self.group.on_persisted(ready.number);
+        }
+        if ready.snapshot.is_some() {
+            self.group.applied_to(state.index());
         }
         let send = self.to_wire(ready.send_after_persist);
         effects.send.extend(send);
@@ -594,3 +596,6 @@ fn decode_snapshot(snapshot: &core::Snapshot) -> Option<schedulerpb::StateSnapsh
     let metadata = snapshot.get_metadata();
     (copy.index == metadata.index && copy.term == metadata.term).then_some(copy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,7 @@ pub(crate) fn client(channel: Channel) -> PeerClient<Channel> {
 }
 
 async fn run(node: Arc<Node>, to: u64, mut queue: mpsc::Receiver<eraftpb::Message>) {
-    let mut complained = false;
+    let mut said = String::new();
     // The first message says that there is somebody to talk to.
     let mut first = queue.recv().await;
     while let Some(message) = first.take() {
@@ -93,7 +93,6 @@ async fn run(node: Arc<Node>, to: u64, mut queue: mpsc::Receiver<eraftpb::Messag
             match connect(&url).await {
                 Err(error) => problem = format!("connect to {url}: {error}"),
                 Ok(channel) => {
-                    complained = false;
                     problem = match stream(&node, channel, waiting.take(), &mut queue).await {
                         Some(problem) => format!("{url}: {problem}"),
                         None => return,
@@ -103,9 +102,9 @@ async fn run(node: Arc<Node>, to: u64, mut queue: mpsc::Receiver<eraftpb::Messag
             }
         }
         // Said once and not at every try: the other member may simply not have started yet.
-        if !complained {
-            tracing::info!(member = %format!("{to:x}"), problem, "member is not reachable");
-            complained = true;
+        if problem != said {
+            tracing::info!(member = %format!("{to:x}"), problem, "no link to a member");
+            said = problem;
         }
         node.tell(Said::Unreachable { member: to });
         tokio::time::sleep(RETRY_AFTER).await;

@@ -45,6 +45,8 @@ use crate::{http, service};
 
 /// How often the cluster is looked at: orders repeated, regions patrolled, stores balanced.
 const PATROL_INTERVAL: Duration = Duration::from_millis(100);
+/// The bounds of keyspaces are looked at every so many rounds of that.
+const KEYSPACES_EVERY_ROUNDS: u64 = 10;
 /// Bytes of a memtable of the member's log: it holds little.
 const LOG_WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of cached blocks of the member's log.
@@ -94,6 +96,7 @@ impl SchedulerNode {
             election_ticks: config.election_ticks,
             lease_ticks: config.lease_ticks,
             policy: config.policy,
+            split_keyspaces: config.split_keyspaces,
         };
         let (started_tx, started) = oneshot::channel();
         let (rpc_stop, stopped) = oneshot::channel();
@@ -272,6 +275,7 @@ struct Resolved {
     election_ticks: usize,
     lease_ticks: u32,
     policy: crate::cluster::Policy,
+    split_keyspaces: bool,
 }
 
 /// The URLs given, or one made of the bound address.
@@ -356,6 +360,7 @@ async fn run<L: LogEngine>(
         flag_urls: config.initial_cluster.iter().cloned().collect::<BTreeMap<_, _>>(),
     }));
     serve(&node, clients, peers)?;
+    tokio::spawn(patrol(Arc::clone(&node), config.split_keyspaces));
     let driver = Driver {
         node: Arc::clone(&node),
         member,
@@ -455,7 +460,9 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
         .max_encoding_message_size(front::MESSAGE_BYTES_MAX);
     let peer_front =
         front::server().add_service(peer_service).serve_with_incoming(front::incoming(peers)?);
-    let routes = service::routes(node).into_axum_router().merge(http::router(node));
+    // What is neither is told so in the caller's language.
+    let routes =
+        service::routes(node).into_axum_router().merge(http::router(node)).fallback(http::unknown);
     let client_front = front::server()
         .accept_http1(true)
         .add_routes(routes.into())
@@ -471,16 +478,22 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
             }
         });
     }
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        let mut interval = tokio::time::interval(PATROL_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            if let Some(serving) = node.serving() {
-                serving.tick(&node);
-            }
-        }
-    });
     Ok(())
 }
+
+/// Looks after the cluster whenever this member leads.
+async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
+    let mut interval = tokio::time::interval(PATROL_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for round in 0_u64.. {
+        interval.tick().await;
+        let Some(serving) = node.serving() else { continue };
+        serving.tick(&node);
+        if split_keyspaces && round.is_multiple_of(KEYSPACES_EVERY_ROUNDS) {
+            service::keyspaces::plan_bounds(&node, &serving);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,11 @@ impl Serving {
         }
     }
 
+    /// Waits for the end of the leadership.
+    pub(crate) async fn ended(&self) {
+        self.next_state(|_| None::<()>).await;
+    }
+
     /// Waits for a condition that [`Self::wake`] announces, for as long as the leadership lasts
     /// and no longer than a proposal may take.
     pub(crate) async fn await_until(&self, condition: impl Fn() -> bool) -> Result<(), Status> {

@@ -15,6 +15,7 @@ use super::answer::refused;
 use super::{Service, answer};
 use crate::cluster::{Asked, Heard, Refusal};
 use crate::member::reign::NotYet;
+use crate::server::node::not_leader;
 use crate::server::serving::{ORDERS_MAX, OrderStream, Serving, change_of};
 
 /// How often a stream that has nothing to say says so: it shows both ends that it lives.
@@ -42,23 +43,28 @@ impl Service {
         mut heartbeats: Streaming<pdpb::RegionHeartbeatRequest>,
         orders: &OrderStream,
     ) -> Result<(), Status> {
+        let serving = self.node.serving().ok_or_else(not_leader)?;
         loop {
             let next = tokio::time::timeout(KEEPALIVE_INTERVAL, heartbeats.message());
-            let heartbeat = match next.await {
-                Ok(heartbeat) => heartbeat?,
-                Err(_) => {
-                    let nothing = answer(self.node.cluster_id(), Ok(Default::default()));
-                    // Full: there is plenty to say.
-                    orders.try_send(Ok(nothing)).ok();
-                    continue;
-                }
+            let heartbeat = tokio::select! {
+                biased;
+                // Idle stores must learn of it too: they speak to the next leader then.
+                () = serving.ended() => return Err(not_leader()),
+                heartbeat = next => heartbeat,
             };
-            let Some(heartbeat) = heartbeat else { return Ok(()) };
-            let (serving, cluster_id) = self.enter(heartbeat.header.as_ref()).await?;
-            if let Some(leader) = heartbeat.leader {
+            let Ok(heartbeat) = heartbeat else {
+                let nothing = answer(self.node.cluster_id(), Ok(Default::default()));
+                // Full: there is plenty to say.
+                orders.try_send(Ok(nothing)).ok();
+                continue;
+            };
+            let Some(heartbeat) = heartbeat? else { return Ok(()) };
+            let cluster_id = self.check_cluster(heartbeat.header.as_ref())?;
+            serving.await_lease(&self.node).await?;
+            let target_peer = heartbeat.leader;
+            if let Some(leader) = target_peer {
                 serving.bind(StoreId(leader.store_id), orders);
             }
-            let target_peer = heartbeat.leader;
             match self.hear_region(&serving, heartbeat) {
                 Ok(()) => {}
                 // A store that nobody knows must register before it may speak.

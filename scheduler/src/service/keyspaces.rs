@@ -8,9 +8,10 @@ use proto::schedulerpb::Change;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use super::operators::plan_splits;
 use super::{Service, answer};
 use crate::cluster::Refusal;
-use crate::keyspaces::Keyspaces;
+use crate::keyspaces::{Keyspaces, bounds, id_of};
 use crate::server::node::Node;
 use crate::server::serving::Serving;
 
@@ -30,6 +31,25 @@ pub(crate) async fn create(
             Ok((change, keyspace))
         })
         .await
+}
+
+/// Plans to cut regions at the bounds of keyspaces, where they are not cut yet.
+pub(crate) fn plan_bounds(node: &Node, serving: &Serving) {
+    if !serving.holds_lease(node) {
+        return;
+    }
+    let moment = node.clock.moment();
+    let mut affairs = serving.lock();
+    let keys: Vec<_> = affairs
+        .keyspaces
+        .list(0, 0)
+        .iter()
+        .filter(|keyspace| keyspace.state() != keyspacepb::KeyspaceState::Tombstone)
+        .flat_map(|keyspace| bounds(id_of(keyspace)))
+        .collect();
+    if let Ok(cluster) = affairs.cluster() {
+        plan_splits(cluster, &keys, moment);
+    }
 }
 
 impl Service {
