@@ -90,9 +90,10 @@ impl From<Refusal> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let code = match status.code() {
-            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
+        let code = if status.code() == Code::DeadlineExceeded {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
         };
         Self(code, status.message().to_owned())
     }

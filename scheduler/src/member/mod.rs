@@ -443,7 +443,7 @@ impl<L: LogEngine> Member<L> {
             log.groups.extend(restored.or(copy).as_ref().map(records::state_write));
         }
         let send_now = std::mem::take(&mut ready.send_now);
-        Some(Round { send_now: self.to_wire(send_now), log, ready })
+        Some(Round { send_now: self.outgoing(send_now), log, ready })
     }
 
     /// Members that are too far behind for the log get the state as it is now.
@@ -451,8 +451,8 @@ impl<L: LogEngine> Member<L> {
         for to in self.group.log_mut().take_wanted_snapshots() {
             let conf_state = self.group.log().conf_state().clone();
             let copy = state.snapshot(wire::conf_state_to_wire(conf_state.clone()));
-            let mut snapshot = core::Snapshot::default();
-            snapshot.data = copy.encode_to_vec().into();
+            let mut snapshot =
+                core::Snapshot { data: copy.encode_to_vec().into(), ..Default::default() };
             let metadata = snapshot.mut_metadata();
             metadata.index = state.index();
             metadata.term = state.term();
@@ -461,7 +461,7 @@ impl<L: LogEngine> Member<L> {
         }
     }
 
-    fn to_wire(&mut self, messages: Vec<core::Message>) -> Vec<eraftpb::Message> {
+    fn outgoing(&mut self, messages: Vec<core::Message>) -> Vec<eraftpb::Message> {
         for message in &messages {
             if message.msg_type == core::MessageType::MsgSnapshot {
                 self.snapshots.insert(message.to, self.ticks);
@@ -495,7 +495,7 @@ impl<L: LogEngine> Member<L> {
         if ready.snapshot.is_some() {
             self.group.applied_to(state.index());
         }
-        let send = self.to_wire(ready.send_after_persist);
+        let send = self.outgoing(ready.send_after_persist);
         effects.send.extend(send);
         for entry in ready.committed {
             self.apply(entry, state, effects)?;
@@ -583,11 +583,12 @@ fn conf_change(
     change_type: core::ConfChangeType,
     member: &schedulerpb::Member,
 ) -> core::ConfChange {
-    let mut change = core::ConfChange::default();
-    change.change_type = change_type;
-    change.node_id = member.member_id;
-    change.context = member.encode_to_vec().into();
-    change
+    core::ConfChange {
+        change_type,
+        node_id: member.member_id,
+        context: member.encode_to_vec().into(),
+        ..Default::default()
+    }
 }
 
 /// The state in a raft snapshot; `None` when it is damaged or not of one piece.

@@ -153,10 +153,7 @@ impl<L: LogEngine> Run<L> {
         let now = Now(node.clock.steady_us());
         self.driver.member.tick(now, &node.state.read(), effects);
         let Some(serving) = &self.serving else { return };
-        let moved = node.moved_members();
-        if !moved.is_empty() {
-            node.submit(serving.term(), Change { put_members: moved, ..Change::default() });
-        }
+        log_moved_members(node, serving.term());
         if !self.is_published {
             let moment = node.clock.moment();
             serving.propose_bounds(node, &mut serving.lock(), moment);
@@ -190,26 +187,27 @@ impl<L: LogEngine> Run<L> {
     fn see_to_serving(&mut self, applied: &[Change]) {
         let view = self.driver.member.view();
         let node = Arc::clone(&self.driver.node);
-        if let Some(serving) = &self.serving {
-            if serving.term() != view.term || !view.may_reign || view.is_handing_over {
-                self.end_serving();
-            }
+        let may_serve = view.may_reign && !view.is_handing_over;
+        if self.serving.as_ref().is_some_and(|serving| serving.term() != view.term || !may_serve) {
+            self.end_serving();
         }
         node.publish_view(view);
-        if !view.may_reign || view.is_handing_over {
+        if !may_serve {
             return;
         }
         let moment = node.clock.moment();
         let serving = self.serving.get_or_insert_with(|| {
             let serving = Serving::begin(&node, &node.state.read(), view.term, moment);
             serving.propose_bounds(&node, &mut serving.lock(), moment);
+            log_moved_members(&node, view.term);
             Arc::new(serving)
         });
         for change in applied {
             serving.on_applied(change);
         }
         serving.extend_lease(self.driver.member.lease_until().0);
-        if !self.is_published && serving.lock().reign.is_ready() {
+        // Clients that find a leader want to know where it is.
+        if !self.is_published && serving.lock().reign.is_ready() && node.is_listed() {
             self.is_published = true;
             tracing::info!(name = %node.name, term = view.term, "this member serves");
             node.publish_serving(Some(Arc::clone(serving)));
@@ -237,5 +235,13 @@ impl<L: LogEngine> Run<L> {
                 done.send(outcome).ok();
             }
         }
+    }
+}
+
+/// Members may be elsewhere than the log says: the leader logs where they are now.
+fn log_moved_members(node: &Node, term: u64) {
+    let moved = node.moved_members();
+    if !moved.is_empty() {
+        node.submit(term, Change { put_members: moved, ..Change::default() });
     }
 }

@@ -217,6 +217,14 @@ impl Node {
             .collect()
     }
 
+    /// Whether the log says of this member what it says of itself.
+    pub(crate) fn is_listed(&self) -> bool {
+        let state = self.state.read();
+        state.members().get(&self.member_id).is_some_and(|known| {
+            known.client_urls == self.client_urls && known.peer_urls == self.peer_urls
+        })
+    }
+
     /// This member, as it describes itself to others.
     pub(crate) fn myself(&self) -> schedulerpb::Member {
         schedulerpb::Member {

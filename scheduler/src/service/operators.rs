@@ -48,7 +48,7 @@ fn starting_at(regions: &Regions, keys: &[Bytes]) -> Vec<u64> {
 }
 
 fn percentage(done: usize, all: usize) -> u64 {
-    if all == 0 { 100 } else { (done * 100 / all) as u64 }
+    (done * 100).checked_div(all).map_or(100, |percent| percent as u64)
 }
 
 impl Service {
@@ -92,7 +92,7 @@ impl Service {
             cluster
                 .operators()
                 .status(RegionId(request.region_id), moment)
-                .ok_or_else(|| Refusal::RegionNotFound)
+                .ok_or(Refusal::RegionNotFound)
         });
         Ok(match found {
             // Clients of PD know this text for a region without a plan.

@@ -70,7 +70,7 @@ impl Service {
                 header: None,
                 region_metas: records.iter().map(|record| record.region.clone()).collect(),
                 leaders: records.iter().map(|record| leader_of(record)).collect(),
-                regions: records.iter().map(|record| with_leader(record)).collect(),
+                regions: records.iter().map(with_leader).collect(),
             }
         });
         Ok(answer(cluster_id, found))
@@ -93,7 +93,7 @@ impl Service {
                 cluster.regions().batch_scan(&ranges, limit(request.limit), contain_all)?;
             Ok(pdpb::BatchScanRegionsResponse {
                 header: None,
-                regions: records.iter().map(|record| with_leader(record)).collect(),
+                regions: records.iter().map(with_leader).collect(),
             })
         });
         Ok(answer(cluster_id, found))

@@ -52,7 +52,10 @@ async fn timestamps_grow_and_ids_stay_unique_when_the_leader_dies() {
         };
         nodes.push(start(back).await);
     }
-    assert!(nodes.iter().all(|node| node.cluster_id() == cluster_id));
+    eventually("those who came back know their cluster", async || {
+        nodes.iter().all(|node| node.cluster_id() == cluster_id)
+    })
+    .await;
 }
 
 #[tokio::test]
