@@ -266,11 +266,7 @@ async fn families_are_known_by_name_under_the_first_version_only() {
     let raw_v1 = raw(ApiVersion::V1);
     let request = RawGetRequest { key: "k".into(), cf: "nonsense".into(), ..Default::default() };
     assert!(raw_v1.get(request).await.error.contains("InvalidCf"));
-    let request = RawGetRequest {
-        context: context(ApiVersion::V2),
-        key: "rk".into(),
-        cf: "default".into(),
-        ..Default::default()
-    };
+    let request =
+        RawGetRequest { context: context(ApiVersion::V2), key: "rk".into(), cf: "default".into() };
     assert!(raw(ApiVersion::V2).get(request).await.error.contains("deprecated"));
 }

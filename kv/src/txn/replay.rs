@@ -2,7 +2,7 @@
 //!
 //! Clients prewrite, commit and give up; others meet their locks and resolve them; readers read.
 //! Every request may be delivered up to three times, at any later moment, and once more when all is
-//! over. What must hold:
+//! over. (Clients ask again while they have no answer; what failed for good is not tried again.) What must hold:
 //!
 //! - the same request again, at once, changes nothing;
 //! - all who learn a transaction's fate learn the same one, and its records agree;
@@ -112,6 +112,16 @@ struct World {
     /// By start: committed then, or 0 for rolled back.
     fates: BTreeMap<u64, u64>,
     reads: Vec<(u64, usize, Option<Bytes>)>,
+    story: Vec<String>,
+}
+
+/// A failure tells what happened.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}\n{}", self.story.join("\n"), dump(&self.engine));
+        }
+    }
 }
 
 impl World {
@@ -128,6 +138,7 @@ impl World {
             sent: Vec::new(),
             fates: BTreeMap::new(),
             reads: Vec::new(),
+            story: Vec::new(),
         }
     }
 
@@ -142,6 +153,7 @@ impl World {
     }
 
     fn learn(&mut self, start_ts: u64, fate: u64) {
+        self.story.push(format!("  the fate of {start_ts} is {fate}"));
         let known = *self.fates.entry(start_ts).or_insert(fate);
         assert_eq!(known, fate, "the fate of {start_ts} was learnt twice");
     }
@@ -156,6 +168,7 @@ impl World {
         let start_ts = self.now();
         let txn = self.clients.len();
         let keys: Vec<usize> = writes.keys().copied().collect();
+        self.story.push(format!("{start_ts} begins as number {txn}: {style:?} {writes:?}"));
         self.clients.push(Client {
             start_ts,
             style,
@@ -213,15 +226,18 @@ impl World {
 
     /// Delivers a message twice in a row and hands the first answer to the client.
     fn deliver(&mut self, message: &Message, choices: &mut Choices<'_>) {
+        self.story.push(format!("{message:?}"));
         match message {
             Message::Prewrite { txn, keys } => {
                 let answer = self.prewrite(*txn, keys);
+                self.story.push(format!("  {answer:?}"));
                 self.again(|world| drop(world.prewrite(*txn, keys)));
                 self.on_prewritten(*txn, keys, &answer, choices);
             }
             Message::Commit { txn, key, commit_ts } => {
                 let start_ts = self.clients[*txn].start_ts;
                 let is_committed = self.commit(start_ts, *key, *commit_ts);
+                self.story.push(format!("  committed: {is_committed}"));
                 self.again(|world| {
                     assert_eq!(world.commit(start_ts, *key, *commit_ts), is_committed)
                 });
@@ -275,16 +291,17 @@ impl World {
         answer: &PrewriteResponse,
         choices: &mut Choices<'_>,
     ) {
-        if answer.one_pc_commit_ts > 0 {
-            // Perhaps the client had an error before and has given up: then it does not know.
-            self.clock = self.clock.max(answer.one_pc_commit_ts);
-            self.learn(self.clients[txn].start_ts, answer.one_pc_commit_ts);
-        }
         let client = &mut self.clients[txn];
         if client.gave_up || !client.waits_for.contains(&keys[0]) {
             return;
         }
         if !answer.errors.is_empty() {
+            // A client asks again only while it has no answer. Were its request still under way, an
+            // async commit could succeed behind its back.
+            self.pool.retain(|(message, _)| match message {
+                Message::Prewrite { txn: other, keys: others } => *other != txn || others != keys,
+                Message::Commit { .. } | Message::Rollback { .. } | Message::Resolve { .. } => true,
+            });
             self.give_up(txn, choices);
             return;
         }
@@ -293,6 +310,8 @@ impl World {
         let (start_ts, min_commit_ts) = (client.start_ts, client.min_commit_ts);
         if client.style == Style::OnePhase {
             assert!(answer.one_pc_commit_ts > start_ts);
+            self.clock = self.clock.max(answer.one_pc_commit_ts);
+            self.learn(start_ts, answer.one_pc_commit_ts);
         } else if client.waits_for.is_empty() {
             if client.style == Style::Async {
                 self.clock = self.clock.max(min_commit_ts);
@@ -382,10 +401,11 @@ impl World {
             }
         }
         let commit_ts = answer.commit_version;
+        self.story.push(format!("somebody met {start_ts} on {:?}: {commit_ts}", lock.key));
         self.clock = self.clock.max(commit_ts);
         self.learn(start_ts, commit_ts);
-        for key in 0..KEYS.len() {
-            if locks.iter().any(|lock| lock.lock_version == start_ts && lock.key == KEYS[key]) {
+        for (key, name) in KEYS.iter().enumerate() {
+            if locks.iter().any(|lock| lock.lock_version == start_ts && lock.key == *name) {
                 let message = Message::Resolve { start_ts, key, commit_ts };
                 if in_pool {
                     self.send(message, 1 + choices.below(3));
@@ -426,9 +446,9 @@ impl World {
 
     fn check_all_reads(&self) {
         for ts in 0..=self.clock {
-            for key in 0..KEYS.len() {
+            for (key, name) in KEYS.iter().enumerate() {
                 let seen = self.get(key, ts).expect("no lock is left");
-                assert_eq!(seen, self.expected(key, ts), "{} at {ts}", KEYS[key]);
+                assert_eq!(seen, self.expected(key, ts), "{name} at {ts}");
             }
         }
         for (ts, key, seen) in &self.reads {
