@@ -5,14 +5,17 @@
 //! take no lock: the map of regions and each region's view are replaced whole, and the lease is one
 //! atomic number inside the view.
 //!
-//! **How to read.** Take the engine's snapshot *first*, then [`ReadView::check`] with a `now` read
-//! after it:
+//! **How to read.** Look at the region *first* ([`ReadViews::before_snapshot`]), then take the engine's
+//! snapshot, then [`ReadViews::check`] with a `now` read after it:
 //!
 //! ```text
-//!  snapshot ──── now ──── check: epoch and term match, now < lease      the snapshot may be served
-//!     │                        │
-//!     └── anything written ────┘  after the lease began by another leader is impossible
+//!  look: a lease ──── snapshot ──── now ──── check: same view, epoch matches, now < lease
+//!     │                  │                     │
+//!     └── led then, and everything was applied └── leads still: nobody else wrote in between
 //! ```
+//!
+//! Without the first look a reader that is kept waiting after its snapshot could be served from before
+//! the leader caught up: the snapshot of a follower, judged by the lease of the leader it became.
 //!
 //! **When a lease counts.** It begins when a heartbeat was *sent* that a quorum answered
 //! (`peer/lease.rs`), never before an entry of the leader's own term is applied. It is taken back
@@ -65,6 +68,22 @@ impl ReadCounts {
     }
 }
 
+/// A region as it was seen before a snapshot of the engine was taken.
+#[derive(Clone, Debug)]
+pub struct Before {
+    view: Option<Arc<ReadView>>,
+    /// Whether this view had ever been granted a lease: the leader had applied all there was.
+    had_lease: bool,
+}
+
+impl Before {
+    /// The peer's term then. A write that builds on what was read carries this term, not a later one:
+    /// in between another leader may have written.
+    pub fn term(&self) -> Option<u64> {
+        self.view.as_ref().map(|view| view.term)
+    }
+}
+
 /// How a read that may be served here is to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPath {
@@ -75,14 +94,6 @@ pub enum ReadPath {
 }
 
 impl ReadView {
-    /// Whether a read may be served here, and how. `now` was read after the engine's snapshot was
-    /// taken.
-    pub fn check(&self, target: &Target, store_id: StoreId, now: Now) -> Result<ReadPath, Refusal> {
-        self.admit(target, store_id)?;
-        let by_lease = self.is_leader && !target.replica_read && self.holds_lease(now);
-        Ok(if by_lease { ReadPath::Lease } else { ReadPath::Barrier })
-    }
-
     /// Whether a request may enter, in TiKV's order of checks: store, peer, leadership, data,
     /// term, epoch. Both older and newer versions of the epoch are refused: a newer one means that
     /// this replica has not applied what the caller saw.
@@ -219,16 +230,36 @@ impl ReadViews {
         self.slots.load().values().map(|slot| slot.load_full()).collect()
     }
 
-    /// Whether a read may be served here, and how; with the view to serve it by. `now` was read
-    /// after the engine's snapshot was taken.
-    pub fn check(&self, target: &Target, now: Now) -> Result<(ReadPath, Arc<ReadView>), Refusal> {
+    /// The first look of a reader, before it takes its snapshot.
+    pub fn before_snapshot(&self, region_id: RegionId) -> Before {
+        let view = self.by_id(region_id);
+        let had_lease =
+            view.as_ref().is_some_and(|view| view.lease_until.load(Ordering::Acquire) > 0);
+        Before { view, had_lease }
+    }
+
+    /// Whether a read may be served here, and how; with the view to serve it by. The engine's snapshot
+    /// was taken after the first look, and `now` was read after that.
+    pub fn check(
+        &self,
+        before: &Before,
+        target: &Target,
+        now: Now,
+    ) -> Result<(ReadPath, Arc<ReadView>), Refusal> {
         if let Some(requested) = target.store_id.filter(|requested| *requested != self.store_id) {
             return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.store_id.0 });
         }
         let Some(view) = self.by_id(target.region_id) else {
             return Err(Refusal::RegionNotFound { region_id: target.region_id.0 });
         };
-        view.check(target, self.store_id, now).map(|path| (path, view))
+        view.admit(target, self.store_id)?;
+        let is_same = before.view.as_ref().is_some_and(|before| Arc::ptr_eq(before, &view));
+        let by_lease = is_same
+            && before.had_lease
+            && view.is_leader
+            && !target.replica_read
+            && view.holds_lease(now);
+        Ok((if by_lease { ReadPath::Lease } else { ReadPath::Barrier }, view))
     }
 
     pub(crate) fn insert(&self, region_id: RegionId, publisher: &Publisher) {
@@ -280,11 +311,17 @@ mod tests {
     #[test]
     fn a_lease_ends_when_its_time_is_up() {
         let publisher = Publisher::new(published(1, true));
-        let check = |now| publisher.view().check(&target(1), StoreId(1), Now(now));
-        assert_eq!(check(5), Ok(ReadPath::Barrier));
+        let views = ReadViews::new(StoreId(1));
+        views.insert(RegionId(2), &publisher);
+        let look = || views.before_snapshot(RegionId(2));
+        let check = |before: &Before, now| views.check(before, &target(1), Now(now)).unwrap().0;
+        let too_early = look();
+        assert_eq!(check(&too_early, 5), ReadPath::Barrier);
         publisher.set_lease(Some(Now(10)));
-        assert_eq!(check(9), Ok(ReadPath::Lease));
-        assert_eq!(check(10), Ok(ReadPath::Barrier));
+        assert_eq!(check(&look(), 9), ReadPath::Lease);
+        assert_eq!(check(&look(), 10), ReadPath::Barrier);
+        // Its snapshot may be from before the leader had applied everything.
+        assert_eq!(check(&too_early, 9), ReadPath::Barrier);
     }
 
     #[test]
@@ -296,7 +333,9 @@ mod tests {
         let held = views.by_id(RegionId(2)).unwrap();
         publisher.publish(published(2, true));
         assert!(!held.holds_lease(Now(1)));
-        assert!(matches!(views.check(&target(1), Now(1)), Err(Refusal::EpochNotMatch { .. })));
+        let before = views.before_snapshot(RegionId(2));
+        let refused = views.check(&before, &target(1), Now(1));
+        assert!(matches!(refused, Err(Refusal::EpochNotMatch { .. })));
     }
 
     #[test]
@@ -329,6 +368,6 @@ mod tests {
                 Refusal::EpochNotMatch { .. },
             ]
         ));
-        assert_eq!(view.check(&target, StoreId(1), Now(0)), Ok(ReadPath::Barrier));
+        assert_eq!(view.admit(&target, StoreId(1)), Ok(()));
     }
 }

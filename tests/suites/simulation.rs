@@ -129,7 +129,10 @@ fn seeds() {
         totals.runs, totals.events, totals.calls, totals.entries, totals.leaders, totals.crashes
     );
     totals.assert_no_failure();
-    assert!(totals.calls > totals.runs * 50, "clients were served: {totals:?}");
+    // A single run may have been all trouble.
+    if totals.runs > 10 {
+        assert!(totals.calls > totals.runs * 100, "clients were served: {totals:?}");
+    }
 }
 
 #[test]
@@ -159,8 +162,7 @@ fn the_same_seed_is_the_same_run() {
 
 /// Looks for a planted bug, and says after how many seeds it was found.
 fn must_find(plant: Plant, options: impl Fn(u64) -> Options + Sync) {
-    let totals =
-        run_seeds(0..SEEDS_TO_FIND_A_PLANT, |seed| options(seed).with_plant(plant));
+    let totals = run_seeds(0..SEEDS_TO_FIND_A_PLANT, |seed| options(seed).with_plant(plant));
     let Some((seed, violation)) = totals.failure else {
         panic!("{plant:?} was not found in {SEEDS_TO_FIND_A_PLANT} seeds: {totals:?}");
     };

@@ -2,12 +2,16 @@
 //!
 //! A view is taken in this order, and the order is the proof:
 //!
-//! 1. a snapshot of the engine;
-//! 2. the region's `ReadView` with the clock read *now*: is this peer the leader, is the epoch the
-//!    caller's, does the lease still hold? Then nobody else can have acknowledged a write before the
-//!    snapshot was taken that is not in it, and the answer needs no other thread.
-//! 3. Else a barrier goes through the raft worker; then steps 1 and 2 again, where the barrier takes
+//! 1. a look at the region's `ReadView`: does this peer hold a lease?
+//! 2. a snapshot of the engine;
+//! 3. the view again, with the clock read *now*: is it the same, is the epoch the caller's, does the
+//!    lease still hold? Then nobody else can have acknowledged a write before the snapshot was taken
+//!    that is not in it, and the answer needs no other thread.
+//! 4. Else a barrier goes through the raft worker; then steps 2 and 3 again, where the barrier takes
 //!    the place of the lease.
+//!
+//! The term that goes with the view is that of the first look: a write that builds on what was read is
+//! refused if another leader may have written since.
 //!
 //! The range comes from the view that was checked: region id and version together name a range.
 //!
@@ -22,7 +26,7 @@ use proto::{Refusal, RegionId, kvrpcpb, metapb, region};
 use raftstore::driver::Router;
 use raftstore::engine::{DataEngine, WriteBatch};
 use raftstore::msg::Target;
-use raftstore::read_view::ReadPath;
+use raftstore::read_view::{Before, ReadPath};
 use tokio::sync::oneshot;
 
 use super::{Storage, View};
@@ -76,25 +80,27 @@ impl<D: DataEngine> Replicated<D> {
         Ok(target)
     }
 
-    /// Steps 1 and 2. `None` without a barrier: the lease does not hold.
+    /// Steps 2 and 3. `None` without a barrier: the lease does not hold.
     fn try_view(
         &self,
         target: &Target,
+        before: &Before,
         barrier_passed: bool,
     ) -> Result<Option<View<D::Snapshot>>, Refusal> {
         let snapshot = self.router.data().snapshot();
-        let (path, view) = self.router.read_views().check(target, self.router.now())?;
+        let (path, view) = self.router.read_views().check(before, target, self.router.now())?;
         match path {
             ReadPath::Lease => self.metrics.reads_by_lease.inc(),
             ReadPath::Barrier if barrier_passed => self.metrics.reads_by_barrier.inc(),
             ReadPath::Barrier => return Ok(None),
         };
-        Ok(Some(View { snapshot, range: view.range.clone(), term: view.term }))
+        Ok(Some(View { snapshot, range: view.range.clone(), term: before.term().unwrap_or(view.term) }))
     }
 
     async fn view_once(&self, context: &kvrpcpb::Context) -> Result<View<D::Snapshot>, Refusal> {
         let target = self.target(context)?;
-        if let Some(view) = self.try_view(&target, false)? {
+        let before = self.router.read_views().before_snapshot(target.region_id);
+        if let Some(view) = self.try_view(&target, &before, false)? {
             return Ok(view);
         }
         let (done, wait) = oneshot::channel();
@@ -118,7 +124,7 @@ impl<D: DataEngine> Replicated<D> {
                 });
             }
         }
-        self.try_view(&target, true)?.ok_or_else(Refusal::closing)
+        self.try_view(&target, &before, true)?.ok_or_else(Refusal::closing)
     }
 
     async fn write_once(

@@ -20,9 +20,9 @@ use proto::{KeyRange, RegionId, metapb};
 use crate::engine::snapshot_file::{self, SnapshotReader, SnapshotWriter};
 use crate::engine::{Change, DataEngine};
 use crate::error::Fault;
+use crate::msg::{BackgroundTask, GeneratedSnapshot, SnapshotSource, StoreMsg};
 use crate::operation::snapshot::{self, Install};
 use crate::operation::split::find_keys;
-use crate::msg::{BackgroundTask, GeneratedSnapshot, SnapshotSource, StoreMsg};
 use crate::storage::group_log::Position;
 
 /// Where snapshots lie between being made and being sent.

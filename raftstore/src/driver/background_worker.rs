@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use super::background::Background;
+use super::inbox::Inbox;
 use super::observer::Observer;
 use super::router::Envelope;
 use crate::engine::DataEngine;
@@ -14,7 +15,7 @@ use crate::msg::BackgroundTask;
 pub(super) struct BackgroundWorker<D> {
     pub(super) background: Background<D>,
     pub(super) tasks: Receiver<BackgroundTask>,
-    pub(super) inbox: Sender<Envelope>,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) observer: Arc<dyn Observer>,
 }
 
@@ -26,7 +27,7 @@ impl<D: DataEngine> BackgroundWorker<D> {
                 // Waits when the inbox is full: an answer, unlike a message from outside, is never
                 // said again. The raft worker never waits for this thread, so it will drain it.
                 Ok(Some(answer)) => {
-                    if self.inbox.send(Envelope::Message(answer)).is_err() {
+                    if !self.inbox.deliver(Envelope::Message(answer)) {
                         return;
                     }
                 }
@@ -34,7 +35,7 @@ impl<D: DataEngine> BackgroundWorker<D> {
                 Err(fault) => {
                     tracing::error!(%fault, "the store stops");
                     // The raft worker may be gone already; then there is nothing left to stop.
-                    drop(self.inbox.send(Envelope::Stop));
+                    self.inbox.deliver(Envelope::Stop);
                     self.observer.fault(fault);
                     return;
                 }

@@ -18,6 +18,7 @@
 mod background;
 mod background_worker;
 mod clock;
+mod inbox;
 mod observer;
 mod promise;
 mod raft_worker;
@@ -33,7 +34,7 @@ pub use router::Router;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::unbounded;
 use proto::StoreId;
 
 use crate::applier::Applier;
@@ -45,14 +46,15 @@ use crate::store::Store;
 use crate::transport::Transport;
 use background_worker::BackgroundWorker;
 use clock::Clock;
+use inbox::Inbox;
 use raft_worker::RaftWorker;
 use replies::Replies;
-use router::{Envelope, INBOX_MESSAGES_MAX};
+use router::Envelope;
 
 /// A store at work: its threads, and the door to them. Dropping it stops it.
 pub struct RaftStore<D: DataEngine, L: LogEngine> {
     router: Router<D>,
-    inbox: Sender<Envelope>,
+    inbox: Arc<Inbox>,
     threads: Vec<JoinHandle<()>>,
     log: std::marker::PhantomData<L>,
 }
@@ -78,14 +80,14 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
     ) -> Result<Self, Fault> {
         let clock = Clock::start();
         let tick_micros = config.tick_micros();
-        let (inbox_tx, inbox_rx) = bounded(INBOX_MESSAGES_MAX);
+        let (inbox, inbox_end) = Inbox::open();
         // Not bounded: the machines have at most one task of a kind under way for each region.
         let (tasks_tx, tasks_rx) = unbounded();
         let mut first = Effects::default();
         let store =
             Store::open(store_id, config, data.clone(), log.clone(), clock.now(), &mut first)?;
         let router = Router::new(
-            inbox_tx.clone(),
+            Arc::clone(&inbox),
             Arc::new(store.read_views().clone()),
             data.clone(),
             clock,
@@ -93,14 +95,14 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         let background = BackgroundWorker {
             background,
             tasks: tasks_rx,
-            inbox: inbox_tx.clone(),
+            inbox: Arc::clone(&inbox),
             observer: Arc::clone(&observer),
         };
         let worker = RaftWorker {
             store,
             applier: Applier::new(data),
             log,
-            inbox: inbox_rx,
+            inbox: inbox_end,
             background: tasks_tx,
             transport,
             observer,
@@ -112,7 +114,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             spawn(format!("raft-{store_id}"), move || worker.run(first))?,
             spawn(format!("background-{store_id}"), move || background.run())?,
         ];
-        Ok(Self { router, inbox: inbox_tx, threads, log: std::marker::PhantomData })
+        Ok(Self { router, inbox, threads, log: std::marker::PhantomData })
     }
 
     /// The door. Clones of it may be kept; they refuse everything once the store has stopped.
@@ -128,7 +130,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
 
     fn stop_threads(&mut self) {
         // Waits for room when the inbox is full; fails when the worker has ended by itself.
-        drop(self.inbox.send(Envelope::Stop));
+        self.inbox.deliver(Envelope::Stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store ended by a panic");

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 use proto::{StoreId, raft_serverpb::RaftMessage};
 
 use super::clock::Clock;
+use super::inbox::InboxEnd;
 use super::observer::Observer;
 use super::replies::Replies;
 use super::router::Envelope;
@@ -28,7 +29,7 @@ pub(super) struct RaftWorker<D: DataEngine, L: LogEngine> {
     /// Folded into this thread: on two cores a hop to another thread costs more than applying.
     pub(super) applier: Applier<D>,
     pub(super) log: L,
-    pub(super) inbox: Receiver<Envelope>,
+    pub(super) inbox: InboxEnd,
     pub(super) background: Sender<BackgroundTask>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) observer: Arc<dyn Observer>,
@@ -71,11 +72,7 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
     /// Waits for a message until the tick is due, then takes what else is there. Returns whether
     /// this was the last round.
     fn take_messages(&mut self, tick_at: Now, effects: &mut Effects) -> Result<bool, Fault> {
-        let mut next = match self.inbox.recv_deadline(self.clock.instant_of(tick_at)) {
-            Ok(envelope) => Some(envelope),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(true),
-        };
+        let mut next = self.inbox.next_until(self.clock.instant_of(tick_at));
         let now = self.clock.now();
         let mut taken = 0;
         while let Some(envelope) = next {
@@ -97,7 +94,7 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
             };
             self.store.step(message, now, effects)?;
             taken += 1;
-            next = if taken < ROUND_MESSAGES_MAX { self.inbox.try_recv().ok() } else { None };
+            next = if taken < ROUND_MESSAGES_MAX { self.inbox.try_next() } else { None };
         }
         Ok(false)
     }

@@ -7,18 +7,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, TrySendError};
 use proto::{PeerId, Refusal, RegionId, StoreId, metapb, pdpb, raft_serverpb::RaftMessage};
 
 use super::clock::Clock;
+use super::inbox::{Inbox, NotTaken};
 use super::promise::Promise;
 use crate::engine::WriteBatch;
 use crate::msg::{Now, SnapshotSource, StoreMsg, Target};
 use crate::read_view::ReadViews;
-
-/// Messages waiting for the raft worker. When full, callers are refused as busy and everything else
-/// is dropped and said again by its sender.
-pub(super) const INBOX_MESSAGES_MAX: usize = 40_960;
 
 /// Callers are refused as busy from here on; the rest of the inbox is for raft.
 const INBOX_CALLERS_MAX: usize = 32_768;
@@ -39,7 +35,7 @@ pub(super) enum Envelope {
 
 /// Sends to one store. Clones share it; a router outlives its store and then refuses everything.
 pub struct Router<D> {
-    inbox: Sender<Envelope>,
+    inbox: Arc<Inbox>,
     read_views: Arc<ReadViews>,
     data: D,
     clock: Clock,
@@ -48,7 +44,7 @@ pub struct Router<D> {
 impl<D: Clone> Clone for Router<D> {
     fn clone(&self) -> Self {
         Self {
-            inbox: self.inbox.clone(),
+            inbox: Arc::clone(&self.inbox),
             read_views: Arc::clone(&self.read_views),
             data: self.data.clone(),
             clock: self.clock,
@@ -64,7 +60,7 @@ impl<D> std::fmt::Debug for Router<D> {
 
 impl<D> Router<D> {
     pub(super) fn new(
-        inbox: Sender<Envelope>,
+        inbox: Arc<Inbox>,
         read_views: Arc<ReadViews>,
         data: D,
         clock: Clock,
@@ -155,15 +151,15 @@ impl<D> Router<D> {
         if self.inbox.len() >= INBOX_CALLERS_MAX {
             return refuse(envelope, busy());
         }
-        match self.inbox.try_send(envelope) {
+        match self.inbox.offer(envelope) {
             Ok(()) => {}
-            Err(TrySendError::Full(envelope)) => refuse(envelope, busy()),
-            Err(TrySendError::Disconnected(envelope)) => refuse(envelope, Refusal::closing()),
+            Err(NotTaken::Full(envelope)) => refuse(envelope, busy()),
+            Err(NotTaken::Closed(envelope)) => refuse(envelope, Refusal::closing()),
         }
     }
 
     fn say(&self, message: StoreMsg) {
-        if let Err(TrySendError::Full(_)) = self.inbox.try_send(Envelope::Message(message)) {
+        if let Err(NotTaken::Full(_)) = self.inbox.offer(Envelope::Message(message)) {
             tracing::debug!("the raft inbox is full: a message is dropped");
         }
     }
@@ -187,15 +183,14 @@ fn refuse(envelope: Envelope, refusal: Refusal) {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use crossbeam_channel::bounded;
-
+    use super::super::inbox::INBOX_MESSAGES_MAX;
     use super::*;
 
     #[test]
     fn a_full_inbox_refuses_callers_and_still_takes_raft_messages() {
-        let (inbox, worker) = bounded(INBOX_MESSAGES_MAX);
+        let (inbox, worker) = Inbox::open();
         let views = Arc::new(ReadViews::new(StoreId(1)));
-        let router = Router::new(inbox, views, (), Clock::start());
+        let router = Router::new(Arc::clone(&inbox), views, (), Clock::start());
         let (tx, rx) = channel();
         for _ in 0..=INBOX_CALLERS_MAX {
             let tx = tx.clone();
@@ -208,7 +203,7 @@ mod tests {
         for _ in INBOX_CALLERS_MAX..INBOX_MESSAGES_MAX + 10 {
             router.raft_message(RaftMessage::default());
         }
-        assert_eq!(worker.len(), INBOX_MESSAGES_MAX);
+        assert_eq!(inbox.len(), INBOX_MESSAGES_MAX);
         // Everybody who waits in an inbox that nobody will empty is told.
         drop(worker);
         let answers: Vec<_> = rx.try_iter().collect();

@@ -138,11 +138,7 @@ impl Cluster {
     }
 
     fn target(&self) -> Target {
-        Target {
-            region_id: RegionId(1),
-            epoch: region::epoch(&self.region),
-            ..Target::default()
-        }
+        Target { region_id: RegionId(1), epoch: region::epoch(&self.region), ..Target::default() }
     }
 
     /// Writes through whoever leads, waiting for a new leader as often as it takes.
@@ -191,9 +187,7 @@ impl Cluster {
 }
 
 /// Calls and waits for the answer.
-fn call(
-    ask: impl FnOnce(Box<dyn FnOnce(Result<(), Refusal>) + Send>),
-) -> Result<(), Refusal> {
+fn call(ask: impl FnOnce(Box<dyn FnOnce(Result<(), Refusal>) + Send>)) -> Result<(), Refusal> {
     let (tx, rx) = channel();
     ask(Box::new(move |answer| tx.send(answer).unwrap()));
     rx.recv_timeout(PATIENCE).expect("every call is answered")

@@ -142,6 +142,9 @@ pub(crate) struct Peer<L: LogEngine> {
     senders: BTreeMap<PeerId, metapb::Peer>,
     /// Before this moment no votes: a promise of an earlier life may still hold.
     votes_from: Now,
+    /// Until this sync of the data engine the peer keeps still: its log must not be durable before
+    /// the region is.
+    awaits_sync: Option<u64>,
     generation: u64,
     marks: u64,
     incarnation: u64,
@@ -155,12 +158,13 @@ pub(crate) struct PeerStart<L> {
     pub(crate) log: GroupLog<L>,
     pub(crate) applied: Position,
     pub(crate) votes_from: Now,
+    pub(crate) awaits_sync: Option<u64>,
     pub(crate) generation: u64,
 }
 
 impl<L: LogEngine> Peer<L> {
     pub(crate) fn new(start: PeerStart<L>, config: &Config) -> Result<Self, Fault> {
-        let PeerStart { meta, region, log, applied, votes_from, generation } = start;
+        let PeerStart { meta, region, log, applied, votes_from, awaits_sync, generation } = start;
         let region_id = RegionId(region.id);
         let settings = GroupSettings::from(config);
         let group = Group::new(PeerId(meta.id), log, applied.index, &settings)?;
@@ -190,6 +194,7 @@ impl<L: LogEngine> Peer<L> {
             leaderless_ticks: 0,
             senders: BTreeMap::new(),
             votes_from,
+            awaits_sync,
             generation,
             marks: 0,
             incarnation: config.incarnation,
@@ -320,9 +325,19 @@ impl<L: LogEngine> Peer<L> {
         Mark { peer: self.id(), incarnation: self.incarnation, number: self.marks }
     }
 
+    /// The data engine is durable up to this request. Returns whether that changes anything here.
+    pub(crate) fn on_data_synced(&mut self, ticket: u64) -> bool {
+        let cut_is_due = self.log_use.cut.is_some_and(|(_, wanted)| wanted <= ticket);
+        if cut_is_due {
+            self.perform_cut();
+        }
+        let may_begin = self.awaits_sync.take_if(|wanted| *wanted <= ticket).is_some();
+        cut_is_due || may_begin
+    }
+
     /// Takes what is ready. Returns whether there may be more.
     pub(crate) fn flush(&mut self, round: &mut Round<'_>) -> bool {
-        if self.phase != Phase::Serving {
+        if self.phase != Phase::Serving || self.awaits_sync.is_some() {
             return false;
         }
         self.follow_role(round);

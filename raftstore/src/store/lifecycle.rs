@@ -7,7 +7,9 @@
 //! | an initial message of its group | nothing | empty; a snapshot follows |
 //!
 //! A peer made by a message is empty and never campaigns: it is not among the voters it knows, since it
-//! knows none. The message must pass:
+//! knows none. A peer that a split made keeps still until the data engine is synced: were its log durable
+//! and the split that made it lost, a restart would find a log, with promises, that belongs to no region.
+//! The message must pass:
 //!
 //! - it is a vote request, or a heartbeat to a member that has acknowledged nothing;
 //! - no tombstone says that this peer, or a newer one, was removed;
@@ -65,6 +67,8 @@ struct NewPeer {
     /// What an earlier peer of the region promised here and may not be on disk yet.
     promised: Option<HardState>,
     votes_from: Now,
+    /// The sync after which the region is durable; `None` when it is.
+    awaits_sync: Option<u64>,
 }
 
 impl<D: DataEngine, L: LogEngine> Store<D, L> {
@@ -75,6 +79,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let region = match state {
                 RegionState::Normal(region) => region,
                 RegionState::Tombstone(tombstone) => {
+                    self.bury_again(region_id, &tombstone)?;
                     self.tombstones.insert(region_id, tombstone);
                     continue;
                 }
@@ -95,7 +100,10 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let patience = if has_log { self.config.election_micros() } else { 0 };
             let votes_from = self.opened.plus(patience);
             self.region_map.insert(KeyRange::of(&region), region_id);
-            self.add_peer(NewPeer { meta, region, applied, promised: None, votes_from }, effects)?;
+            // What is found after a crash of the process may still be lost with the power.
+            let awaits_sync = (!has_log).then(|| self.syncs.want());
+            let new = NewPeer { meta, region, applied, promised: None, votes_from, awaits_sync };
+            self.add_peer(new, effects)?;
         }
         for range in self.region_map.gaps() {
             effects.background.push(BackgroundTask::ClearRange { range });
@@ -103,8 +111,23 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         Ok(())
     }
 
+    /// A crash may fall between a tombstone and the clearing of its log.
+    fn bury_again(&mut self, region_id: RegionId, tombstone: &Tombstone) -> Result<(), Fault> {
+        let Some(state) = self.log.state(region_id)? else { return Ok(()) };
+        if state.last_index > 0 {
+            let dying = Dying {
+                peer_id: tombstone.peer_id,
+                promised: wire::hard_state_from_wire(&state.hard_state),
+                awaits_sync: Some(self.syncs.want()),
+                is_clearing: false,
+            };
+            self.dying.insert(region_id, dying);
+        }
+        Ok(())
+    }
+
     fn add_peer(&mut self, new: NewPeer, effects: &mut Effects) -> Result<(), Fault> {
-        let NewPeer { meta, region, applied, promised, votes_from } = new;
+        let NewPeer { meta, region, applied, promised, votes_from, awaits_sync } = new;
         let region_id = region::id(&region);
         let mut log = GroupLog::open(
             self.log.clone(),
@@ -126,7 +149,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         self.generation += 1;
         let generation = self.generation;
-        let start = PeerStart { meta, region, log, applied, votes_from, generation };
+        let start = PeerStart { meta, region, log, applied, votes_from, awaits_sync, generation };
         let mut peer = Peer::new(start, &self.config)?;
         if peer.group.is_only_voter() {
             peer.group.campaign();
@@ -163,7 +186,14 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         tracing::info!(store = %self.id, region = %region_id, peer = meta.id, "an empty peer is made");
         let region = metapb::Region { id: region_id.0, ..Default::default() };
         let applied = Position::default();
-        let new = NewPeer { meta, region, applied, promised: None, votes_from: now };
+        let new = NewPeer {
+            meta,
+            region,
+            applied,
+            promised: None,
+            votes_from: now,
+            awaits_sync: None,
+        };
         self.add_peer(new, effects)?;
         self.deliver(message, now, effects);
         Ok(())
@@ -219,7 +249,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let promised = self.remove_empty_peer(region_id, now, effects);
             self.region_map.insert(range, region_id);
             let applied = FIRST_POSITION;
-            let new = NewPeer { meta, region, applied, promised, votes_from: now };
+            let awaits_sync = Some(self.syncs.want());
+            let new = NewPeer { meta, region, applied, promised, votes_from: now, awaits_sync };
             self.add_peer(new, effects)?;
             if let Some(child) = self.peers.get_mut(&region_id) {
                 child.traffic.size_bytes = size_bytes;
@@ -274,7 +305,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let promised = self.remove_empty_peer(region_id, now, effects);
         let region = metapb::Region { id: region_id.0, ..Default::default() };
         let applied = Position::default();
-        self.add_peer(NewPeer { meta, region, applied, promised, votes_from: now }, effects)
+        let new =
+            NewPeer { meta, region, applied, promised, votes_from: now, awaits_sync: None };
+        self.add_peer(new, effects)
     }
 
     /// A peer must go, by no entry of its own log: has its tombstone written. `destroy` follows.
@@ -372,6 +405,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             applied: peer.applied,
             promised: Some(peer.group.raft().hard_state()),
             votes_from: now.plus(self.config.election_micros()),
+            awaits_sync: None,
         };
         self.add_peer(new, effects)
     }

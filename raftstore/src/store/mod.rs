@@ -242,6 +242,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         peer.tick_stale(round);
         if due.compact_log {
             peer.tick_compact_log(round);
+        }
+        // What was said of a follower that lacks entries holds the scheduler up: it is taken back soon.
+        if due.compact_log || peer.has_reported_pending() {
             peer.tick_heartbeat(false);
             is_touched = true;
         }
@@ -528,15 +531,14 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
     }
 
-    /// The data engine is durable up to this request: logs may be cut, and those of destroyed peers
-    /// cleared.
+    /// The data engine is durable up to this request: logs may be begun or cut, and those of destroyed
+    /// peers cleared.
     fn on_data_synced(&mut self, ticket: u64) {
         if ticket + 1 == self.syncs.next {
             self.syncs.asked_at = None;
         }
         for (region_id, peer) in &mut self.peers {
-            if peer.log_use.cut.is_some_and(|(_, wanted)| wanted <= ticket) {
-                peer.perform_cut();
+            if peer.on_data_synced(ticket) {
                 self.touched.insert(*region_id);
             }
         }

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use proto::{RegionId, metapb, region};
 use raftstore::engine::memory::{MemoryData, MemoryLog};
-use raftstore::engine::{ColumnFamily, Cursor as _, DataEngine as _, LogBatch, LogEngine as _, Snapshot as _};
+use raftstore::engine::{
+    ColumnFamily, Cursor as _, DataEngine as _, LogBatch, LogEngine as _, Snapshot as _,
+};
 use raftstore::storage::{RegionState, applied_state, region_state};
 
 use super::dice::{digest, mix};

@@ -22,9 +22,9 @@ use raftstore::applier::Applier;
 use raftstore::config::Config;
 use raftstore::driver::{Background, SnapshotStorage};
 use raftstore::effects::{Effects, OutgoingSnapshot, Report};
-use raftstore::error::Fault;
 use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::{LogBatch, LogEngine as _};
+use raftstore::error::Fault;
 use raftstore::msg::{Applied, ApplyTask, BackgroundTask, Now, StoreMsg};
 use raftstore::store::Store;
 
@@ -172,7 +172,8 @@ impl Node {
 
     /// What the store's clock says.
     pub(super) fn now(&self, instant: Instant) -> Now {
-        Now(self.clock_offset + (u128::from(instant) * u128::from(self.clock_rate) / 1_000_000) as u64)
+        Now(self.clock_offset
+            + (u128::from(instant) * u128::from(self.clock_rate) / 1_000_000) as u64)
     }
 
     /// How long something takes in the world that takes so long on the store's clock.
@@ -211,7 +212,7 @@ impl Node {
                 return Vec::new();
             }
         };
-        let server = Server::new(StoreId(self.id), store.read_views().clone());
+        let server = Server::new(store.read_views().clone());
         self.process = Some(Process {
             store,
             applier: Applier::new(self.data.clone()),
@@ -479,7 +480,8 @@ impl Node {
         }
         let has_more = !self.process().applying.is_empty();
         for task in &tasks {
-            let (ApplyTask::Entries { region_id, .. } | ApplyTask::Destroy { region_id, .. }) = task
+            let (ApplyTask::Entries { region_id, .. } | ApplyTask::Destroy { region_id, .. }) =
+                task
             else {
                 continue;
             };

@@ -156,7 +156,11 @@ impl Overseer {
         Some(change(peer, ConfChangeType::AddLearnerNode))
     }
 
-    fn remove_peer(&mut self, from: &metapb::Region, leader: &metapb::Peer) -> Option<pdpb::ChangePeer> {
+    fn remove_peer(
+        &mut self,
+        from: &metapb::Region,
+        leader: &metapb::Peer,
+    ) -> Option<pdpb::ChangePeer> {
         // Now and then the leader itself, which must refuse or hand over first.
         let any = self.dice.happens(100);
         let chosen: Vec<_> = from.peers.iter().filter(|p| any || p.id != leader.id).collect();
@@ -170,7 +174,11 @@ impl Overseer {
     }
 
     /// Whether this peer still belongs to its region, as far as is known.
-    pub fn knows_peer_gone(&self, of: &metapb::Region, peer: &metapb::Peer) -> Option<metapb::Region> {
+    pub fn knows_peer_gone(
+        &self,
+        of: &metapb::Region,
+        peer: &metapb::Peer,
+    ) -> Option<metapb::Region> {
         let known = &self.regions.get(&of.id)?.region;
         let gone = region::peer_by_id(known, proto::PeerId(peer.id)).is_none();
         let newer = region::is_epoch_stale(&region::epoch(of), &region::epoch(known));

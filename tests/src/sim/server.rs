@@ -5,13 +5,12 @@
 //! what an exchange read and what it writes, as long as this store leads in the same term.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use proto::{Refusal, RegionId, StoreId, region};
+use proto::{Refusal, RegionId, region};
 use raftstore::engine::memory::MemorySnapshot;
 use raftstore::engine::{ColumnFamily, DataEngine as _, Snapshot as _, WriteBatch};
-use raftstore::msg::{Reply, ReplyId, StoreMsg, Target};
-use raftstore::read_view::{ReadPath, ReadView, ReadViews};
+use raftstore::msg::{Now, Reply, ReplyId, StoreMsg, Target};
+use raftstore::read_view::{Before, ReadPath, ReadViews};
 
 use super::clients::{Request, Response};
 use super::events::{Instant, MILLISECOND};
@@ -23,7 +22,6 @@ use crate::workload::{key_bytes, value_bytes, value_number};
 /// Requests under way on one store.
 #[derive(Debug)]
 pub(super) struct Server {
-    store_id: StoreId,
     views: ReadViews,
     replies: u64,
     waiting: BTreeMap<ReplyId, Waiting>,
@@ -32,8 +30,8 @@ pub(super) struct Server {
 
 #[derive(Debug)]
 enum Waiting {
-    /// For a read barrier; then the register is read anew.
-    Barrier(Request),
+    /// For a read barrier, asked for in this term; then the register is read anew.
+    Barrier(Request, Option<u64>),
     /// For a write; then the client hears this.
     Write(Request, Outcome),
 }
@@ -43,13 +41,12 @@ enum Waiting {
 pub struct Look {
     request: Request,
     snapshot: MemorySnapshot,
-    /// The region as it was seen before the snapshot was taken.
-    before: Option<Arc<ReadView>>,
+    before: Before,
 }
 
 impl Server {
-    pub(super) fn new(store_id: StoreId, views: ReadViews) -> Self {
-        Self { store_id, views, replies: 0, waiting: BTreeMap::new(), latches: BTreeSet::new() }
+    pub(super) fn new(views: ReadViews) -> Self {
+        Self { views, replies: 0, waiting: BTreeMap::new(), latches: BTreeSet::new() }
     }
 
     fn wait(&mut self, waiting: Waiting) -> ReplyId {
@@ -88,7 +85,8 @@ impl Node {
     }
 
     fn take_snapshot(&mut self, request: Request, outs: &mut Vec<Out>) {
-        let before = self.process().server.views.by_id(RegionId(request.region.id));
+        let region_id = RegionId(request.region.id);
+        let before = self.process().server.views.before_snapshot(region_id);
         let snapshot = self.data.snapshot();
         // A task between two steps may be kept waiting for as long as the machine likes.
         let slow = self.plant() == Some(Plant::SnapshotBeforeLeadership) || self.dice().happens(20);
@@ -101,40 +99,40 @@ impl Node {
     }
 
     pub(super) fn on_look(&mut self, look: Look, instant: Instant, outs: &mut Vec<Out>) {
-        let Look { request, snapshot, before } = look;
+        let Look { request, snapshot, mut before } = look;
         let now = self.now(instant);
         let target = target_of(&request);
-        let (path, view) = match self.process().server.views.check(&target, now) {
-            Ok(checked) => checked,
+        if self.plant() == Some(Plant::SnapshotBeforeLeadership) {
+            before = self.process().server.views.before_snapshot(target.region_id);
+        }
+        let path = match self.process().server.views.check(&before, &target, now) {
+            Ok((path, _)) => path,
             Err(refusal) => return self.end(&request, Err(refusal), outs),
         };
-        let plant = self.plant() == Some(Plant::SnapshotBeforeLeadership);
-        let led_before = before.is_some_and(|before| Arc::ptr_eq(&before, &view));
+        let term = before.term();
         match path {
-            ReadPath::Lease if led_before || plant => {
-                self.has_read(request, &snapshot, view.term, outs);
-            }
-            ReadPath::Lease | ReadPath::Barrier => {
+            ReadPath::Lease => self.has_read(request, &snapshot, term, outs),
+            ReadPath::Barrier => {
                 let process = self.process();
-                let reply = process.server.wait(Waiting::Barrier(request));
+                let reply = process.server.wait(Waiting::Barrier(request, term));
                 process.inbox.push_back(Inbound::Message(StoreMsg::ReadBarrier { target, reply }));
                 self.wake(outs);
             }
         }
     }
 
-    /// The value is known; `term` is the leader's, as far as there is one.
+    /// The value is known; an exchange must not outlive the term before which it was read.
     fn has_read(
         &mut self,
         request: Request,
         snapshot: &MemorySnapshot,
-        term: u64,
+        term: Option<u64>,
         outs: &mut Vec<Out>,
     ) {
         let value = read(snapshot, request.key);
         match request.call {
             Call::CompareAndSet(old, new) if old == value => {
-                self.propose(request, Some(new), Some(term), outs);
+                self.propose(request, Some(new), term, outs);
             }
             Call::CompareAndSet(..) => self.end(&request, Ok(Outcome::Differed(value)), outs),
             Call::Read | Call::Write(_) | Call::Delete => {
@@ -168,19 +166,19 @@ impl Node {
         // Nobody waits for a split that an order asked for.
         let Some(waiting) = self.process().server.waiting.remove(&id) else { return };
         match (waiting, reply) {
-            (Waiting::Barrier(request) | Waiting::Write(request, _), Err(refusal)) => {
+            (Waiting::Barrier(request, _) | Waiting::Write(request, _), Err(refusal)) => {
                 self.end(&request, Err(refusal), outs);
             }
             (Waiting::Write(request, outcome), Ok(_)) => self.end(&request, Ok(outcome), outs),
-            (Waiting::Barrier(request), Ok(_)) => {
+            (Waiting::Barrier(request, term), Ok(_)) => {
                 // The epoch is looked at again: the register may have moved while we waited.
                 let snapshot = self.data.snapshot();
                 let views = &self.process().server.views;
-                match views.by_id(RegionId(request.region.id)) {
-                    Some(view) if view.admit(&target_of(&request), self.process().server.store_id).is_ok() => {
-                        self.has_read(request, &snapshot, view.term, outs);
-                    }
-                    Some(_) | None => self.end(&request, Err(Refusal::StaleCommand), outs),
+                let target = target_of(&request);
+                let before = views.before_snapshot(target.region_id);
+                match views.check(&before, &target, Now(0)) {
+                    Ok(_) => self.has_read(request, &snapshot, term, outs),
+                    Err(refusal) => self.end(&request, Err(refusal), outs),
                 }
             }
         }

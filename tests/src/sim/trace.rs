@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::dice::mix;
 use super::events::{Instant, MILLISECOND};
 
-/// Lines kept for the report of a failure.
-const LINES_MAX: usize = 400;
+/// Lines kept for a person; of a longer run the end.
+const LINES_MAX: usize = 200_000;
 
 /// A digest of everything that happened so far, and the newest of it in words.
 #[derive(Debug, Default)]

@@ -11,8 +11,8 @@ use prost::Message as _;
 use proto::{metapb, pdpb, raft_serverpb::RaftMessage, region};
 use raftstore::config::Config;
 use raftstore::effects::{OutgoingSnapshot, Report};
-use raftstore::msg::{SnapshotSource, StoreMsg};
 use raftstore::engine::DataEngine as _;
+use raftstore::msg::{SnapshotSource, StoreMsg};
 use raftstore::storage::{applied_state, bootstrap};
 
 use super::clients::{Clients, Request, Response, Wish};
@@ -321,7 +321,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let now = self.events.now();
-        self.trace.note(now, &[digest_of(&event)], || format!("{event:?}"));
+        self.trace.note(now, &[digest_of(&event)], || line_of(&event));
         match event {
             Event::At(store, life, local) => {
                 let node = self.nodes.get_mut(&store).expect("a store exists");
@@ -543,6 +543,59 @@ impl World {
             let local = Local::Request(Box::new(request));
             self.events.after(*delay, Event::At(store, None, local));
         }
+    }
+}
+
+/// An event in words; messages in the house's notation.
+fn line_of(event: &Event) -> String {
+    match event {
+        Event::At(store, _, Local::Arrives(message)) => match message.as_ref() {
+            StoreMsg::Raft(message) => format!("s{store} resumes with {}", Words(message)),
+            other => format!("s{store} <- {other:?}"),
+        },
+        Event::At(store, _, local) => format!("s{store} {local:?}"),
+        Event::Deliver(from, to, carried) => match carried.as_ref() {
+            Carried::Message(message) => format!("s{from} -> s{to} {}", Words(message)),
+            Carried::Encoded(bytes) => format!("s{from} -> s{to} {} bytes", bytes.len()),
+            Carried::Snapshot(message, _) => format!("s{from} => s{to} {}", Words(message)),
+        },
+        Event::Tell(..)
+        | Event::Respond(..)
+        | Event::Think(_)
+        | Event::Deadline(..)
+        | Event::Retry(..)
+        | Event::Mischief
+        | Event::Act(_) => format!("{event:?}"),
+    }
+}
+
+/// A raft message: `r2.p4@5 -> p6 MsgAppend base=11@5 commit=10 [12@5]`.
+struct Words<'a>(&'a RaftMessage);
+
+impl std::fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = |peer: &Option<metapb::Peer>| peer.as_ref().map_or(0, |peer| peer.id);
+        let (from, to) = (id(&self.0.from_peer), id(&self.0.to_peer));
+        write!(f, "r{}.p{from}", self.0.region_id)?;
+        let Some(message) = &self.0.message else {
+            return write!(f, " -> p{to} tombstone={} {:?}", self.0.is_tombstone, self.0.extra_msg);
+        };
+        write!(
+            f,
+            "@{} -> p{to} {:?} base={}@{} commit={}",
+            message.term,
+            message.msg_type(),
+            message.index,
+            message.log_term,
+            message.commit
+        )?;
+        if message.reject {
+            write!(f, " rejected hint={}", message.reject_hint)?;
+        }
+        if let (Some(first), Some(last)) = (message.entries.first(), message.entries.last()) {
+            write!(f, " [{}@{}..{}@{}]", first.index, first.term, last.index, last.term)?;
+        }
+        Ok(())
     }
 }
 
