@@ -276,3 +276,33 @@ fn the_leader_does_not_dismiss_itself() {
     let refused = world.propose_membership(leader, Membership::Dismiss(leader));
     assert_eq!(world.outcomes[&refused], Outcome::Dropped);
 }
+
+/// A leader whose lease rests on one follower; that follower restarts, and the third member, which
+/// has heard nobody for a while, asks it for its vote.
+fn restart_under_a_lease(seed: u64, options: &Options) -> World {
+    let (mut world, leader) = serving(seed, 3, options);
+    let follower = 1 + leader % 3;
+    let third = 1 + follower % 3;
+    world.isolate(third);
+    let rest_us = 2 * SECOND_US + world.random(SECOND_US);
+    world.run(rest_us);
+    world.cut.clear();
+    world.isolate(leader);
+    world.crash(follower);
+    world.restart(follower);
+    world.run(3 * SECOND_US);
+    world
+}
+
+#[test]
+fn a_member_that_restarts_casts_no_vote_while_its_old_word_may_bind_it() {
+    for seed in 0..100 {
+        let world = restart_under_a_lease(seed, &Options::default());
+        assert_eq!(world.violation, None, "seed {seed}");
+        assert!(!world.serving().is_empty(), "seed {seed}: it votes in time");
+    }
+    // Without that rule two leaders would serve at once.
+    let forgetful = Options { lease_ticks: 0, ..Options::default() };
+    let found = (0..100).any(|seed| restart_under_a_lease(seed, &forgetful).violation.is_some());
+    assert!(found, "the watcher would not notice a vote that breaks a lease");
+}
