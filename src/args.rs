@@ -107,7 +107,7 @@ pub(crate) struct PlaygroundFlags {
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
     /// How much to log on stderr: error, warn, info, debug, or a filter such as `raftstore=debug`
-    #[arg(long, default_value = "warn", env = "TESSERA_LOG")]
+    #[arg(long, default_value = "warn,raft=error", env = "TESSERA_LOG")]
     pub(crate) log_level: String,
 }
 

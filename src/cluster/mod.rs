@@ -318,6 +318,8 @@ impl Cluster {
                     }
                 },
                 api_version: self.api_version,
+                // All stores stop together: nobody is left to take over.
+                drain_timeout: Duration::ZERO,
                 ..Default::default()
             };
             starting.push(StoreNode::start_on(config, service, Some(status)));

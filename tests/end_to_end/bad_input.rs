@@ -8,7 +8,7 @@ use proto::raft_serverpb::RaftMessage;
 use proto::tikvpb::BatchRaftMessage;
 use proto::tikvpb::tikv_client::TikvClient;
 use proto::{eraftpb, kvrpcpb, metapb};
-use tessera::{ApiVersion, Cluster};
+use tessera::Cluster;
 
 use crate::cluster::own_address;
 

@@ -1,7 +1,7 @@
 //! Real programs on loopback, restarted on the same address, killed on drop.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -12,27 +12,27 @@ use tempfile::TempDir;
 use tessera::{ApiVersion, readiness};
 
 /// The bound of every wait here: far beyond what is expected, short of what a person endures.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
-pub const TESSERA: &str = env!("CARGO_BIN_EXE_tessera");
+pub(crate) const TESSERA: &str = env!("CARGO_BIN_EXE_tessera");
 
 /// An address of 127.0.0.0/8 that no other test of this run uses.
-pub fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [high, low] = (std::process::id() as u16).to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Ports free on that address.
-pub fn free_ports(host: IpAddr, count: usize) -> Vec<SocketAddr> {
+pub(crate) fn free_ports(host: IpAddr, count: usize) -> Vec<SocketAddr> {
     let held: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
 /// Asks until the answer is there, or panics saying what was waited for.
-pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+pub(crate) async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
@@ -47,7 +47,7 @@ where
 }
 
 /// Runs the program to its end, within the bound.
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     let child = Command::new(TESSERA)
         .args(arguments)
         .stdin(Stdio::null())
@@ -69,22 +69,22 @@ pub fn run(arguments: &[&str]) -> Output {
 }
 
 /// Sends a signal to one of our own children.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
 /// One node: how it is started, and the process while it runs.
-pub struct Node {
-    pub name: String,
-    pub address: SocketAddr,
-    pub folder: PathBuf,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Node {
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let child = Command::new(TESSERA)
@@ -98,14 +98,14 @@ impl Node {
     }
 
     /// SIGKILL: nothing in the process gets to run again.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the node runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// SIGTERM, and the exit status.
-    pub async fn terminate(&mut self) -> ExitStatus {
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the node runs");
         signal(child.id(), "-TERM");
         until("the node to stop", || {
@@ -116,7 +116,7 @@ impl Node {
     }
 
     /// Waits until the process ends by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the node was started");
         until("the node to end by itself", || {
             let status = child.try_wait().unwrap();
@@ -125,11 +125,7 @@ impl Node {
         .await
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
-    }
-
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -150,16 +146,16 @@ impl Drop for Node {
 }
 
 /// Scheduler members and stores, each a process.
-pub struct Processes {
-    pub schedulers: Vec<Node>,
-    pub stores: Vec<Node>,
-    pub api_version: ApiVersion,
-    folder: TempDir,
+pub(crate) struct Processes {
+    pub(crate) schedulers: Vec<Node>,
+    pub(crate) stores: Vec<Node>,
+    pub(crate) api_version: ApiVersion,
+    _folder: TempDir,
 }
 
 impl Processes {
     /// Starts all of them and waits until every region has its replicas.
-    pub async fn start(schedulers: usize, stores: usize, api_version: ApiVersion) -> Self {
+    pub(crate) async fn start(schedulers: usize, stores: usize, api_version: ApiVersion) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let host = own_address();
         let ports = free_ports(host, 2 * schedulers + stores);
@@ -214,38 +210,34 @@ impl Processes {
                 node(format!("store-{}", index + 1), store_ports[index], words.into())
             })
             .collect();
-        let mut processes = Self { schedulers, stores, api_version, folder };
+        let mut processes = Self { schedulers, stores, api_version, _folder: folder };
         processes.start_all();
         processes.wait_replicas().await;
         processes
     }
 
-    pub fn start_all(&mut self) {
+    pub(crate) fn start_all(&mut self) {
         self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::start);
     }
 
-    pub fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::kill);
     }
 
-    pub async fn wait_replicas(&self) {
+    pub(crate) async fn wait_replicas(&self) {
         readiness::replicas(&self.endpoints(), self.stores.len(), PATIENCE).await.unwrap();
     }
 
-    pub fn endpoints(&self) -> Vec<String> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         self.schedulers.iter().map(|node| node.address.to_string()).collect()
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub async fn client(&self) -> client::Client {
+    pub(crate) async fn client(&self) -> client::Client {
         readiness::client(&self.endpoints(), self.api_version).await.unwrap()
     }
 
     /// Which store leads the region of this key, as an index into `stores`.
-    pub async fn leader_store(&self, key: &[u8]) -> usize {
+    pub(crate) async fn leader_store(&self, key: &[u8]) -> usize {
         let (scheduler, header) = self.scheduler().await;
         let address: SocketAddr = until("the region to have a leader", || {
             let request = pdpb::GetRegionRequest {
@@ -267,7 +259,7 @@ impl Processes {
     }
 
     /// Which scheduler member leads, as an index into `schedulers`.
-    pub async fn leader_scheduler(&self) -> usize {
+    pub(crate) async fn leader_scheduler(&self) -> usize {
         let name = readiness::leader(&self.endpoints(), PATIENCE).await.unwrap();
         let number: usize = name.trim_start_matches('m').parse().unwrap();
         number - 1

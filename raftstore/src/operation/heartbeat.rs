@@ -46,6 +46,11 @@ impl<L: LogEngine> Peer<L> {
         }
     }
 
+    /// Whether the last report named followers that cannot be served from the log.
+    pub(crate) fn has_reported_pending(&self) -> bool {
+        self.leader().is_some_and(|leader| !leader.reported_pending.is_empty())
+    }
+
     /// An order could not be carried out: reports soon, so that it is given again, or not.
     pub(crate) fn report_again(&mut self) {
         let at = self.ticker.ticks() + REPORT_AGAIN_TICKS;

@@ -1,8 +1,8 @@
 //! PD's HTTP API, on the same port as gRPC.
 //!
 //! Answers are indented JSON with PD's field names; an error is a JSON string with a status of 4xx
-//! or 5xx. A member that does not lead redirects to the one that does (307), and says 503 when
-//! there is none. HEAD is not allowed anywhere: clients ask `HEAD /pd/api/v1/regions` to find out
+//! or 5xx. A member that does not lead passes the request on to the one that does (`forward.rs`), and
+//! says 503 when there is none. HEAD is not allowed anywhere: clients ask `HEAD /pd/api/v1/regions` to find out
 //! whether this is a PD.
 //!
 //! | file | paths under `/pd/api/v1` |
@@ -14,6 +14,7 @@
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 
 mod format;
+mod forward;
 mod keyspaces;
 mod members;
 mod regions;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
@@ -215,7 +216,7 @@ async fn no_head(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Lets a request through to a leader whose lease holds, and sends it elsewhere otherwise.
+/// Lets a request through to a leader whose lease holds, and passes it on otherwise.
 async fn to_leader(State(node): Shared, request: Request, next: Next) -> Response {
     if let Some(serving) = node.serving() {
         return match serving.await_lease(&node).await {
@@ -223,17 +224,16 @@ async fn to_leader(State(node): Shared, request: Request, next: Next) -> Respons
             Err(_) => no_leader().into_response(),
         };
     }
+    if request.headers().contains_key(forward::PASSED_ON) {
+        return no_leader().into_response();
+    }
     let leader = node.leader().filter(|leader| leader.member_id != node.member_id);
     let url = leader.and_then(|leader| leader.client_urls.into_iter().next());
-    let Some(url) = url else { return no_leader().into_response() };
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let location = format!("{}{path}", url.trim_end_matches('/'));
-    match (location.parse::<Uri>(), HeaderValue::from_str(&location)) {
-        (Ok(_), Ok(value)) => Response::builder()
-            .status(StatusCode::TEMPORARY_REDIRECT)
-            .header(header::LOCATION, value)
-            .body(Body::from(format!("not leader; ask {location}\n")))
-            .unwrap_or_else(|_| no_leader().into_response()),
-        _ => no_leader().into_response(),
+    match url {
+        Some(url) => match forward::forward(&url, request).await {
+            Some(response) => response,
+            None => no_leader().into_response(),
+        },
+        None => no_leader().into_response(),
     }
 }

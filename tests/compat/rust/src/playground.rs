@@ -84,6 +84,10 @@ impl Playground {
         self.endpoints.clone()
     }
 
+    pub fn api(&self) -> ApiVersion {
+        self.api
+    }
+
     /// The client's configuration: a keyspace where the API has keyspaces.
     pub fn config(&self) -> Config {
         let config = Config::default().with_timeout(Duration::from_secs(10));

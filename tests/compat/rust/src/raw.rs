@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tikv_client::RawClient;
 
-use crate::playground::Playground;
+use crate::playground::{ApiVersion, Playground};
 
 async fn client(cluster: &Playground) -> Result<RawClient> {
     Ok(RawClient::new_with_config(cluster.endpoints(), cluster.config()).await?)
@@ -11,6 +11,13 @@ async fn client(cluster: &Playground) -> Result<RawClient> {
 
 fn key(prefix: &str, number: usize) -> Vec<u8> {
     format!("{prefix}/{number:04}").into_bytes()
+}
+
+/// How much to ask a scan for that should find `expected` pairs. Without keyspaces the last region has
+/// no end, and this client then begins a scan again at the first key until its limit is reached, with
+/// any server; so there it is asked for no more than what there is.
+fn limit(cluster: &Playground, expected: u32) -> u32 {
+    if cluster.api() == ApiVersion::V2 { 1000 } else { expected }
 }
 
 pub async fn crud(cluster: &Playground) -> Result<()> {
@@ -43,13 +50,13 @@ pub async fn scans(cluster: &Playground) -> Result<()> {
     for n in 0..50 {
         client.put(key("scan", n), format!("value {n}").into_bytes()).await?;
     }
-    let all = client.scan(key("scan", 0)..key("scan", 50), 1000).await?;
+    let all = client.scan(key("scan", 0)..key("scan", 50), limit(cluster, 50)).await?;
     ensure!(all.len() == 50, "scanned {} of 50", all.len());
     ensure!(all.windows(2).all(|pair| pair[0].key() < pair[1].key()), "in order");
     let some = client.scan(key("scan", 10)..key("scan", 20), 5).await?;
     ensure!(some.len() == 5, "the limit holds");
     ensure!(Vec::<u8>::from(some[0].key().clone()) == key("scan", 10), "from the start");
-    let keys = client.scan_keys(key("scan", 10)..=key("scan", 20), 100).await?;
+    let keys = client.scan_keys(key("scan", 10)..=key("scan", 20), limit(cluster, 11)).await?;
     ensure!(keys.len() == 11, "an inclusive end is included");
     let back = client.scan_reverse(key("scan", 0)..key("scan", 50), 10).await?;
     ensure!(back.len() == 10, "reverse scan found {}", back.len());
@@ -64,8 +71,10 @@ pub async fn delete_range(cluster: &Playground) -> Result<()> {
         client.put(key("range", n), b"x".to_vec()).await?;
     }
     client.delete_range(key("range", 10)..key("range", 20)).await?;
-    let left = client.scan_keys(key("range", 0)..key("range", 30), 100).await?;
-    ensure!(left.len() == 20, "{} of 20 are left", left.len());
+    let left = client.scan_keys(key("range", 0)..key("range", 30), limit(cluster, 20)).await?;
+    let expected: Vec<Vec<u8>> = (0..10).chain(20..30).map(|n| key("range", n)).collect();
+    let left: Vec<Vec<u8>> = left.into_iter().map(Into::into).collect();
+    ensure!(left == expected, "{} keys are left: {left:?}", left.len());
     ensure!(client.get(key("range", 9)).await?.is_some(), "the left neighbour");
     ensure!(client.get(key("range", 20)).await?.is_some(), "the right neighbour");
     Ok(())
