@@ -13,8 +13,8 @@
 //! store drives its peers, and owns the [`State`], so that others may read it between rounds.
 //!
 //! **Who serves.** The raft leader, once an entry of its own term is applied (then everything that
-//! earlier leaders had acknowledged is in the state) and while its lease (`lease.rs`) holds. What it then
-//! owes before the first answer is told in [`reign`].
+//! earlier leaders had acknowledged is in the state) and while its lease holds (`lease.rs`). What it
+//! then owes before the first answer is told in [`reign`].
 //!
 //! **A vote is a promise not to vote otherwise.** A lease counts on members that heard the leader
 //! to keep quiet for a while. A member that restarts has forgotten whom it heard, so it casts no
