@@ -224,15 +224,17 @@ impl World {
         self.runtime.block_on(self.transactions.commit(request)).error.is_none()
     }
 
-    /// Delivers a message twice in a row and hands the first answer to the client.
-    fn deliver(&mut self, message: &Message, choices: &mut Choices<'_>) {
-        self.story.push(format!("{message:?}"));
+    /// Delivers a message twice in a row and hands the first answer to the client, if it arrives.
+    fn deliver(&mut self, message: &Message, arrives: bool, choices: &mut Choices<'_>) {
+        self.story.push(format!("{message:?}{}", if arrives { "" } else { ", answer lost" }));
         match message {
             Message::Prewrite { txn, keys } => {
                 let answer = self.prewrite(*txn, keys);
                 self.story.push(format!("  {answer:?}"));
                 self.again(|world| drop(world.prewrite(*txn, keys)));
-                self.on_prewritten(*txn, keys, &answer, choices);
+                if arrives {
+                    self.on_prewritten(*txn, keys, &answer, choices);
+                }
             }
             Message::Commit { txn, key, commit_ts } => {
                 let start_ts = self.clients[*txn].start_ts;
@@ -241,7 +243,7 @@ impl World {
                 self.again(|world| {
                     assert_eq!(world.commit(start_ts, *key, *commit_ts), is_committed)
                 });
-                if *key == self.clients[*txn].primary() {
+                if arrives && *key == self.clients[*txn].primary() {
                     self.learn(start_ts, if is_committed { *commit_ts } else { 0 });
                     if is_committed {
                         self.send_commits(*txn, *commit_ts, choices);
@@ -302,6 +304,8 @@ impl World {
                 Message::Prewrite { txn: other, keys: others } => *other != txn || others != keys,
                 Message::Commit { .. } | Message::Rollback { .. } | Message::Resolve { .. } => true,
             });
+            let start_ts = self.clients[txn].start_ts;
+            self.learn(start_ts, 0);
             self.give_up(txn, choices);
             return;
         }
@@ -410,7 +414,7 @@ impl World {
                 if in_pool {
                     self.send(message, 1 + choices.below(3));
                 } else {
-                    self.deliver(&message, choices);
+                    self.deliver(&message, true, choices);
                 }
             }
         }
@@ -489,21 +493,23 @@ fn play(input: &[u8]) {
                 let (message, times) = &mut world.pool[at];
                 let message = message.clone();
                 *times -= 1;
-                if *times == 0 {
+                let is_last = *times == 0;
+                if is_last {
                     world.pool.swap_remove(at);
                 }
-                world.deliver(&message, &mut choices);
+                let arrives = is_last || choices.below(3) > 0;
+                world.deliver(&message, arrives, &mut choices);
             }
         }
     }
     while let Some((message, _)) = world.pool.pop() {
-        world.deliver(&message, &mut choices);
+        world.deliver(&message, true, &mut choices);
     }
     world.resolve_all(&mut choices);
     world.check_all_reads();
 
     for message in world.sent.clone().into_iter().rev() {
-        world.deliver(&message, &mut choices);
+        world.deliver(&message, false, &mut choices);
         world.pool.clear();
     }
     world.resolve_all(&mut choices);

@@ -5,10 +5,10 @@
 //! transaction's fate. Others are a courtesy: the next rollback of the key may collapse them.
 //!
 //! There is one place per key and timestamp. When another transaction's commit record sits at our
-//! start, that record gets a flag instead (a protected rollback) or nothing is written (an
-//! unprotected one). When another's lock stands there that may still be committed at our start (an
-//! async commit takes a computed timestamp), the lock remembers our start and its commit record will
-//! get the flag.
+//! start, that record gets a flag instead. When another's lock stands there that may still be
+//! committed at our start (an async commit takes a computed timestamp), the lock remembers our start
+//! and its commit record will get the flag. (TiKV does so for protected records only and lets the
+//! others be lost; a flag costs nothing, and a late prewrite then never slips through.)
 
 use raftstore::engine::Snapshot;
 use raftstore::error::Fault;
@@ -74,19 +74,17 @@ pub(crate) fn rollback_unlocked<S: Snapshot>(
     overlapped: Option<Overlapped>,
     protection: Protection,
 ) -> Result<(), Fault> {
-    match protection {
-        Protection::Collapsible => collapse_previous(reader, writer, key, start_ts)?,
-        Protection::Protected => {
-            if let Some(mut lock) = foreign
-                && overlapped.is_none()
-                && lock.async_commit
-                && lock.min_commit_ts <= start_ts
-                && !lock.rollback_ts.contains(&start_ts)
-            {
-                lock.rollback_ts.push(start_ts);
-                writer.put_lock(key, &lock);
-            }
-        }
+    if protection == Protection::Collapsible {
+        collapse_previous(reader, writer, key, start_ts)?;
+    }
+    if let Some(mut lock) = foreign
+        && overlapped.is_none()
+        && lock.async_commit
+        && lock.min_commit_ts <= start_ts
+        && !lock.rollback_ts.contains(&start_ts)
+    {
+        lock.rollback_ts.push(start_ts);
+        writer.put_lock(key, &lock);
     }
     put_rollback(writer, key, start_ts, protection, overlapped);
     Ok(())
@@ -134,15 +132,16 @@ fn put_rollback(
     protection: Protection,
     overlapped: Option<Overlapped>,
 ) {
-    let protected = protection == Protection::Protected;
     match overlapped {
-        None => writer.put_write(key, start_ts, &Write::rollback(start_ts, protected)),
-        Some(Overlapped { mut write, next_data_ts }) if protected => {
+        None => {
+            let protected = protection == Protection::Protected;
+            writer.put_write(key, start_ts, &Write::rollback(start_ts, protected));
+        }
+        Some(Overlapped { mut write, next_data_ts }) => {
             write.overlapped_rollback = true;
             write.gc_fence = Some(next_data_ts);
             writer.put_write(key, start_ts, &write);
         }
-        Some(_) => {}
     }
 }
 
