@@ -106,7 +106,7 @@ impl ReadView {
             return Err(Refusal::MismatchPeerId { requested: requested.0, actual: self.peer.id });
         }
         if !self.is_leader && !target.replica_read {
-            return Err(Refusal::NotLeader { region_id, leader: self.leader.clone() });
+            return Err(Refusal::NotLeader { region_id, leader: self.leader });
         }
         if !self.is_initialized {
             return Err(Refusal::RegionNotInitialized { region_id });
@@ -289,10 +289,10 @@ mod tests {
             region: metapb::Region {
                 id: 2,
                 region_epoch: Some(epoch),
-                peers: vec![peer.clone()],
+                peers: vec![peer],
                 ..Default::default()
             },
-            leader: is_leader.then(|| peer.clone()),
+            leader: is_leader.then_some(peer),
             peer,
             term: 6,
             is_leader,

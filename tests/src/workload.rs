@@ -47,7 +47,7 @@ impl Registers {
     }
 
     /// The next call, and on which key.
-    pub fn next(&mut self) -> (u64, Call) {
+    pub fn next_call(&mut self) -> (u64, Call) {
         let position = self.dice.within(0..self.keys.len() as u64) as usize;
         let (key, calls) = &mut self.keys[position];
         let chosen = *key;
@@ -114,7 +114,7 @@ mod tests {
         let mut registers = Registers::new(Dice::new(1), 3);
         let mut values = std::collections::BTreeSet::new();
         for _ in 0..1000 {
-            if let (_, Call::Write(value) | Call::CompareAndSet(_, value)) = registers.next() {
+            if let (_, Call::Write(value) | Call::CompareAndSet(_, value)) = registers.next_call() {
                 assert!(values.insert(value));
                 assert_eq!(value_number(&value_bytes(value)), value);
             }
@@ -124,7 +124,9 @@ mod tests {
     #[test]
     fn keys_rotate() {
         let mut registers = Registers::new(Dice::new(1), 2);
-        (0..CALLS_PER_KEY * 5).for_each(|_| drop(registers.next()));
+        for _ in 0..CALLS_PER_KEY * 5 {
+            registers.next_call();
+        }
         assert!(registers.keys_used().count() >= 5);
     }
 }

@@ -38,7 +38,7 @@ impl Transport for Mesh {
 
     fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
         let OutgoingSnapshot { message, source } = snapshot;
-        let (from, to) = (message.from_peer.clone().unwrap(), message.to_peer.clone().unwrap());
+        let (from, to) = (message.from_peer.unwrap(), message.to_peer.unwrap());
         let region = RegionId(message.region_id);
         let receiver = self.router(StoreId(to.store_id));
         if let Some(router) = &receiver {
@@ -157,12 +157,10 @@ impl Cluster {
     }
 
     fn wait_for_leader(&self, deadline: Instant) -> StoreId {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left).expect("a leader is found in time") {
-                News::Leads(store) => return store,
-                News::Fault(store, fault) => panic!("{store}: {fault}"),
-            }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.news.recv_timeout(left).expect("a leader is found in time") {
+            News::Leads(store) => store,
+            News::Fault(store, fault) => panic!("{store}: {fault}"),
         }
     }
 

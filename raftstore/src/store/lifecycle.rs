@@ -169,7 +169,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         let region_id = RegionId(message.region_id);
         let inner = message.message.clone().and_then(wire::message_from_wire);
-        let (Some(inner), Some(meta)) = (inner, message.to_peer.clone()) else { return Ok(()) };
+        let (Some(inner), Some(meta)) = (inner, message.to_peer) else { return Ok(()) };
         if !is_initial(&inner) || self.dying.contains_key(&region_id) {
             return Ok(());
         }
@@ -400,7 +400,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let mut round = Round { config: &self.config, now, effects };
         peer.refuse_everybody(&mut round);
         let new = NewPeer {
-            meta: peer.meta.clone(),
+            meta: peer.meta,
             region: peer.region.clone(),
             applied: peer.applied,
             promised: Some(peer.group.raft().hard_state()),

@@ -372,9 +372,8 @@ mod tests {
             let mut operations = busy_history(seed);
             check(&operations).expect("a correct register is linearizable");
             // The first value read again at the very end, after other writes finished.
-            let first = operations.iter().find_map(|operation| match operation.outcome {
-                Outcome::Read(Some(value)) => Some(value),
-                _ => None,
+            let first = operations.iter().find_map(|operation| {
+                if let Outcome::Read(value) = operation.outcome { value } else { None }
             });
             let end = operations.iter().map(|operation| operation.called).max().unwrap() + 1000;
             let read = |at| operation(at, at + 1, Call::Read, Outcome::Read(first));

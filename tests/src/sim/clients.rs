@@ -170,7 +170,7 @@ impl Clients {
         if self.clients[slot].current.is_some() {
             return Vec::new();
         }
-        let (key, call) = self.registers.next();
+        let (key, call) = self.registers.next_call();
         let replica_read = call == Call::Read && self.dice.happens(self.replica_reads);
         let patience = self.dice.within(PATIENCE);
         self.begin_call(slot, key, call, replica_read, patience)

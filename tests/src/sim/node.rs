@@ -192,6 +192,9 @@ impl Node {
             return Vec::new();
         }
         self.life += 1;
+        // What a process finds in its log it takes for durable, and so it must be: an engine that
+        // replays its log at opening writes it down anew.
+        self.log.sync().expect("memory does not fail");
         if self.plant == Some(Plant::ForgetVote) {
             self.forget_votes();
         }

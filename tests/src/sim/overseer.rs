@@ -68,7 +68,7 @@ impl Overseer {
         let order = pdpb::RegionHeartbeatResponse {
             region_id: new.id,
             region_epoch: new.region_epoch,
-            target_peer: Some(leader.clone()),
+            target_peer: Some(*leader),
             ..Default::default()
         };
         self.wish(new, leader, heartbeat, order)
@@ -92,7 +92,7 @@ impl Overseer {
             return false;
         }
         self.regions.retain(|_, known| !overlapping(known));
-        let known = Known { region: new.clone(), term, leader: leader.clone() };
+        let known = Known { region: new.clone(), term, leader: *leader };
         self.regions.insert(new.id, known);
         true
     }
@@ -109,7 +109,7 @@ impl Overseer {
             region::is_learner(peer) && !heartbeat.pending_peers.iter().any(|p| p.id == peer.id)
         });
         if let Some(learner) = learner {
-            let peer = metapb::Peer { role: metapb::PeerRole::Voter.into(), ..learner.clone() };
+            let peer = metapb::Peer { role: metapb::PeerRole::Voter.into(), ..*learner };
             order.change_peer = Some(change(peer, ConfChangeType::AddNode));
             return Some(order);
         }
@@ -123,7 +123,7 @@ impl Overseer {
         } else if draw < 15 {
             let to = self.dice.one_of(&new.peers).filter(|peer| peer.id != leader.id)?;
             order.transfer_leader =
-                Some(pdpb::TransferLeader { peer: Some(to.clone()), ..Default::default() });
+                Some(pdpb::TransferLeader { peer: Some(*to), ..Default::default() });
         } else if draw < 25 && self.regions.len() < REGIONS_MAX {
             let key = Bytes::from(format!("{:02x}", self.dice.within(0..256)));
             if !KeyRange::of(new).contains(&key) || key == new.start_key {
@@ -164,7 +164,7 @@ impl Overseer {
         // Now and then the leader itself, which must refuse or hand over first.
         let any = self.dice.happens(100);
         let chosen: Vec<_> = from.peers.iter().filter(|p| any || p.id != leader.id).collect();
-        let peer = (*self.dice.one_of(&chosen)?).clone();
+        let peer = **self.dice.one_of(&chosen)?;
         Some(change(peer, ConfChangeType::RemoveNode))
     }
 

@@ -25,7 +25,7 @@ use super::node::{Local, Node, Out};
 use super::options::{Options, Plant};
 use super::overseer::Overseer;
 use super::trace::Trace;
-use crate::checkers::linearizability;
+use crate::checkers::{linearizability, tiling};
 use crate::history::{Call, Outcome};
 use crate::workload::Registers;
 
@@ -35,6 +35,9 @@ const RECOVERY: Instant = 15 * SECOND;
 const LIVENESS_PATIENCE: Instant = 10 * SECOND;
 /// Registers asked in the liveness phase: the newest ones.
 const LIVENESS_KEYS: usize = 20;
+
+/// A run with more events than this goes round in circles.
+const EVENTS_MAX: u64 = 20_000_000;
 
 /// The first region of the cluster.
 const FIRST_REGION: u64 = 1;
@@ -297,9 +300,15 @@ impl World {
         }
     }
 
-    /// Every voter of every region has applied equally far, and so holds equal data.
+    /// The regions tile the key space, and every voter of each has applied equally far, and so holds
+    /// equal data.
     fn compare_replicas(&mut self) {
-        let regions: Vec<_> = self.overseer.regions().map(|(region, _)| region.clone()).collect();
+        let mut regions: Vec<_> =
+            self.overseer.regions().map(|(region, _)| region.clone()).collect();
+        regions.sort_by(|a, b| a.start_key.cmp(&b.start_key));
+        if let Err(what) = tiling::check(&regions) {
+            self.judges.fail(what);
+        }
         for region in regions {
             let mut applied = BTreeMap::new();
             for peer in region.peers.iter().filter(|peer| !region::is_learner(peer)) {
@@ -321,6 +330,9 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let now = self.events.now();
+        if self.trace.events() == EVENTS_MAX {
+            self.judges.fail(format!("the world does not come to rest: {}", line_of(&event)));
+        }
         self.trace.note(now, &[digest_of(&event)], || line_of(&event));
         match event {
             Event::At(store, life, local) => {
@@ -374,9 +386,10 @@ impl World {
             Act::Kill(store) | Act::PowerOff(store) => {
                 let node = self.nodes.get_mut(&store).expect("a store exists");
                 self.crashes += u64::from(node.is_up());
-                match act {
-                    Act::Kill(_) => node.kill(&mut self.judges),
-                    _ => node.power_off(&mut self.judges),
+                if act == Act::Kill(store) {
+                    node.kill(&mut self.judges);
+                } else {
+                    node.power_off(&mut self.judges);
                 }
             }
             Act::Start(store) => self.start(store),
@@ -442,7 +455,7 @@ impl World {
 
     fn send_snapshot(&mut self, from: u64, snapshot: OutgoingSnapshot) {
         let OutgoingSnapshot { message, source } = snapshot;
-        let to_peer = message.to_peer.clone().unwrap_or_default();
+        let to_peer = message.to_peer.unwrap_or_default();
         let to = to_peer.store_id;
         let arrival = self.network.arrivals(from, to).first().map(|delay| delay * 4);
         let told = StoreMsg::SnapshotSent {
@@ -549,10 +562,13 @@ impl World {
 /// An event in words; messages in the house's notation.
 fn line_of(event: &Event) -> String {
     match event {
-        Event::At(store, _, Local::Arrives(message)) => match message.as_ref() {
-            StoreMsg::Raft(message) => format!("s{store} resumes with {}", Words(message)),
-            other => format!("s{store} <- {other:?}"),
-        },
+        Event::At(store, _, Local::Arrives(message)) => {
+            if let StoreMsg::Raft(message) = message.as_ref() {
+                format!("s{store} resumes with {}", Words(message))
+            } else {
+                format!("s{store} <- {message:?}")
+            }
+        }
         Event::At(store, _, local) => format!("s{store} {local:?}"),
         Event::Deliver(from, to, carried) => match carried.as_ref() {
             Carried::Message(message) => format!("s{from} -> s{to} {}", Words(message)),
