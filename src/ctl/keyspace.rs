@@ -45,6 +45,7 @@ async fn open(endpoints: &[String], config: Config) -> Outcome<Client> {
 
 /// What a failed call tells the shell.
 pub(crate) fn failure(error: &Error) -> Failure {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "kinds of failure may be added")]
     let code = match error.kind() {
         ErrorKind::Mistake => Code::Usage,
         ErrorKind::Timeout => Code::Timeout,

@@ -88,6 +88,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// Turns a failed call into the command's failure.
 pub(crate) fn failure(what: &str, status: &tonic::Status) -> Failure {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other status is a failure")]
     let code = match status.code() {
         tonic::Code::Unavailable => Code::Unreachable,
         tonic::Code::DeadlineExceeded => Code::Timeout,

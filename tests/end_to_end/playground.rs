@@ -127,7 +127,7 @@ async fn a_named_directory_keeps_the_data() {
 async fn a_dropped_cluster_leaves_nothing_behind() {
     let cluster = Cluster::builder().host(own_address()).stores(1).start().await.unwrap();
     let endpoint = cluster.pd_endpoints()[0].clone();
-    put_and_get(&[endpoint.clone()], ApiVersion::V1).await;
+    put_and_get(std::slice::from_ref(&endpoint), ApiVersion::V1).await;
     drop(cluster);
     until("the port to be free again", || {
         let free = std::net::TcpListener::bind(&endpoint).is_ok();

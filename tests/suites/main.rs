@@ -2,3 +2,4 @@
 
 mod labs;
 mod simulation;
+mod tidy;

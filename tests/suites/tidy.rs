@@ -1,5 +1,7 @@
 //! Is the text tidy? Which module may know which, and a few habits that no compiler checks.
 
+#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -13,10 +13,10 @@ fn command(arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(arguments);
-    if std::env::var_os("CARGO_BUILD_JOBS").is_none() {
-        if let Some(jobs) = jobs_that_fit() {
-            command.env("CARGO_BUILD_JOBS", jobs.to_string());
-        }
+    if std::env::var_os("CARGO_BUILD_JOBS").is_none()
+        && let Some(jobs) = jobs_that_fit()
+    {
+        command.env("CARGO_BUILD_JOBS", jobs.to_string());
     }
     command
 }

@@ -94,7 +94,11 @@ impl<D: DataEngine> Replicated<D> {
             ReadPath::Barrier if barrier_passed => self.metrics.reads_by_barrier.inc(),
             ReadPath::Barrier => return Ok(None),
         };
-        Ok(Some(View { snapshot, range: view.range.clone(), term: before.term().unwrap_or(view.term) }))
+        Ok(Some(View {
+            snapshot,
+            range: view.range.clone(),
+            term: before.term().unwrap_or(view.term),
+        }))
     }
 
     async fn view_once(&self, context: &kvrpcpb::Context) -> Result<View<D::Snapshot>, Refusal> {

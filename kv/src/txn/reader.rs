@@ -23,7 +23,8 @@ use crate::keys::{self, Key};
 pub struct Reader<S: Snapshot> {
     snapshot: S,
     range: KeyRange,
-    writes: S::Cursor,
+    /// Made when first asked for: a commit, for one, finds all it needs in the lock.
+    writes: Option<S::Cursor>,
 }
 
 /// What the records say of a transaction on a key.
@@ -67,8 +68,7 @@ pub struct Version {
 impl<S: Snapshot> Reader<S> {
     /// A reader of the keys of a range, given in the engine's form.
     pub fn new(snapshot: S, range: KeyRange) -> Self {
-        let writes = snapshot.cursor(ColumnFamily::Write, &range);
-        Self { snapshot, range, writes }
+        Self { snapshot, range, writes: None }
     }
 
     /// The snapshot it reads.
@@ -95,23 +95,18 @@ impl<S: Snapshot> Reader<S> {
         key: &Key,
         ts: u64,
     ) -> Result<Option<(u64, Write)>, Fault> {
-        self.writes.seek(&key.at(ts))?;
-        self.current_write(key)
+        let writes = self
+            .writes
+            .get_or_insert_with(|| self.snapshot.cursor(ColumnFamily::Write, &self.range));
+        writes.seek(&key.at(ts))?;
+        write_under(writes, key)
     }
 
     /// After a record was found: the next older one of the same key.
     fn older_write(&mut self, key: &Key) -> Result<Option<(u64, Write)>, Fault> {
-        self.writes.next()?;
-        self.current_write(key)
-    }
-
-    fn current_write(&self, key: &Key) -> Result<Option<(u64, Write)>, Fault> {
-        if !self.writes.is_on_key() {
-            return Ok(None);
-        }
-        let Some(commit_ts) = key.version_in(self.writes.key()) else { return Ok(None) };
-        let write = Write::decode(self.writes.value(), format_args!("{key}@{commit_ts}"))?;
-        Ok(Some((commit_ts, write)))
+        let Some(writes) = &mut self.writes else { return Ok(None) };
+        writes.next()?;
+        write_under(writes, key)
     }
 
     /// The newest Put or Delete at or before `ts`.
@@ -253,6 +248,16 @@ impl<S: Snapshot> Reader<S> {
         }
         Ok(all)
     }
+}
+
+/// The record a cursor is on, if it is one of this key.
+pub(super) fn write_under(cursor: &impl Cursor, key: &Key) -> Result<Option<(u64, Write)>, Fault> {
+    if !cursor.is_on_key() {
+        return Ok(None);
+    }
+    let Some(commit_ts) = key.version_in(cursor.key()) else { return Ok(None) };
+    let write = Write::decode(cursor.value(), format_args!("{key}@{commit_ts}"))?;
+    Ok(Some((commit_ts, write)))
 }
 
 /// The key behind an engine key of the lock family.

@@ -16,7 +16,7 @@ use raftstore::error::Fault;
 
 use super::problem::Stop;
 use super::read_rule::{Reading, Verdict};
-use super::reader::{Reader, decoded};
+use super::reader::{Reader, decoded, write_under};
 use super::record::{Lock, LockKind, Write, WriteKind};
 use crate::keys::{self, Key};
 
@@ -195,17 +195,11 @@ impl<S: Snapshot> Scanner<S> {
         if self.writes.is_on_key() { key.version_in(self.writes.key()) } else { None }
     }
 
-    fn current(&self, key: &Key) -> Result<Option<(u64, Write)>, Fault> {
-        let Some(commit_ts) = self.current_ts(key) else { return Ok(None) };
-        let write = Write::decode(self.writes.value(), format_args!("{key}@{commit_ts}"))?;
-        Ok(Some((commit_ts, write)))
-    }
-
     /// Going forward, the cursor on the newest version (or on another key): the first Put or Delete
     /// at or before the reader's timestamp.
     fn version(&mut self, key: &Key) -> Result<Option<(u64, Write)>, Stop> {
         if self.reading.isolation == proto::kvrpcpb::IsolationLevel::RcCheckTs
-            && let Some((commit_ts, write)) = self.current(key)?
+            && let Some((commit_ts, write)) = write_under(&self.writes, key)?
             && commit_ts > self.reading.ts
         {
             return Err(self.reading.outdated(key, write.start_ts, commit_ts));
@@ -219,7 +213,7 @@ impl<S: Snapshot> Scanner<S> {
                 self.writes.next()?;
             }
         }
-        while let Some((commit_ts, write)) = self.current(key)? {
+        while let Some((commit_ts, write)) = write_under(&self.writes, key)? {
             if write.kind.is_data() {
                 return Ok(Some((commit_ts, write)));
             }

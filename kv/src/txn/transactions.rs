@@ -2,8 +2,8 @@
 //! and each for one reason:
 //!
 //! ```text
-//! permit    bounded number of commands under way
 //! latches   alone on these keys …
+//! permit    (a bounded number of commands is under way; who waits for latches does not count)
 //! view      … and only then look, or what is seen may be changed by the one who was before
 //! decide    the command itself: pure
 //! write     in the term of the view; goes on to its end even when the caller is gone
@@ -145,12 +145,12 @@ impl<St: Storage> Transactions<St> {
         self.decide_and_write(context, keys, deadline, entered, view, decide).await
     }
 
-    /// A place among the commands under way, and the keys' latches.
+    /// The keys' latches, and a place among the commands under way.
     pub(super) async fn enter(&self, keys: &[Key], deadline: Deadline) -> Result<Entered, Stop> {
+        let latched = deadline.bound(self.inner.latches.acquire_keys(keys)).await?;
         let permits = self.inner.permits.clone();
         let permit =
             deadline.bound(permits.acquire_owned()).await?.expect("the semaphore is never closed");
-        let latched = deadline.bound(self.inner.latches.acquire_keys(keys)).await?;
         Ok(Entered { _latched: latched, _permit: permit })
     }
 

@@ -188,6 +188,14 @@ impl<L: LogEngine> Group<L> {
         (id != raft::INVALID_ID).then_some(PeerId(id))
     }
 
+    /// Whether a leader was heard of late (or is this member). One that does not vote never gives up on
+    /// the leader it knows; but it counts how long it has heard nothing.
+    pub fn hears_leader(&self) -> bool {
+        let raft = &self.node.raft;
+        let is_patient = raft.promotable() || raft.election_elapsed < 2 * raft.election_timeout();
+        self.leader().is_some() && is_patient
+    }
+
     /// The current term.
     pub fn term(&self) -> u64 {
         self.node.raft.term

@@ -177,7 +177,7 @@ fn changed(
             if region::peer_on(&after, StoreId(member.store_id)).is_some() {
                 return Err("the store has a peer already");
             }
-            after.peers.push(member.clone());
+            after.peers.push(*member);
         }
     }
     let epoch = after.region_epoch.get_or_insert_default();

@@ -83,14 +83,14 @@ impl<L: LogEngine> Peer<L> {
         let down_peers = others
             .filter(|peer| silence(peer) >= down_after)
             .map(|peer| pdpb::PeerStats {
-                peer: Some(peer.clone()),
+                peer: Some(*peer),
                 down_seconds: silence(peer) / 1_000_000,
             })
             .collect();
         let (keys_read, bytes_read) = self.publisher.reads().take();
         Some(pdpb::RegionHeartbeatRequest {
             region: Some(self.region.clone()),
-            leader: Some(self.meta.clone()),
+            leader: Some(self.meta),
             down_peers,
             pending_peers,
             bytes_written: std::mem::take(&mut self.traffic.bytes_written),

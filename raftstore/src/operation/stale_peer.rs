@@ -210,7 +210,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         &self,
         message: &RaftMessage,
     ) -> Option<(metapb::Peer, metapb::Peer, metapb::RegionEpoch)> {
-        let (from, to) = (message.from_peer.clone()?, message.to_peer.clone()?);
+        let (from, to) = (message.from_peer?, message.to_peer?);
         let is_sound = message.region_id != 0
             && from.id != 0
             && to.id != 0
@@ -224,7 +224,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 impl<L: LogEngine> Peer<L> {
     /// Counts how long this peer knows no leader, and asks around when it is long.
     pub(crate) fn tick_stale(&mut self, round: &mut Round<'_>) {
-        if self.group.leader().is_some() {
+        if self.group.hears_leader() {
             self.leaderless_ticks = 0;
             return;
         }
@@ -233,7 +233,7 @@ impl<L: LogEngine> Peer<L> {
         if self.leaderless_ticks.is_multiple_of(period) {
             self.ask_whether_stale(round);
             if self.leaderless_ticks >= period * VAIN_ROUNDS_BEFORE_VALIDATE {
-                let (region, peer) = (self.region.clone(), self.meta.clone());
+                let (region, peer) = (self.region.clone(), self.meta);
                 round.effects.reports.push(Report::ValidatePeer { region, peer });
             }
         }
@@ -275,8 +275,8 @@ fn is_vote_request(message: &RaftMessage) -> bool {
 fn removed(message: &RaftMessage, epoch: metapb::RegionEpoch) -> RaftMessage {
     RaftMessage {
         region_id: message.region_id,
-        from_peer: message.to_peer.clone(),
-        to_peer: message.from_peer.clone(),
+        from_peer: message.to_peer,
+        to_peer: message.from_peer,
         region_epoch: Some(epoch),
         is_tombstone: true,
         ..Default::default()
@@ -318,8 +318,8 @@ fn answer_of_the_dead(
     };
     Some(RaftMessage {
         region_id: message.region_id,
-        from_peer: Some(to.clone()),
-        to_peer: Some(from.clone()),
+        from_peer: Some(*to),
+        to_peer: Some(*from),
         region_epoch: Some(epoch),
         message: Some(wire::message_to_wire(refusal)),
         ..Default::default()
@@ -329,7 +329,7 @@ fn answer_of_the_dead(
 /// The envelope's addressee with the role that the region gives it: a message may be older than a
 /// promotion.
 fn to_role(to: &metapb::Peer, own: &metapb::Peer) -> metapb::Peer {
-    metapb::Peer { role: own.role, ..to.clone() }
+    metapb::Peer { role: own.role, ..*to }
 }
 
 /// Tasks to clear what of a range is not in another.

@@ -170,7 +170,7 @@ impl<L: LogEngine> Peer<L> {
         let group = Group::new(PeerId(meta.id), log, applied.index, &settings)?;
         let publisher = Publisher::new(Published {
             region: region.clone(),
-            peer: meta.clone(),
+            peer: meta,
             term: group.term(),
             leader: None,
             is_leader: false,
@@ -443,7 +443,7 @@ impl<L: LogEngine> Peer<L> {
     /// A message with its envelope. First messages carry the range: whether a peer may come to be on
     /// the other side depends on it.
     pub(crate) fn envelope(&self, message: Message) -> Option<RaftMessage> {
-        let to_peer = self.member(PeerId(message.to))?.clone();
+        let to_peer = *self.member(PeerId(message.to))?;
         let mut envelope = self.empty_envelope(to_peer);
         if self.is_initialized() && is_initial(&message) {
             envelope.start_key = self.region.start_key.clone();
@@ -457,7 +457,7 @@ impl<L: LogEngine> Peer<L> {
     pub(crate) fn empty_envelope(&self, to_peer: metapb::Peer) -> RaftMessage {
         RaftMessage {
             region_id: self.region.id,
-            from_peer: Some(self.meta.clone()),
+            from_peer: Some(self.meta),
             to_peer: Some(to_peer),
             region_epoch: Some(proto::region::epoch(&self.region)),
             ..Default::default()
@@ -506,7 +506,7 @@ impl<L: LogEngine> Peer<L> {
     /// The region changed, or was replaced.
     pub(crate) fn set_region(&mut self, region: metapb::Region) {
         if let Some(meta) = proto::region::peer_by_id(&region, self.id()) {
-            self.meta = meta.clone();
+            self.meta = *meta;
         }
         self.region = region;
         self.voters = self.group.voters();
@@ -531,7 +531,7 @@ impl<L: LogEngine> Peer<L> {
         {
             let published = Published {
                 region: self.region.clone(),
-                peer: self.meta.clone(),
+                peer: self.meta,
                 term,
                 leader: leader.cloned(),
                 is_leader,

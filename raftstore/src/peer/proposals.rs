@@ -1,7 +1,8 @@
 //! Who waits for which entry.
 //!
 //! A proposal is settled by its place in the log and nothing else: when an entry is committed at its
-//! index, it is either this one (same term) or it was overwritten. Losing leadership settles nothing:
+//! index, it is either this one (same term) or it was overwritten. An entry of a newer term committed
+//! before that index says the same. Losing leadership settles nothing:
 //! the next leader may still commit what we proposed. So proposals outlive the role, and every one is
 //! answered once.
 
@@ -24,16 +25,21 @@ impl Proposals {
         }
     }
 
-    /// These entries are committed: takes those who wait for others in their places.
+    /// These entries are committed: takes those who wait for others in their places, or behind them for
+    /// an entry of an older term, which cannot come any more since terms never go back in a log.
     pub(crate) fn take_overwritten(&mut self, committed: &[Entry]) -> Vec<ReplyId> {
         let (Some(first), Some(last)) = (committed.first(), committed.last()) else {
             return Vec::new();
         };
         let lost: Vec<(u64, u64)> = self
             .0
-            .range((first.index, 0)..=(last.index, u64::MAX))
+            .range((first.index, 0)..)
             .map(|(key, _)| *key)
-            .filter(|(index, term)| committed[(index - first.index) as usize].term != *term)
+            .filter(|(index, term)| {
+                committed
+                    .get((index - first.index) as usize)
+                    .map_or(*term < last.term, |entry| entry.term != *term)
+            })
             .collect();
         lost.iter().flat_map(|key| self.0.remove(key).unwrap_or_default()).collect()
     }
@@ -66,6 +72,16 @@ mod tests {
 
     fn at(index: u64, term: u64) -> Position {
         Position { index, term }
+    }
+
+    #[test]
+    fn behind_an_entry_of_a_newer_term_none_of_an_older_one_can_come() {
+        let mut proposals = Proposals::default();
+        proposals.push(at(12, 3), vec![ReplyId(1)]);
+        proposals.push(at(13, 5), vec![ReplyId(2)]);
+        assert_eq!(proposals.take_overwritten(&entries(&[3], 10)), vec![]);
+        assert_eq!(proposals.take_overwritten(&entries(&[5], 11)), vec![ReplyId(1)]);
+        assert_eq!(proposals.take_all(), vec![ReplyId(2)]);
     }
 
     #[test]

@@ -186,14 +186,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         tracing::info!(store = %self.id, region = %region_id, peer = meta.id, "an empty peer is made");
         let region = metapb::Region { id: region_id.0, ..Default::default() };
         let applied = Position::default();
-        let new = NewPeer {
-            meta,
-            region,
-            applied,
-            promised: None,
-            votes_from: now,
-            awaits_sync: None,
-        };
+        let new =
+            NewPeer { meta, region, applied, promised: None, votes_from: now, awaits_sync: None };
         self.add_peer(new, effects)?;
         self.deliver(message, now, effects);
         Ok(())
@@ -305,8 +299,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let promised = self.remove_empty_peer(region_id, now, effects);
         let region = metapb::Region { id: region_id.0, ..Default::default() };
         let applied = Position::default();
-        let new =
-            NewPeer { meta, region, applied, promised, votes_from: now, awaits_sync: None };
+        let new = NewPeer { meta, region, applied, promised, votes_from: now, awaits_sync: None };
         self.add_peer(new, effects)
     }
 

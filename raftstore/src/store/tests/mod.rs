@@ -25,7 +25,7 @@ use crate::applier::Applier;
 use crate::config::Config;
 use crate::driver::{Background, SnapshotStorage};
 use crate::effects::{Effects, Report};
-use crate::engine::memory::{MemoryData, MemoryLog};
+use crate::engine::memory::{MemoryData, MemoryLog, MemorySnapshot};
 use crate::engine::{ColumnFamily, DataEngine, LogEngine, Snapshot as _, WriteBatch};
 use crate::msg::{Answer, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg, Target};
 use crate::read_view::ReadPath;
@@ -56,6 +56,10 @@ struct Cluster {
     now: Now,
     nodes: BTreeMap<StoreId, Node>,
     replies: BTreeMap<ReplyId, Reply>,
+    /// Who asked for a barrier, with what in mind.
+    barriers: BTreeMap<ReplyId, Target>,
+    /// What the engine held when a barrier was answered, if the region still was as the caller knew it.
+    seen: BTreeMap<ReplyId, MemorySnapshot>,
     reports: Vec<(StoreId, Report)>,
     cut: BTreeSet<(StoreId, StoreId)>,
     /// Says whether a message from this store gets through.
@@ -85,6 +89,8 @@ impl Cluster {
             now: Now(1_000_000),
             nodes: (1..=stores).map(node).collect(),
             replies: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            seen: BTreeMap::new(),
             reports: Vec::new(),
             cut: BTreeSet::new(),
             filter: None,
@@ -224,10 +230,23 @@ impl Cluster {
                 self.reports.push((id, report));
             }
             for (reply_id, reply) in effects.replies {
+                self.look(id, reply_id, &reply);
                 let before = self.replies.insert(reply_id, reply);
                 assert!(before.is_none(), "{reply_id:?} is answered twice");
             }
             effects = next;
+        }
+    }
+
+    /// Does what a caller does when its barrier is answered: takes a snapshot, and looks again whether the
+    /// region still is what it knew.
+    fn look(&mut self, id: StoreId, reply_id: ReplyId, reply: &Reply) {
+        let (Some(target), Ok(_)) = (self.barriers.get(&reply_id), reply) else { return };
+        let snapshot = self.nodes[&id].data.snapshot();
+        let views = self.store(id.0).read_views();
+        let before = views.before_snapshot(target.region_id);
+        if views.check(&before, target, self.now).is_ok() {
+            self.seen.insert(reply_id, snapshot);
         }
     }
 
@@ -313,7 +332,7 @@ impl Cluster {
 
     /// Keeps back what the store's applier is to do.
     fn hold_applier(&mut self, id: u64) {
-        self.nodes.get_mut(&StoreId(id)).unwrap().held = Some(Vec::new());
+        self.nodes.get_mut(&StoreId(id)).unwrap().held.get_or_insert_default();
     }
 
     fn release_applier(&mut self, id: u64) {
@@ -428,6 +447,7 @@ impl Cluster {
     fn barrier_at(&mut self, store: u64, region: u64, replica_read: bool) -> ReplyId {
         let target = Target { replica_read, ..self.target(store, region) };
         let reply = self.new_reply();
+        self.barriers.insert(reply, target.clone());
         self.tell(StoreId(store), StoreMsg::ReadBarrier { target, reply });
         self.run();
         reply
@@ -436,7 +456,9 @@ impl Cluster {
     /// How a read at this store may be served now.
     fn read_path(&self, store: u64, region: u64) -> Result<ReadPath, Refusal> {
         let target = self.target(store, region);
-        self.store(store).read_views().check(&target, self.now).map(|(path, _)| path)
+        let views = self.store(store).read_views();
+        let before = views.before_snapshot(target.region_id);
+        views.check(&before, &target, self.now).map(|(path, _)| path)
     }
 
     fn reply(&self, id: ReplyId) -> Option<&Reply> {
@@ -471,10 +493,8 @@ impl Cluster {
         member: &metapb::Peer,
     ) {
         self.order(store, region, |order| {
-            order.change_peer = Some(pdpb::ChangePeer {
-                peer: Some(member.clone()),
-                change_type: change_type.into(),
-            });
+            order.change_peer =
+                Some(pdpb::ChangePeer { peer: Some(*member), change_type: change_type.into() });
         });
     }
 
@@ -519,8 +539,7 @@ impl Cluster {
         let from = self.leader(region).unwrap();
         let wanted = region::peer_on(&self.region(from, region), StoreId(to)).cloned();
         self.order(from, region, |order| {
-            order.transfer_leader =
-                Some(pdpb::TransferLeader { peer: wanted.clone(), peers: vec![] });
+            order.transfer_leader = Some(pdpb::TransferLeader { peer: wanted, peers: vec![] });
         });
         self.until("a transfer", |cluster| cluster.leader(region) == Some(to));
     }

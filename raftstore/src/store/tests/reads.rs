@@ -149,8 +149,7 @@ fn the_lease_is_off_from_the_call_to_campaign_on() {
     cluster.filter =
         Some(Box::new(|_, message| !is_type(message, eraftpb::MessageType::MsgTimeoutNow)));
     cluster.order(old, 1, |order| {
-        order.transfer_leader =
-            Some(pdpb::TransferLeader { peer: Some(to.clone()), peers: vec![] });
+        order.transfer_leader = Some(pdpb::TransferLeader { peer: Some(to), peers: vec![] });
     });
     for _ in 0..40 {
         assert_eq!(cluster.read_path(old, 1), Ok(ReadPath::Barrier));

@@ -106,7 +106,12 @@ fn a_damaged_snapshot_changes_nothing_and_another_follows() {
                 let task = BackgroundTask::InstallSnapshot { region, peer_id, index, term, source };
                 node.machine.as_mut().unwrap().background.perform(task)
             }
-            task => node.machine.as_mut().unwrap().background.perform(task),
+            task @ (BackgroundTask::GenerateSnapshot { .. }
+            | BackgroundTask::ClearRange { .. }
+            | BackgroundTask::FindSplitKeys { .. }
+            | BackgroundTask::SyncData { .. }) => {
+                node.machine.as_mut().unwrap().background.perform(task)
+            }
         };
         node.inbox.extend(answer.unwrap());
     }

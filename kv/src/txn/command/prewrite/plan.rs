@@ -1,17 +1,11 @@
-//! The first phase: a lock on every key, so that nobody else can commit there between this
-//! transaction's start and its end.
+//! May this mutation's key be locked? By its lock, and by its newest record where that is due:
 //!
-//! 1. *Plan* each mutation: is the key free, ours already, or in the way? Nothing is written while
-//!    one of them fails; keys that are merely locked are all reported.
-//! 2. *Choose the end*: two phases, or a commit timestamp right here (async commit, one phase), for
-//!    which the locks are shown in memory while it is computed.
-//! 3. *Write* locks, or commit records.
-//!
-//! A prewrite may come twice, even after its transaction has ended. A lock of our own means that it
-//! has been here before. What would fail because of our own commit succeeds without writing. Our
-//! own rollback record makes it fail: that is what the record is for.
-
-use std::collections::BTreeMap;
+//! | the key holds | optimistic | pessimistic, to be locked already | pessimistic, not locked before |
+//! |---|---|---|---|
+//! | another's lock | locked | lost | locked, and may be resolved at once |
+//! | own prewrite lock | done before | done before | done before |
+//! | own pessimistic lock | mistake | replaced | replaced |
+//! | no lock | conflict if written since the start | lost if written since the start | conflict if asked to look |
 
 use bytes::Bytes;
 use proto::kvrpcpb::{
@@ -21,36 +15,12 @@ use proto::kvrpcpb::{
 use raftstore::engine::Snapshot;
 
 use crate::keys::Key;
-use crate::txn::memory_locks::MemoryLocks;
 use crate::txn::problem::{Abort, KeyProblem, Stop, WriteConflict};
 use crate::txn::reader::{OwnRecord, Reader};
 use crate::txn::record::{Lock, LockKind, SHORT_VALUE_BYTES_MAX, Write, WriteKind};
-use crate::txn::writer::Writer;
-
-/// How a prewrite ends.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Prewritten {
-    /// Every key is locked, or already committed.
-    Done {
-        /// Async commit: the transaction commits at the largest of these; 0 in two phases.
-        min_commit_ts: u64,
-        /// One phase: it is committed, then; 0 otherwise.
-        one_pc_commit_ts: u64,
-    },
-    /// These keys are locked by others; nothing was written.
-    Locked(Vec<KeyProblem>),
-}
-
-/// How the transaction wants to be committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    TwoPhase,
-    Async,
-    OnePhase,
-}
 
 /// What is to become of one mutation.
-enum Plan {
+pub(super) enum Plan {
     /// It only checks.
     Nothing,
     /// It is locked by us; its earliest commit when that is an async commit's, else 0.
@@ -59,11 +29,14 @@ enum Plan {
     Lock(Box<Planned>),
 }
 
-struct Planned {
-    key: Key,
-    lock: Lock,
-    long_value: Option<Bytes>,
-    replaces_pessimistic: bool,
+/// A lock to be.
+pub(super) struct Planned {
+    pub(super) key: Key,
+    pub(super) lock: Lock,
+    /// The value, when it is too long for the lock.
+    pub(super) long_value: Option<Bytes>,
+    /// A pessimistic lock of ours stands there.
+    pub(super) replaces_pessimistic: bool,
 }
 
 /// What a mutation must be checked for when no lock of ours stands on its key.
@@ -78,76 +51,20 @@ enum Role {
     CheckNow,
 }
 
-/// Locks the mutations' keys, or commits them in one phase.
-pub fn prewrite<S: Snapshot>(
-    reader: &mut Reader<S>,
-    writer: &mut Writer,
-    memory: &MemoryLocks,
-    request: &PrewriteRequest,
-) -> Result<Prewritten, Stop> {
-    let mut planner = Planner { reader, request, is_pessimistic: request.for_update_ts > 0 };
-    let mut locked = Vec::new();
-    let mut assertion_failed = None;
-    let mut already: Vec<u64> = Vec::new();
-    // The last mutation of a key wins; a request never stands in its own way.
-    let mut planned = BTreeMap::new();
-    for (index, mutation) in request.mutations.iter().enumerate() {
-        match planner.plan(index, mutation) {
-            Ok(Plan::Nothing) => {}
-            Ok(Plan::AlreadyLocked { min_commit_ts }) => already.push(min_commit_ts),
-            Ok(Plan::Lock(plan)) => {
-                planned.insert(plan.key.clone(), *plan);
-            }
-            Err(Stop::Key(problem)) => {
-                if let Some(commit_ts) = planner.own_commit(mutation, &problem)? {
-                    return Ok(done_already(request, commit_ts));
-                }
-                match problem {
-                    KeyProblem::Locked(_) => locked.push(problem),
-                    KeyProblem::AssertionFailed(_) => {
-                        assertion_failed.get_or_insert(problem);
-                    }
-                    KeyProblem::WriteConflict(_)
-                    | KeyProblem::AlreadyExist { .. }
-                    | KeyProblem::TxnLockNotFound { .. }
-                    | KeyProblem::TxnNotFound { .. }
-                    | KeyProblem::CommitTsExpired { .. }
-                    | KeyProblem::PrimaryMismatch(_)
-                    | KeyProblem::Deadlock(_)
-                    | KeyProblem::Abort(_) => return Err(problem.into()),
-                }
-            }
-            Err(stop @ (Stop::Refused(_) | Stop::Fault(_))) => return Err(stop),
-        }
-    }
-    if !locked.is_empty() {
-        return Ok(Prewritten::Locked(locked));
-    }
-    if let Some(problem) = assertion_failed {
-        return Err(problem.into());
-    }
-    let planned: Vec<Planned> = planned.into_values().collect();
-    Ok(end(writer, memory, request, planned, &already))
-}
-
-/// The answer to a prewrite whose transaction turns out to be committed.
-fn done_already(request: &PrewriteRequest, commit_ts: u64) -> Prewritten {
-    if request.try_one_pc {
-        Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts }
-    } else {
-        let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
-        Prewritten::Done { min_commit_ts, one_pc_commit_ts: 0 }
-    }
-}
-
-struct Planner<'a, S: Snapshot> {
+/// Looks at one mutation after the other.
+pub(super) struct Planner<'a, S: Snapshot> {
     reader: &'a mut Reader<S>,
     request: &'a PrewriteRequest,
     is_pessimistic: bool,
 }
 
-impl<S: Snapshot> Planner<'_, S> {
-    fn plan(&mut self, index: usize, mutation: &Mutation) -> Result<Plan, Stop> {
+impl<'a, S: Snapshot> Planner<'a, S> {
+    pub(super) fn new(reader: &'a mut Reader<S>, request: &'a PrewriteRequest) -> Self {
+        Self { reader, request, is_pessimistic: request.for_update_ts > 0 }
+    }
+
+    /// What is to become of this mutation, or why it cannot be.
+    pub(super) fn plan(&mut self, index: usize, mutation: &Mutation) -> Result<Plan, Stop> {
         let request = self.request;
         let kind = kind_of(mutation.op(), self.is_pessimistic)?;
         let role = self.role(index)?;
@@ -381,7 +298,7 @@ impl<S: Snapshot> Planner<'_, S> {
     }
 
     /// Whether the problem comes from our own commit, which the caller did not hear of.
-    fn own_commit(
+    pub(super) fn own_commit(
         &mut self,
         mutation: &Mutation,
         problem: &KeyProblem,
@@ -428,91 +345,4 @@ fn kind_of(op: Op, is_pessimistic: bool) -> Result<Option<LockKind>, Stop> {
             Err(Abort::InvalidRequest("not an operation of a prewrite").into())
         }
     }
-}
-
-/// All checks have passed: writes locks or commit records.
-fn end(
-    writer: &mut Writer,
-    memory: &MemoryLocks,
-    request: &PrewriteRequest,
-    mut planned: Vec<Planned>,
-    already: &[u64],
-) -> Prewritten {
-    let wanted = match (request.try_one_pc, request.use_async_commit) {
-        (true, _) => Ending::OnePhase,
-        (false, true) => Ending::Async,
-        (false, false) => Ending::TwoPhase,
-    };
-    // An earlier try has left a lock in two phases (or cannot be taken back to one): so must we.
-    let falls_back = match wanted {
-        Ending::OnePhase => !already.is_empty(),
-        Ending::Async => already.contains(&0),
-        Ending::TwoPhase => false,
-    };
-    let mut ending = if falls_back { Ending::TwoPhase } else { wanted };
-    let mut commit_ts = already.iter().copied().max().unwrap_or(0);
-    // What stands in locks already is the promise; it must not become another one.
-    let promises_anew = !planned.is_empty() || already.is_empty();
-    if ending != Ending::TwoPhase && promises_anew {
-        match show_locks(writer, memory, request, &planned, commit_ts) {
-            Some(ts) => commit_ts = ts,
-            None => ending = Ending::TwoPhase,
-        }
-    }
-    for plan in &mut planned {
-        if let Some(value) = plan.long_value.take() {
-            writer.put_value(&plan.key, request.start_version, value);
-        }
-        match ending {
-            Ending::TwoPhase => writer.put_lock(&plan.key, &plan.lock),
-            Ending::Async => {
-                plan.lock.async_commit = true;
-                plan.lock.min_commit_ts = commit_ts;
-                if request.primary_lock == plan.key.user() {
-                    plan.lock.secondaries = request.secondaries.clone();
-                }
-                writer.put_lock(&plan.key, &plan.lock);
-            }
-            Ending::OnePhase => {
-                writer.commit(&plan.key, &plan.lock, commit_ts);
-                if plan.replaces_pessimistic {
-                    writer.remove_lock(&plan.key, request.start_version, commit_ts);
-                }
-            }
-        }
-    }
-    match ending {
-        Ending::TwoPhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: 0 },
-        Ending::Async => Prewritten::Done { min_commit_ts: commit_ts, one_pc_commit_ts: 0 },
-        Ending::OnePhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts },
-    }
-}
-
-/// Computes the earliest commit while readers can already meet the locks; `None` when it would be
-/// later than the client allows, and then nothing is shown.
-fn show_locks(
-    writer: &mut Writer,
-    memory: &MemoryLocks,
-    request: &PrewriteRequest,
-    planned: &[Planned],
-    promised: u64,
-) -> Option<u64> {
-    let mut commit_ts = 0;
-    let keys = planned.iter().map(|plan| plan.key.clone()).collect();
-    let published = memory.publish(keys, |newest_read| {
-        let after = newest_read.max(request.start_version).max(request.for_update_ts) + 1;
-        let locks_ask = planned.iter().map(|plan| plan.lock.min_commit_ts).max().unwrap_or(0);
-        commit_ts = after.max(request.min_commit_ts).max(promised).max(locks_ask);
-        if request.max_commit_ts > 0 && commit_ts > request.max_commit_ts {
-            return None;
-        }
-        let shown = |plan: &Planned| Lock {
-            min_commit_ts: commit_ts,
-            async_commit: true,
-            ..plan.lock.clone()
-        };
-        Some(planned.iter().map(shown).collect())
-    })?;
-    writer.hold(published);
-    Some(commit_ts)
 }

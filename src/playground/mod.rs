@@ -149,12 +149,10 @@ fn start_failure(error: StartError) -> Failure {
         | StartError::Store { .. }
         | StartError::Temporary(_) => Code::Failed,
     };
-    let hint = match &error {
-        StartError::Listen { cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
-            " (is another cluster running? --port 0 takes a free port)"
-        }
-        _ => "",
-    };
+    let is_taken = matches!(&error, StartError::Listen { cause, .. }
+        if cause.kind() == std::io::ErrorKind::AddrInUse);
+    let hint =
+        if is_taken { " (is another cluster running? --port 0 takes a free port)" } else { "" };
     Failure::new(code, format!("{error}{hint}"))
 }
 
