@@ -4,6 +4,7 @@
 //! cut, messages dropped by a rule, appliers held, and power lost. A harness for faults at random is the
 //! simulator's, not this one's.
 
+mod soak;
 mod elections;
 mod membership;
 mod reads;
