@@ -1,4 +1,4 @@
-//! The cluster under observation: simulator, checkers, labs, end-to-end.
+#![doc = include_str!("../README.md")]
 
 pub mod checkers;
 pub mod history;
