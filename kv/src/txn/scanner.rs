@@ -4,7 +4,7 @@
 //! two; most keys have a lock or a record, seldom both.
 //!
 //! A key's versions lie next to each other, newest first. Going forward the records' cursor walks
-//! through them with at most [`NEAR_STEPS`] single steps before it seeks. Going backward it arrives
+//! through them with a few single steps before it seeks. Going backward it arrives
 //! at a key's oldest version, so the version is looked up by a seek of its own.
 
 use std::cmp::Ordering;
