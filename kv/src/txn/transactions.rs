@@ -14,6 +14,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{KeyRange, Refusal, kvrpcpb};
@@ -34,6 +35,10 @@ use crate::storage::{Storage, View};
 /// Writing commands under way at once. More of them wait for a place until their deadline: clients
 /// take "busy" for a failure.
 pub const COMMANDS_MAX: usize = 4096;
+
+/// How long a command waits for a timestamp from the scheduler while it holds its latches. Then it is
+/// refused as "not synced", within the time that clients give a call.
+pub const SYNC_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A timestamp's future.
 pub type TimestampFuture = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
@@ -166,8 +171,10 @@ impl<St: Storage> Transactions<St> {
             return Ok(());
         }
         // Some clients give up for good on "not synced", so it is waited for.
-        let fresh = deadline.bound(self.inner.timestamps.fresh()).await;
-        let Ok(Ok(fresh_ts)) = fresh else { return Err(Refusal::MaxTimestampNotSynced.into()) };
+        let fresh = tokio::time::timeout(SYNC_TIME_MAX, self.inner.timestamps.fresh());
+        let Ok(Ok(fresh_ts)) = deadline.bound(fresh).await? else {
+            return Err(Refusal::MaxTimestampNotSynced.into());
+        };
         self.inner.memory.on_synced(context.region_id, leadership, fresh_ts);
         Ok(())
     }
