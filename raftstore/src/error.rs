@@ -34,4 +34,12 @@ pub enum Fault {
         /// Whose it is, and whose it should be.
         detail: String,
     },
+    /// An assertion failed: the program is wrong, and what it would do next may be too.
+    #[error("{place}: {detail}")]
+    Bug {
+        /// Which thread.
+        place: String,
+        /// What the assertion said.
+        detail: String,
+    },
 }

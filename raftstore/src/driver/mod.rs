@@ -11,7 +11,8 @@
 //!
 //! Promises:
 //! - A callback given to the [`Router`] is called exactly once, whatever happens.
-//! - A [`Fault`] stops the store: nothing more is sent, written or answered but "closing".
+//! - A [`Fault`], or an assertion that fails, stops the store: nothing more is sent, written or
+//!   answered but "closing".
 //! - An idle store wakes once a tick and does nothing else.
 #![expect(clippy::disallowed_methods, reason = "the shell is where time is real")]
 
@@ -31,6 +32,7 @@ pub use background::{Background, SnapshotStorage};
 pub use observer::Observer;
 pub use router::Router;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
@@ -105,14 +107,17 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             inbox: inbox_end,
             background: tasks_tx,
             transport,
-            observer,
+            observer: Arc::clone(&observer),
             clock,
             tick_micros,
             replies: Replies::default(),
         };
+        let start = |name: String, work: Box<dyn FnOnce() + Send>| {
+            spawn(name, work, Arc::clone(&inbox), Arc::clone(&observer))
+        };
         let threads = vec![
-            spawn(format!("raft-{store_id}"), move || worker.run(first))?,
-            spawn(format!("background-{store_id}"), move || background.run())?,
+            start(format!("raft-{store_id}"), Box::new(move || worker.run(first)))?,
+            start(format!("background-{store_id}"), Box::new(move || background.run()))?,
         ];
         Ok(Self { router, inbox, threads, log: std::marker::PhantomData })
     }
@@ -133,7 +138,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         self.inbox.deliver(Envelope::Stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a thread of the store ended by a panic");
+                tracing::error!("the observer of a store panicked");
             }
         }
     }
@@ -145,9 +150,26 @@ impl<D: DataEngine, L: LogEngine> Drop for RaftStore<D, L> {
     }
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+/// Starts a thread. An assertion that fails on it stops the store as a fault does: a store without
+/// one of its threads must not look alive.
+fn spawn(
+    name: String,
+    work: Box<dyn FnOnce() + Send>,
+    inbox: Arc<Inbox>,
+    observer: Arc<dyn Observer>,
+) -> Result<JoinHandle<()>, Fault> {
+    let place = name.clone();
+    let guarded = move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+            let detail = words.unwrap_or("an assertion failed").to_owned();
+            inbox.deliver(Envelope::Stop);
+            observer.fault(Fault::Bug { place, detail });
+        }
+    };
     Builder::new()
         .name(name)
-        .spawn(work)
+        .spawn(guarded)
         .map_err(|error| Fault::Engine { attempt: "start a thread", cause: error.to_string() })
 }

@@ -252,3 +252,25 @@ fn a_fault_of_the_log_stops_the_store_loudly() {
     cluster.stop_store(leader);
     assert_ne!(cluster.put("a", "3"), leader);
 }
+
+#[test]
+fn a_failed_assertion_stops_the_store_loudly() {
+    let mut cluster = Cluster::start();
+    let leader = cluster.put("a", "1");
+    let router = cluster.stores[&leader].router();
+    // The callback runs on the raft worker's thread.
+    router.read_barrier(cluster.target(), |_| panic!("on purpose"));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let News::Fault(store, fault) = cluster.news.recv_timeout(left).unwrap() {
+            assert_eq!(store, leader);
+            assert!(fault.to_string().contains("on purpose"), "{fault}");
+            break;
+        }
+    }
+    let answer = call(|done| router.write(cluster.target(), one("a", "2"), done));
+    assert_eq!(answer, Err(Refusal::closing()));
+    cluster.stop_store(leader);
+    assert_ne!(cluster.put("a", "3"), leader);
+}
