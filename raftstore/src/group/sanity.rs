@@ -127,3 +127,106 @@ fn check_snapshot(message: &Message) -> Result<(), Unsound> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::{PeerId, RegionId};
+    use raft::eraftpb::{ConfState, Entry, Snapshot};
+
+    use crate::config::Config;
+    use crate::engine::memory::MemoryLog;
+    use crate::group::{Group, GroupSettings};
+    use crate::storage::FIRST_POSITION;
+    use crate::storage::group_log::GroupLog;
+
+    use super::*;
+
+    /// Member 1 of 1, 2 and 3, whose log ends at 5@5.
+    fn follower() -> Group<MemoryLog> {
+        let members = ConfState::from((vec![1, 2, 3], vec![]));
+        let (engine, group) = (MemoryLog::new(), RegionId(1));
+        let log = GroupLog::open(engine, group, members, FIRST_POSITION, 1 << 20).unwrap();
+        let settings = GroupSettings::from(&Config::default());
+        Group::new(PeerId(1), log, FIRST_POSITION.index, &settings).unwrap()
+    }
+
+    fn message(msg_type: MessageType) -> Message {
+        Message { msg_type, from: 2, to: 1, term: 5, ..Default::default() }
+    }
+
+    fn entries(positions: &[(u64, u64)]) -> Vec<Entry> {
+        let entry =
+            |(index, term): &(u64, u64)| Entry { index: *index, term: *term, ..Default::default() };
+        positions.iter().map(entry).collect()
+    }
+
+    fn append(positions: &[(u64, u64)]) -> Message {
+        let entries = entries(positions).into();
+        Message { index: 5, log_term: 5, entries, ..message(MessageType::MsgAppend) }
+    }
+
+    fn snapshot(voters: Vec<u64>, learners: Vec<u64>) -> Message {
+        let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().index = 9;
+        snapshot.mut_metadata().term = 5;
+        snapshot.mut_metadata().set_conf_state(ConfState::from((voters, learners)));
+        Message { snapshot: Some(snapshot).into(), ..message(MessageType::MsgSnapshot) }
+    }
+
+    fn check(message: Message) -> Result<(), &'static str> {
+        follower().step(message).map_err(|Unsound(why)| why)
+    }
+
+    #[test]
+    fn what_an_honest_peer_says_is_heard() {
+        let sound = [
+            append(&[]),
+            append(&[(6, 5), (7, 5)]),
+            Message { commit: 5, ..message(MessageType::MsgHeartbeat) },
+            message(MessageType::MsgRequestVote),
+            message(MessageType::MsgAppendResponse),
+            snapshot(vec![1, 2], vec![3]),
+        ];
+        for message in sound {
+            assert_eq!(check(message.clone()), Ok(()), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn what_raft_would_panic_on_is_not() {
+        let heartbeat = || message(MessageType::MsgHeartbeat);
+        let read = |count: usize| {
+            let entries = vec![Entry::default(); count].into();
+            let msg_type = MessageType::MsgReadIndexResp;
+            Message { entries, ..message(msg_type) }
+        };
+        let unsound = [
+            (Message { to: 3, ..heartbeat() }, "wrong address"),
+            (Message { from: 1, ..heartbeat() }, "wrong address"),
+            (Message { term: u64::MAX, ..heartbeat() }, "number out of range"),
+            (Message { term: 0, ..heartbeat() }, "term"),
+            (Message { commit: 6, ..heartbeat() }, "commits what is not there"),
+            (append(&[(7, 5)]), "entries do not follow each other"),
+            (append(&[(6, 4)]), "entries do not follow each other"),
+            (append(&[(6, 6)]), "entries do not follow each other"),
+            (read(0), "a read index without a context"),
+            (read(2), "a read index without a context"),
+            (
+                Message { term: 0, ..message(MessageType::MsgReadIndex) },
+                "asks a follower for a read index",
+            ),
+            (snapshot(vec![], vec![1]), "an impossible membership"),
+            (snapshot(vec![1, 1], vec![]), "an impossible membership"),
+            (snapshot(vec![1, 2], vec![2]), "an impossible membership"),
+            (
+                Message { from: 9, ..message(MessageType::MsgTimeoutNow) },
+                "a stranger calls to campaign",
+            ),
+            (message(MessageType::MsgHup), "not for the network"),
+            (message(MessageType::MsgPropose), "not for the network"),
+        ];
+        for (message, why) in unsound {
+            assert_eq!(check(message.clone()), Err(why), "{message:?}");
+        }
+    }
+}

@@ -28,6 +28,9 @@ use crate::msg::{Answer, Now, ReplyId, Target};
 use crate::peer::lease::Mark;
 use crate::peer::{Peer, Role, Round};
 
+/// Reads of one region that wait for an answer; beyond it readers are told to come back.
+const READS_MAX: usize = 65_536;
+
 /// A read without a deadline waits no longer, in microseconds; then it is told to come back.
 const READ_WAIT_MICROS_MAX: u64 = 10_000_000;
 
@@ -64,6 +67,11 @@ impl WaitingReads {
         self.new.drain(..).chain(asked).map(|read| read.reply).collect()
     }
 
+    fn len(&self) -> usize {
+        let asked = self.asked.iter().map(|question| question.reads.len());
+        self.new.len() + asked.sum::<usize>()
+    }
+
     fn is_empty(&self) -> bool {
         self.new.is_empty() && self.asked.is_empty()
     }
@@ -74,6 +82,11 @@ impl<L: LogEngine> Peer<L> {
     pub(crate) fn add_read(&mut self, target: &Target, reply: ReplyId, round: &mut Round<'_>) {
         if target.is_late(round.now) {
             round.reply(reply, Err(Refusal::deadline_exceeded()));
+            return;
+        }
+        if self.reads.len() >= READS_MAX {
+            let reason = "too many reads wait for this region".into();
+            round.reply(reply, Err(Refusal::ServerIsBusy { reason, backoff_ms: 0 }));
             return;
         }
         let deadline = target.deadline.unwrap_or_else(|| round.now.plus(READ_WAIT_MICROS_MAX));
