@@ -3,7 +3,7 @@
 //!
 //! A run has two phases. *Safety*: everything that the options allow goes wrong, and the judges
 //! watch. *Liveness*: everything heals, nobody makes trouble any more, and then every register must
-//! answer within [`LIVENESS_PATIENCE`]. A cluster that is merely safe may stand still for ever.
+//! answer within `LIVENESS_PATIENCE`. A cluster that is merely safe may stand still for ever.
 
 use std::collections::BTreeMap;
 
