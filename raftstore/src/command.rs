@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Numbers are varints, keys and values are preceded by their length. The first byte of an entry is
-//! the [`VERSION`] in its high half and the kind in its low half. An entry without bytes (a new
+//! the version in its high half and the kind in its low half. An entry without bytes (a new
 //! leader's first) carries no command.
 //!
 //! Decoding shares the entry's buffer: a key in a [`Command`] is a slice of the entry.

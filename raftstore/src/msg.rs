@@ -223,8 +223,8 @@ pub struct GeneratedSnapshot {
     pub bytes: u64,
 }
 
-/// Work that takes long and decides nothing, done in the order given. Except for installing, a task may
-/// be lost: it is asked for again, or (clearing) done at the next start.
+/// Work that takes long and decides nothing, done in the order given; only a sync may overtake the rest.
+/// Except for installing, a task may be lost: it is asked for again, or (clearing) done at the next start.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BackgroundTask {
     /// Write a region's data down as it is now. Answer: [`StoreMsg::SnapshotGenerated`].

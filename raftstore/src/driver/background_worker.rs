@@ -1,5 +1,6 @@
 //! The thread round [`Background`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -11,7 +12,8 @@ use super::router::Envelope;
 use crate::engine::DataEngine;
 use crate::msg::BackgroundTask;
 
-/// Performs tasks in the order given and tells the store.
+/// Performs tasks in the order given, but syncs first, and tells the store. A sync covers what was written
+/// before it was asked for, whatever else waits; and the peers of a new region wait for it.
 pub(super) struct BackgroundWorker<D> {
     pub(super) background: Background<D>,
     pub(super) tasks: Receiver<BackgroundTask>,
@@ -22,7 +24,8 @@ pub(super) struct BackgroundWorker<D> {
 impl<D: DataEngine> BackgroundWorker<D> {
     /// Works until the raft worker hangs up and everything given is done, or until a fault.
     pub(super) fn run(mut self) {
-        while let Ok(task) = self.tasks.recv() {
+        let mut waiting = VecDeque::new();
+        while let Some(task) = self.next(&mut waiting) {
             match self.background.perform(task) {
                 // Waits when the inbox is full: an answer, unlike a message from outside, is never
                 // said again. The raft worker never waits for this thread, so it will drain it.
@@ -41,5 +44,16 @@ impl<D: DataEngine> BackgroundWorker<D> {
                 }
             }
         }
+    }
+
+    /// The next task to perform; `None` when all are done and no more will come.
+    fn next(&self, waiting: &mut VecDeque<BackgroundTask>) -> Option<BackgroundTask> {
+        if waiting.is_empty() {
+            waiting.push_back(self.tasks.recv().ok()?);
+        }
+        waiting.extend(self.tasks.try_iter());
+        let is_sync = |task: &BackgroundTask| matches!(task, BackgroundTask::SyncData { .. });
+        let first = waiting.iter().position(is_sync).unwrap_or(0);
+        waiting.remove(first)
     }
 }

@@ -5,7 +5,7 @@
 //! | raft worker | `Store` with all `Peer`s, the `Applier`, raft log and user data writes, the reply table | [`Router`] | a caller is told "busy"; a raft message is dropped | told to stop, after a last round; or at a fault |
 //! | background worker | snapshot data, scans for split keys, removal of ranges | background tasks | never: the machines have at most one task of a kind under way for each region | its inbox is closed and drained |
 //!
-//! Applying is folded into the raft worker: see [`raft_worker::RaftWorker::applier`]. Lease reads do
+//! Applying is folded into the raft worker: see `raft_worker.rs`. Lease reads do
 //! not come here at all: the caller's thread takes a snapshot of the engine and then looks at the
 //! region's [`ReadView`](crate::read_view::ReadView).
 //!

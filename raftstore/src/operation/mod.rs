@@ -2,15 +2,15 @@
 //!
 //! | operation | begun by | in the log as | aftermath |
 //! |---|---|---|---|
-//! | [`write`] | a caller | `Command::Write` | a reply |
-//! | [`read`] | a caller without a lease | nothing | a reply |
-//! | [`split`] | size, a caller, the scheduler | `Command::Split` | new peers, which campaign |
-//! | [`conf_change`] | the scheduler | a raft `ConfChange` with `Command::Member` | membership; a removed peer is destroyed |
-//! | [`transfer_leader`] | the scheduler; removing a leader | nothing | another term |
-//! | [`compact_log`] | a leader's tick | `Command::CutLog` | the log is cut once the data is durable |
-//! | [`snapshot`] | raft, when entries are gone | nothing | a follower begins anew |
-//! | [`stale_peer`] | messages from the past | nothing | tombstones |
-//! | [`heartbeat`] | ticks and changes | nothing | orders |
+//! | `write.rs` | a caller | `Command::Write` | a reply |
+//! | `read.rs` | a caller without a lease | nothing | a reply |
+//! | `split.rs` | size, a caller, the scheduler | `Command::Split` | new peers, which campaign |
+//! | `conf_change.rs` | the scheduler | a raft `ConfChange` with `Command::Member` | membership; a removed peer is destroyed |
+//! | `transfer_leader.rs` | the scheduler; removing a leader | nothing | another term |
+//! | `compact_log.rs` | a leader's tick | `Command::CutLog` | the log is cut once the data is durable |
+//! | `snapshot.rs` | raft, when entries are gone | nothing | a follower begins anew |
+//! | `stale_peer.rs` | messages from the past | nothing | tombstones |
+//! | `heartbeat.rs` | ticks and changes | nothing | orders |
 //!
 //! The files add `impl` blocks to `Store`, `Peer` and `Applier`, which call their own methods.
 

@@ -17,7 +17,8 @@
 //! **After.** The store creates the new peers. One may be there already: a message of its group came
 //! first, and an empty peer was made. It is replaced, and what it promised is kept. (If it belongs to a
 //! later generation, removed and added again, the split leaves it alone.) Votes that came too early are
-//! delivered now. Where the old leader is, the new peers campaign at once.
+//! delivered now. Where the old leader is, the new peers campaign at once; they speak once the data engine
+//! is synced (`store/lifecycle.rs`).
 //!
 //! Left out: splitting by load, by table, and buckets.
 
