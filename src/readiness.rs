@@ -50,13 +50,15 @@ pub async fn leader(endpoints: &[String], timeout: Duration) -> Result<String, N
     .await
 }
 
-/// Waits until all stores have joined and every region has its replicas and a leader.
+/// Waits until all stores have joined, every region has its replicas and a leader, and, where keys have
+/// keyspaces, regions end where the default keyspace does: official clients scan to a region's end.
 pub async fn replicas(
     endpoints: &[String],
     stores: usize,
+    api_version: ApiVersion,
     timeout: Duration,
 ) -> Result<Complete, NotReady> {
-    until(timeout, || look(endpoints, stores)).await
+    until(timeout, || look(endpoints, stores, api_version)).await
 }
 
 async fn until<T, F>(timeout: Duration, mut ask: impl FnMut() -> F) -> Result<T, NotReady>
@@ -77,7 +79,11 @@ where
 }
 
 /// One look; the error says what is missing.
-async fn look(endpoints: &[String], expected: usize) -> Result<Complete, String> {
+async fn look(
+    endpoints: &[String],
+    expected: usize,
+    api_version: ApiVersion,
+) -> Result<Complete, String> {
     let (mut scheduler, members) = connect(endpoints).await?;
     let cluster_id = members.header.map_or(0, |header| header.cluster_id);
     let header = Some(pdpb::RequestHeader { cluster_id, ..Default::default() });
@@ -114,6 +120,16 @@ async fn look(endpoints: &[String], expected: usize) -> Result<Complete, String>
                 meta.id,
                 REPLICAS.min(expected)
             ));
+        }
+    }
+    if api_version == ApiVersion::V2 {
+        let begins = |bound: &bytes::Bytes| {
+            let mut metas = regions.iter().filter_map(|region| region.region.as_ref());
+            metas.any(|meta| meta.start_key == *bound)
+        };
+        let missing = kv::keyspace_bounds().iter().filter(|bound| !begins(bound)).count();
+        if missing > 0 {
+            return Err(format!("{missing} bounds of the default keyspace lie inside a region"));
         }
     }
     let leader = members.leader.map(|leader| leader.name).unwrap_or_default();

@@ -16,13 +16,13 @@ use raftstore::msg::Target;
 
 use crate::service::Store;
 
-/// How often a store looks while it finds something to cut …
-const LOOK_AGAIN_SOON: Duration = Duration::from_millis(200);
+/// How often a store looks while a region here is to be cut, by this store or by another …
+const LOOK_AGAIN_SOON: Duration = Duration::from_millis(20);
 /// … and when all bounds hold.
 const LOOK_AGAIN_LATER: Duration = Duration::from_secs(10);
 
-/// Where regions must begin, as regions know keys.
-fn bounds() -> [Bytes; 4] {
+/// Where regions begin once a cluster of api version 2 is complete, as regions know keys.
+pub fn keyspace_bounds() -> [Bytes; 4] {
     // Keyspace 0, DEFAULT: its first key, and the first key of the next keyspace.
     [b"r\0\0\0", b"r\0\0\x01", b"x\0\0\0", b"x\0\0\x01"].map(|key| memcomparable::encode(key))
 }
@@ -30,23 +30,27 @@ fn bounds() -> [Bytes; 4] {
 /// The bounds that lie inside a region instead of at its edge.
 fn violated_by(region: &metapb::Region) -> Vec<Bytes> {
     let range = KeyRange::of(region);
-    bounds().into_iter().filter(|bound| range.split_at(bound).is_some()).collect()
+    keyspace_bounds().into_iter().filter(|bound| range.split_at(bound).is_some()).collect()
 }
 
 /// Cuts regions led here at the bounds, for as long as the store lives.
 pub(crate) async fn keep_keyspace_bounds<D: DataEngine>(store: Weak<Store<D>>) {
     loop {
         let Some(alive) = store.upgrade() else { return };
-        let mut is_quiet = true;
-        for region in led_here(&alive) {
-            let keys = violated_by(&region);
-            if keys.is_empty() {
+        let views = alive.router.read_views().all();
+        // A store looks for the first time before its regions have leaders, and perhaps before it has
+        // regions: what it cannot cut now is a reason to look again soon.
+        let mut is_quiet = !views.is_empty();
+        for view in views {
+            let region = &view.region;
+            let keys = violated_by(region);
+            is_quiet &= keys.is_empty();
+            if keys.is_empty() || !view.is_leader {
                 continue;
             }
-            is_quiet = false;
             let target = Target {
                 region_id: RegionId(region.id),
-                epoch: region::epoch(&region),
+                epoch: region::epoch(region),
                 ..Default::default()
             };
             if let Err(refusal) = alive.split_at(target, keys).await {
@@ -58,11 +62,6 @@ pub(crate) async fn keep_keyspace_bounds<D: DataEngine>(store: Weak<Store<D>>) {
     }
 }
 
-fn led_here<D: DataEngine>(store: &Store<D>) -> Vec<metapb::Region> {
-    let views = store.router.read_views().all();
-    views.iter().filter(|view| view.is_leader).map(|view| view.region.clone()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,8 +69,8 @@ mod tests {
     #[test]
     fn a_region_is_cut_where_a_bound_lies_inside() {
         let all = metapb::Region::default();
-        assert_eq!(violated_by(&all), bounds());
-        let [first, second, ..] = bounds();
+        assert_eq!(violated_by(&all), keyspace_bounds());
+        let [first, second, ..] = keyspace_bounds();
         let part = metapb::Region { start_key: first, end_key: second, ..Default::default() };
         assert!(violated_by(&part).is_empty());
     }

@@ -22,6 +22,7 @@ mod drain;
 mod metrics;
 mod status;
 
+pub use bounds::keyspace_bounds;
 pub use config::{ApiVersion, Config, StorageKind};
 pub use error::StartError;
 pub use server::StoreNode;

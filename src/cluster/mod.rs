@@ -195,7 +195,8 @@ impl Builder {
         };
         cluster.start_schedulers(sockets.schedulers, directory.as_deref()).await?;
         cluster.start_stores(sockets.stores, directory.as_deref()).await?;
-        readiness::replicas(&cluster.endpoints, usize::from(self.stores), START_TIMEOUT).await?;
+        let stores = usize::from(self.stores);
+        readiness::replicas(&cluster.endpoints, stores, self.api_version, START_TIMEOUT).await?;
         Ok(cluster)
     }
 }

@@ -36,6 +36,7 @@ pub(crate) struct Children {
     schedulers: usize,
     parts: Mutex<Vec<Part>>,
     endpoints: Vec<String>,
+    api_version: ApiVersion,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -81,6 +82,7 @@ impl Children {
             schedulers: layout.schedulers.len(),
             parts: Mutex::new(parts),
             endpoints: starter.endpoints(),
+            api_version,
             _temporary: temporary,
         })
     }
@@ -88,7 +90,7 @@ impl Children {
     /// Where everything is; waits until every store has joined and so has an id.
     pub(crate) async fn topology(&self, timeout: Duration) -> Outcome<Topology> {
         let stores = self.parts().len() - self.schedulers;
-        let waiting = readiness::replicas(&self.endpoints, stores, timeout);
+        let waiting = readiness::replicas(&self.endpoints, stores, self.api_version, timeout);
         let complete = tokio::select! {
             complete = waiting => complete.map_err(|error| Failure::new(Code::Timeout, error))?,
             () = self.first_death() => {

@@ -52,10 +52,14 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
     let starting = async {
         let running = start_all(&flags, api_version).await?;
         let topology = running.topology().await?;
-        let complete =
-            readiness::replicas(&topology.endpoints, topology.stores.len(), STEP_TIMEOUT)
-                .await
-                .map_err(not_ready)?;
+        let complete = readiness::replicas(
+            &topology.endpoints,
+            topology.stores.len(),
+            api_version,
+            STEP_TIMEOUT,
+        )
+        .await
+        .map_err(not_ready)?;
         screen.complete(&complete, topology.schedulers.len());
         tokio::time::timeout(STEP_TIMEOUT, readiness::probe(&topology.endpoints, api_version))
             .await

@@ -10,6 +10,7 @@ use proto::pdpb;
 use proto::pdpb::pd_client::PdClient;
 use tempfile::TempDir;
 use tessera::{ApiVersion, readiness};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The bound of every wait here: far beyond what is expected, short of what a person endures.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,6 +146,21 @@ impl Drop for Node {
     }
 }
 
+/// How a store is started, but for its folder.
+fn store_words(address: SocketAddr, endpoints: &[String], api_version: ApiVersion) -> Vec<String> {
+    [
+        "store",
+        "--addr",
+        &address.to_string(),
+        "--pd-endpoints",
+        &endpoints.join(","),
+        "--api-version",
+        tessera::cluster::layout::name_of(api_version),
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
 /// Scheduler members and stores, each a process.
 pub(crate) struct Processes {
     pub(crate) schedulers: Vec<Node>,
@@ -197,23 +213,52 @@ impl Processes {
             .collect();
         let stores = (0..stores)
             .map(|index| {
-                let words = [
-                    "store",
-                    "--addr",
-                    &store_ports[index].to_string(),
-                    "--pd-endpoints",
-                    &endpoints.join(","),
-                    "--api-version",
-                    tessera::cluster::layout::name_of(api_version),
-                ]
-                .map(str::to_owned);
-                node(format!("store-{}", index + 1), store_ports[index], words.into())
+                let words = store_words(store_ports[index], &endpoints, api_version);
+                node(format!("store-{}", index + 1), store_ports[index], words)
             })
             .collect();
         let mut processes = Self { schedulers, stores, api_version, _folder: folder };
         processes.start_all();
         processes.wait_replicas().await;
         processes
+    }
+
+    /// Starts one more store, with an empty disk, on an address of its own.
+    pub(crate) fn add_store(&mut self) {
+        let host = self.stores[0].address.ip();
+        let address = free_ports(host, 1)[0];
+        let name = format!("store-{}", self.stores.len() + 1);
+        let folder = self._folder.path().join(&name);
+        let mut arguments = store_words(address, &self.endpoints(), self.api_version);
+        arguments.extend(["--data-dir".into(), folder.display().to_string()]);
+        let log = self._folder.path().join(format!("{name}.log"));
+        let mut node = Node { name, address, folder, arguments, log, child: None };
+        node.start();
+        self.stores.push(node);
+    }
+
+    /// Calls a path of PD's HTTP API on the leading member; the status line and the body.
+    pub(crate) async fn http(&self, method: &str, path: &str) -> (String, String) {
+        let leader = self.leader_scheduler().await;
+        let mut stream =
+            tokio::net::TcpStream::connect(self.schedulers[leader].address).await.unwrap();
+        let request = format!(
+            "{method} /pd/api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+
+    /// The id under which the scheduler knows a store.
+    pub(crate) async fn store_id(&self, index: usize) -> u64 {
+        let (endpoints, stores) = (self.endpoints(), self.stores.len().min(3));
+        let complete = readiness::replicas(&endpoints, stores, self.api_version, PATIENCE);
+        let stores = complete.await.unwrap().stores;
+        let address = self.stores[index].address.to_string();
+        stores.iter().find(|store| store.address == address).unwrap().id
     }
 
     pub(crate) fn start_all(&mut self) {
@@ -225,7 +270,8 @@ impl Processes {
     }
 
     pub(crate) async fn wait_replicas(&self) {
-        readiness::replicas(&self.endpoints(), self.stores.len(), PATIENCE).await.unwrap();
+        let stores = self.stores.len();
+        readiness::replicas(&self.endpoints(), stores, self.api_version, PATIENCE).await.unwrap();
     }
 
     pub(crate) fn endpoints(&self) -> Vec<String> {
