@@ -183,3 +183,47 @@ async fn a_store_that_was_away_long_catches_up_through_a_snapshot() {
     let value = client.raw().get("k/039/063").await.unwrap();
     assert_eq!(value.map(|value| value.len()), Some(32 * 1024));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lost_its_disk_is_replaced_by_a_new_store() {
+    let mut cluster = Processes::start(1, 3, ApiVersion::V1).await;
+    let client = cluster.client().await;
+    for number in 0..200 {
+        client.raw().put(format!("k/{number:03}"), format!("value {number}")).await.unwrap();
+    }
+    let leader = cluster.leader_store(b"k").await;
+    let lost = (leader + 1) % 3;
+    let lost_id = cluster.store_id(lost).await;
+    cluster.stores[lost].kill();
+    std::fs::remove_dir_all(&cluster.stores[lost].folder).unwrap();
+
+    // An empty disk may not speak for the store whose address it has: that one may have voted.
+    cluster.stores[lost].start();
+    let status = cluster.stores[lost].ended().await;
+    assert!(!status.success());
+    let log = cluster.stores[lost].log();
+    assert!(log.contains(&format!("store {lost_id}")), "names who has the address: {log}");
+
+    // The way TiKV has for it: the old store is deleted, a new one takes its replicas.
+    cluster.add_store();
+    let (status, body) = cluster.http("DELETE", &format!("/store/{lost_id}")).await;
+    assert!(status.contains("200"), "{status} {body}");
+    until("the lost store to keep no replica", || async {
+        let (_, body) = cluster.http("GET", &format!("/store/{lost_id}")).await;
+        body.contains("Tombstone").then_some(())
+    })
+    .await;
+    cluster.wait_replicas().await;
+
+    // With one of the old stores gone, the new one is needed for every write.
+    cluster.stores[(leader + 2) % 3].kill();
+    until("a write that needs the new store", || {
+        let client = client.clone();
+        async move { client.raw().put("k/last", "x").await.ok() }
+    })
+    .await;
+    for number in 0..200 {
+        let value = client.raw().get(format!("k/{number:03}")).await.unwrap();
+        assert_eq!(value.as_deref(), Some(format!("value {number}").as_bytes()));
+    }
+}
