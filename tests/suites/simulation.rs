@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tests::sim::events::{MILLISECOND, SECOND};
 use tests::sim::nemesis::Mischief;
 use tests::sim::options::{Options, Plant};
-use tests::sim::world::{Summary, run};
+use tests::sim::summary::Summary;
+use tests::sim::world::run;
 
 /// Seeds of a usual run of the tests; `cargo xtask sim` runs more.
 const SEEDS_USUAL: u64 = 200;

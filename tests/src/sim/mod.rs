@@ -3,6 +3,9 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`world`] | stores, overseer, clients, network, nemesis: one queue of events moves them all |
+//! | `mail` | what travels between stores, overseer and clients |
+//! | `ending` | all heals; then the cluster must answer and agree |
+//! | [`summary`] | how a run went |
 //! | [`options`] | what a run is made of, drawn from its seed; bugs to plant |
 //! | [`events`] | virtual time |
 //! | [`dice`] | seeded randomness |
@@ -12,6 +15,8 @@
 //! | [`clients`] | who asks what, and what they make of the answers |
 //! | [`overseer`] | a stand-in for the scheduler |
 //! | [`judges`] | the checkers, and what they are told |
+//! | `knobs` | the settings of the stores |
+//! | `notation` | events in words and as numbers |
 //! | [`trace`] | a digest that must repeat, and the last lines for a person |
 //!
 //! The stores are the real machines of `raftstore` over its engines in memory; only the shell is
@@ -19,13 +24,18 @@
 
 pub mod clients;
 pub mod dice;
+mod ending;
 pub mod events;
 pub mod judges;
+mod knobs;
+mod mail;
 pub mod nemesis;
 pub mod network;
 pub mod node;
+mod notation;
 pub mod options;
 pub mod overseer;
 mod server;
+pub mod summary;
 pub mod trace;
 pub mod world;

@@ -1,0 +1,42 @@
+//! The settings of the stores of a run: the same on every store, and drawn so that rare paths
+//! (snapshots, cut logs, waiting proposals) are common.
+
+use raftstore::config::Config;
+
+use super::dice::Dice;
+use super::options::{Options, Plant};
+
+/// What this store is set to.
+pub(super) fn config_of(options: &Options, store: u64) -> Config {
+    let mut dice = Dice::new(options.seed).stream("config");
+    let small_log = dice.happens(600);
+    let mut config = Config {
+        seed: options.seed ^ store,
+        message_bytes_max: if dice.happens(300) { 600 } else { 64 << 10 },
+        inflight_messages_max: if dice.happens(300) { 2 } else { 256 },
+        committed_bytes_max: if dice.happens(300) { 1 << 10 } else { 16 << 20 },
+        entry_cache_bytes: if dice.happens(300) { 2 << 10 } else { 4 << 20 },
+        compact_log_ticks: dice.within(10..60),
+        compact_log_entries_min: if small_log { 5 } else { 50 },
+        compact_log_entries_max: if small_log { dice.within(10..60) } else { 1000 },
+        region_heartbeat_ticks: dice.within(10..40),
+        store_heartbeat_ticks: 100,
+        down_after_ms: 3_000,
+        leader_missing_ticks: 80,
+        region_split_bytes: 0,
+        region_part_bytes: 0,
+        split_check_ticks: 40,
+        right_derive_when_split: dice.happens(500),
+        snapshot_retry_ticks: 40,
+        ..Config::default()
+    };
+    if options.topology && dice.happens(500) {
+        config.region_split_bytes = dice.within(6 << 10..40 << 10);
+        config.region_part_bytes = config.region_split_bytes / 2;
+        config.split_check_written_bytes = 2 << 10;
+    }
+    if options.plant == Some(Plant::LongLease) {
+        config.lease_ticks = 60;
+    }
+    config
+}
