@@ -2,5 +2,6 @@
 
 pub mod checkers;
 pub mod history;
+pub mod labs;
 pub mod sim;
 pub mod workload;

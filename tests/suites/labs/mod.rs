@@ -6,6 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a lab that cannot go on has failed")]
 
 mod lab1;
+mod lab2aa;
+mod lab2ab;
+mod lab2ac;
+mod lab2c;
+mod lab3a;
 mod lab4a;
 mod lab4b;
 mod lab4c;
