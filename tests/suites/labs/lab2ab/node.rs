@@ -164,7 +164,9 @@ fn test_follower_check_message_type_msg_append_2ab() {
 /// what follows them nor are written again; a conflict takes back what counted as durable.
 #[test]
 fn test_follower_append_entries_2ab() {
-    let cases: &[((u64, u64), u64, &[Entry], &[u64], &[Entry])] = &[
+    // What the append builds on, its term, its entries; the terms of the log, what is to be written.
+    type Case<'a> = ((u64, u64), u64, &'a [Entry], &'a [u64], &'a [Entry]);
+    let cases: &[Case<'_>] = &[
         ((2, 2), 3, &[entry(3, 3)], &[1, 2, 3], &[entry(3, 3)]),
         ((1, 1), 4, &[entry(2, 3), entry(3, 4)], &[1, 3, 4], &[entry(2, 3), entry(3, 4)]),
         ((0, 0), 2, &[entry(1, 1)], &[1, 2], &[]),
