@@ -223,6 +223,22 @@ pub fn check_range(
     if same_part { Ok(()) } else { Err(wrong(upper)) }
 }
 
+/// Bytes of a keyspace's prefix: the mode's first byte, and the id.
+const KEYSPACE_PREFIX_BYTES: usize = 4;
+
+/// Where a scan from `lower` ends that was given the end `upper`. Without an end, a scan of version 2
+/// stays in the keyspace where it begins; TiKV refuses it.
+pub fn end_of_scan(context: &kvrpcpb::Context, lower: &Bytes, upper: &Bytes) -> Bytes {
+    let is_v2 = context.api_version == kvrpcpb::ApiVersion::V2 as i32;
+    match lower.first_chunk::<KEYSPACE_PREFIX_BYTES>() {
+        Some(prefix) if is_v2 && upper.is_empty() => {
+            let next = u32::from_be_bytes(*prefix).saturating_add(1);
+            Bytes::copy_from_slice(&next.to_be_bytes())
+        }
+        Some(_) | None => upper.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +279,18 @@ mod tests {
         assert!(!check("r\0\0\0", ""));
         assert!(!check("r\0\0\0", "x"));
         assert!(!check("", "s"));
+    }
+
+    #[test]
+    fn a_scan_without_an_end_stays_in_its_keyspace() {
+        let v2 = context(kvrpcpb::ApiVersion::V2);
+        let end = |context, lower: &'static str, upper: &'static str| {
+            end_of_scan(context, &lower.into(), &upper.into())
+        };
+        assert_eq!(end(&v2, "x\0\0\0k", ""), "x\0\0\x01");
+        assert_eq!(end(&v2, "x\0\0\0k", "x\0\0\0l"), "x\0\0\0l");
+        assert_eq!(end(&v2, "x", ""), "", "no keyspace, no end: refused as a range");
+        assert_eq!(end(&context(kvrpcpb::ApiVersion::V1), "long key", ""), "");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a command line tool talks to its terminal")]
 
 mod cargo;
+mod compat;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -17,7 +18,8 @@ usage: cargo xtask COMMAND
                      (FLAGS go to `tessera playground`)
   test [FILTER]      set up this machine, and pass all tests of the workspace
   check              formatting, lints, documentation: what a change must be silent on
-  compat             official clients against a playground, in one process and in several
+  compat [LANGUAGE…]  official clients against a playground: rust, go, java, python; those whose
+                     tools are missing are skipped and named
   lab NAME | list    one lab of the course: 1, 4a, 4b, 4c; exit code is the grade
   sim [--seeds N] [--from SEED]
                      the cluster under simulation; a failing seed prints how to replay it
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         ["up", flags @ ..] => up(flags),
         ["test", filter @ ..] => test(filter),
         ["check"] => check(),
-        ["compat"] => compat(),
+        ["compat", languages @ ..] => compat::run(languages),
         ["lab", "list"] => {
             println!(
                 "1   standalone key-value store\n4a  multi-version records\n4b  transactions: get, prewrite, commit\n4c  transactions: scan, status, rollback, resolve"
@@ -94,25 +96,6 @@ fn check() -> Outcome {
     // Heads of modules name private items too: those links serve whoever reads the source.
     let flags = "-D warnings -A rustdoc::private_intra_doc_links";
     cargo::run(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", flags)])
-}
-
-fn compat() -> Outcome {
-    toolchain::ensure()?;
-    cargo::announce_first_build();
-    cargo::run(&["build", "--package", "tessera"], &[])?;
-    let program = cargo::target_folder()?.join("debug").join("tessera");
-    let program = program.to_str().ok_or("the target folder's path is not text")?;
-    cargo::run(
-        &[
-            "run",
-            "--quiet",
-            "--manifest-path",
-            "tests/compat/Cargo.toml",
-            "--package",
-            "compat-rust",
-        ],
-        &[("TESSERA", program)],
-    )
 }
 
 /// Labs are tests in the one suite, under their course names.

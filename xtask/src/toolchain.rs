@@ -158,7 +158,8 @@ fn advice() -> String {
     }
 }
 
-fn exists(program: &str) -> bool {
+/// Whether a program is on the PATH.
+pub(crate) fn exists(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
     })

@@ -134,6 +134,8 @@ impl<St: Storage> Transactions<St> {
         } else {
             (&request.start_key, &request.end_key)
         };
+        // The Java client gives a scan no end, also where keys have keyspaces.
+        let upper = &keys::end_of_scan(context, lower, upper);
         self.check_range(context, lower, upper)?;
         let limit = request.limit as usize;
         if limit == 0 {
