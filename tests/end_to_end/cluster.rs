@@ -1,13 +1,14 @@
 //! Real programs on loopback, restarted on the same address, killed on drop.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::pdpb;
 use proto::pdpb::pd_client::PdClient;
+use proto::{kvrpcpb, pdpb};
 use tempfile::TempDir;
 use tessera::{ApiVersion, readiness};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -74,28 +75,74 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
+/// Calls a path of PD's HTTP API on one member; the status line and the body.
+pub(crate) async fn http(
+    member: SocketAddr,
+    method: &str,
+    path: &str,
+) -> std::io::Result<(String, String)> {
+    let mut stream = tokio::net::TcpStream::connect(member).await?;
+    let request =
+        format!("{method} /pd/api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
+}
+
 /// One node: how it is started, and the process while it runs.
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) folder: PathBuf,
-    arguments: Vec<String>,
+    /// The program and its arguments; a command that leads into a network namespace may come first.
+    words: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Node {
+    /// Its data and its log lie in `folder`, under its name.
+    fn new(name: String, address: SocketAddr, folder: &Path, mut words: Vec<String>) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let folder = folder.join(&name);
+        words.extend(["--with-parent".into(), "--data-dir".into(), folder.display().to_string()]);
+        Self { name, address, folder, words, log, child: None }
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(TESSERA)
-            .args(&self.arguments)
+        let child = Command::new(&self.words[0])
+            .args(&self.words[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // Ctrl-C is for the tests; the kernel ends a child whose parent has ended.
+            .process_group(0)
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// SIGSTOP: the process stands still, and its sockets stay open.
+    pub(crate) fn pause(&self) {
+        signal(self.child.as_ref().expect("the node runs").id(), "-STOP");
+    }
+
+    /// SIGCONT: it goes on, and does not know that time has passed.
+    pub(crate) fn resume(&self) {
+        signal(self.child.as_ref().expect("the node runs").id(), "-CONT");
+    }
+
+    /// How the process ended, if it was started and has ended by itself.
+    pub(crate) fn died(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap();
+        if status.is_some() {
+            self.child = None;
+        }
+        status
     }
 
     /// SIGKILL: nothing in the process gets to run again.
@@ -161,66 +208,115 @@ fn store_words(address: SocketAddr, endpoints: &[String], api_version: ApiVersio
     .into()
 }
 
+/// Where a node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Its address.
+    pub(crate) host: IpAddr,
+    /// What leads there: nothing, or `ip netns exec NAME`.
+    pub(crate) through: Vec<String>,
+}
+
+impl Place {
+    pub(crate) fn loopback(host: IpAddr) -> Self {
+        Self { host, through: Vec::new() }
+    }
+}
+
+/// What a cluster of processes is made of.
+pub(crate) struct Plan<'a> {
+    pub(crate) program: PathBuf,
+    /// Where data and logs are kept.
+    pub(crate) folder: &'a Path,
+    /// Two for each scheduler member, one for each store; only their numbers are used.
+    pub(crate) ports: Vec<SocketAddr>,
+    pub(crate) schedulers: Vec<Place>,
+    pub(crate) stores: Vec<Place>,
+    pub(crate) api_version: ApiVersion,
+}
+
+fn addresses(places: &[Place], ports: &[SocketAddr]) -> Vec<SocketAddr> {
+    places.iter().zip(ports).map(|(place, port)| (place.host, port.port()).into()).collect()
+}
+
 /// Scheduler members and stores, each a process.
 pub(crate) struct Processes {
     pub(crate) schedulers: Vec<Node>,
     pub(crate) stores: Vec<Node>,
     pub(crate) api_version: ApiVersion,
-    _folder: TempDir,
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
 }
 
 impl Processes {
     /// Starts all of them and waits until every region has its replicas.
     pub(crate) async fn start(schedulers: usize, stores: usize, api_version: ApiVersion) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let host = own_address();
-        let ports = free_ports(host, 2 * schedulers + stores);
-        let (client_ports, rest) = ports.split_at(schedulers);
-        let (peer_ports, store_ports) = rest.split_at(schedulers);
-        let initial: Vec<String> = peer_ports
+        let temporary = tempfile::tempdir().unwrap();
+        let place = Place::loopback(own_address());
+        let plan = Plan {
+            program: TESSERA.into(),
+            folder: temporary.path(),
+            ports: free_ports(place.host, 2 * schedulers + stores),
+            schedulers: vec![place.clone(); schedulers],
+            stores: vec![place; stores],
+            api_version,
+        };
+        let mut processes = Self::prepare(plan);
+        processes._temporary = Some(temporary);
+        processes.start_all();
+        processes.wait_replicas().await;
+        processes
+    }
+
+    /// Knows how to start all of them, and starts none.
+    pub(crate) fn prepare(plan: Plan<'_>) -> Self {
+        let Plan { program, folder, ports, schedulers, stores, api_version } = plan;
+        let (client_ports, rest) = ports.split_at(schedulers.len());
+        let (peer_ports, store_ports) = rest.split_at(schedulers.len());
+        let client_addresses = addresses(&schedulers, client_ports);
+        let peer_addresses = addresses(&schedulers, peer_ports);
+        let store_addresses = addresses(&stores, store_ports);
+        let initial: Vec<String> = peer_addresses
             .iter()
             .enumerate()
             .map(|(index, peer)| format!("m{}=http://{peer}", index + 1))
             .collect();
-        let endpoints: Vec<String> = client_ports.iter().map(ToString::to_string).collect();
-        let node = |name: String, address: SocketAddr, words: Vec<String>| Node {
-            folder: folder.path().join(&name),
-            log: folder.path().join(format!("{name}.log")),
-            arguments: words
-                .into_iter()
-                .chain(["--data-dir".into(), folder.path().join(&name).display().to_string()])
-                .collect(),
-            name,
-            address,
-            child: None,
+        let endpoints: Vec<String> = client_addresses.iter().map(ToString::to_string).collect();
+        let node = |name: String, address: SocketAddr, place: &Place, words: Vec<String>| {
+            let program = program.display().to_string();
+            let through = place.through.iter().cloned();
+            Node::new(name, address, folder, through.chain([program]).chain(words).collect())
         };
-        let schedulers = (0..schedulers)
-            .map(|index| {
+        let schedulers = schedulers
+            .iter()
+            .enumerate()
+            .map(|(index, place)| {
                 let words = [
                     "scheduler",
                     "--name",
                     &format!("m{}", index + 1),
                     "--client-urls",
-                    &format!("http://{}", client_ports[index]),
+                    &format!("http://{}", client_addresses[index]),
                     "--peer-urls",
-                    &format!("http://{}", peer_ports[index]),
+                    &format!("http://{}", peer_addresses[index]),
                     "--initial-cluster",
                     &initial.join(","),
                 ]
                 .map(str::to_owned);
-                node(format!("scheduler-{}", index + 1), client_ports[index], words.into())
+                let name = format!("scheduler-{}", index + 1);
+                node(name, client_addresses[index], place, words.into())
             })
             .collect();
-        let stores = (0..stores)
-            .map(|index| {
-                let words = store_words(store_ports[index], &endpoints, api_version);
-                node(format!("store-{}", index + 1), store_ports[index], words)
+        let stores = stores
+            .iter()
+            .enumerate()
+            .map(|(index, place)| {
+                let address = store_addresses[index];
+                let words = store_words(address, &endpoints, api_version);
+                node(format!("store-{}", index + 1), address, place, words)
             })
             .collect();
-        let mut processes = Self { schedulers, stores, api_version, _folder: folder };
-        processes.start_all();
-        processes.wait_replicas().await;
-        processes
+        Self { schedulers, stores, api_version, folder: folder.to_owned(), _temporary: None }
     }
 
     /// Starts one more store, with an empty disk, on an address of its own.
@@ -228,11 +324,9 @@ impl Processes {
         let host = self.stores[0].address.ip();
         let address = free_ports(host, 1)[0];
         let name = format!("store-{}", self.stores.len() + 1);
-        let folder = self._folder.path().join(&name);
-        let mut arguments = store_words(address, &self.endpoints(), self.api_version);
-        arguments.extend(["--data-dir".into(), folder.display().to_string()]);
-        let log = self._folder.path().join(format!("{name}.log"));
-        let mut node = Node { name, address, folder, arguments, log, child: None };
+        let mut words = vec![TESSERA.to_owned()];
+        words.extend(store_words(address, &self.endpoints(), self.api_version));
+        let mut node = Node::new(name, address, &self.folder, words);
         node.start();
         self.stores.push(node);
     }
@@ -240,16 +334,8 @@ impl Processes {
     /// Calls a path of PD's HTTP API on the leading member; the status line and the body.
     pub(crate) async fn http(&self, method: &str, path: &str) -> (String, String) {
         let leader = self.leader_scheduler().await;
-        let mut stream =
-            tokio::net::TcpStream::connect(self.schedulers[leader].address).await.unwrap();
-        let request = format!(
-            "{method} /pd/api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+        let answer = http(self.schedulers[leader].address, method, path);
+        tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
     }
 
     /// The id under which the scheduler knows a store.
@@ -261,12 +347,17 @@ impl Processes {
         stores.iter().find(|store| store.address == address).unwrap().id
     }
 
+    /// Members first.
+    pub(crate) fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.schedulers.iter_mut().chain(&mut self.stores)
+    }
+
     pub(crate) fn start_all(&mut self) {
-        self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::start);
+        self.nodes().for_each(Node::start);
     }
 
     pub(crate) fn kill_all(&mut self) {
-        self.schedulers.iter_mut().chain(&mut self.stores).for_each(Node::kill);
+        self.nodes().for_each(Node::kill);
     }
 
     pub(crate) async fn wait_replicas(&self) {
@@ -284,8 +375,13 @@ impl Processes {
 
     /// Which store leads the region of this key, as an index into `stores`.
     pub(crate) async fn leader_store(&self, key: &[u8]) -> usize {
+        self.leader_context(key).await.0
+    }
+
+    /// The same, with what a request to that leader has to carry.
+    pub(crate) async fn leader_context(&self, key: &[u8]) -> (usize, kvrpcpb::Context) {
         let (scheduler, header) = self.scheduler().await;
-        let address: SocketAddr = until("the region to have a leader", || {
+        let (address, context): (SocketAddr, _) = until("the region to have a leader", || {
             let request = pdpb::GetRegionRequest {
                 header: header.clone(),
                 region_key: key.to_vec().into(),
@@ -294,14 +390,22 @@ impl Processes {
             let header = header.clone();
             let mut scheduler = scheduler.clone();
             async move {
-                let leader = scheduler.get_region(request).await.ok()?.into_inner().leader?;
-                let request = pdpb::GetStoreRequest { header, store_id: leader.store_id };
+                let answer = scheduler.get_region(request).await.ok()?.into_inner();
+                let (region, peer) = (answer.region?, answer.leader?);
+                let request = pdpb::GetStoreRequest { header, store_id: peer.store_id };
                 let store = scheduler.get_store(request).await.ok()?.into_inner().store?;
-                store.address.parse().ok()
+                let context = kvrpcpb::Context {
+                    region_id: region.id,
+                    region_epoch: region.region_epoch,
+                    peer: Some(peer),
+                    ..Default::default()
+                };
+                Some((store.address.parse().ok()?, context))
             }
         })
         .await;
-        self.stores.iter().position(|node| node.address == address).unwrap()
+        let index = self.stores.iter().position(|node| node.address == address).unwrap();
+        (index, context)
     }
 
     /// Which scheduler member leads, as an index into `schedulers`.
@@ -311,7 +415,8 @@ impl Processes {
         number - 1
     }
 
-    async fn scheduler(
+    /// The leading member, and the header of requests to it.
+    pub(crate) async fn scheduler(
         &self,
     ) -> (PdClient<tonic::transport::Channel>, Option<pdpb::RequestHeader>) {
         let index = self.leader_scheduler().await;

@@ -6,8 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic here is a failed test")]
 
 mod bad_input;
+mod chaos;
 mod cluster;
 mod ctl;
 mod kill;
 mod misuse;
+mod pause;
 mod playground;
+mod stream;

@@ -24,7 +24,12 @@ usage: cargo xtask COMMAND
   sim [--seeds N] [--from SEED]
                      the cluster under simulation; a failing seed prints how to replay it
   replay SEED        one seed again, with its trace
+  chaos [--minutes M] [--seed S]
+                     real processes killed, paused and cut apart under load, then judged
+                     (one minute unless told; partitions need root, `ip` and `nft`)
   bench [FLAGS]      a release build of `tessera bench` (RocksDB is not compiled again)
+  bench round|engines [FILTER]
+                     criterion's benchmarks of the replication and of the engines, likewise
   descriptor FILE    write the wire protocol's descriptor set
   doctor             what this machine has and lacks; installs nothing
 ";
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
         ["sim", flags @ ..] => sim(flags),
         ["replay", seed] => replay(seed),
+        ["chaos", flags @ ..] => chaos(flags),
         ["bench", flags @ ..] => bench(flags),
         ["descriptor", file] => descriptor(file),
         ["doctor"] => toolchain::report(),
@@ -107,20 +113,41 @@ fn lab(name: &str) -> Outcome {
 
 fn sim(flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
+    let known = [("--seeds", "TESSERA_SIM_SEEDS"), ("--from", "TESSERA_SIM_FROM")];
+    cargo::run(&simulation("simulation::seeds"), &variables("sim", flags, &known)?)
+}
+
+/// Flags with a value each, as the environment variables that the tests read.
+fn variables<'a>(
+    command: &str,
+    flags: &[&'a str],
+    known: &[(&str, &'a str)],
+) -> Result<Vec<(&'a str, &'a str)>, String> {
     let mut environment = Vec::new();
-    let mut rest = flags;
-    while let [flag, value, tail @ ..] = rest {
-        match *flag {
-            "--seeds" => environment.push(("TESSERA_SIM_SEEDS", *value)),
-            "--from" => environment.push(("TESSERA_SIM_FROM", *value)),
-            other => return Err(format!("sim: no such flag: {other}")),
-        }
-        rest = tail;
+    for pair in flags.chunks(2) {
+        let variable = known.iter().find(|(flag, _)| *flag == pair[0]);
+        let (_, variable) =
+            variable.ok_or_else(|| format!("{command}: no such flag: {}", pair[0]))?;
+        let value = pair.get(1).ok_or_else(|| format!("{command}: {} needs a value", pair[0]))?;
+        environment.push((*variable, *value));
     }
-    if let [flag] = rest {
-        return Err(format!("sim: {flag} needs a value"));
+    Ok(environment)
+}
+
+/// A test of the program itself, told by its environment to take its time.
+fn chaos(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    cargo::announce_first_build();
+    let known = [("--minutes", "TESSERA_CHAOS_MINUTES"), ("--seed", "TESSERA_CHAOS_SEED")];
+    let mut environment = variables("chaos", flags, &known)?;
+    if !flags.contains(&"--minutes") {
+        environment.push(("TESSERA_CHAOS_MINUTES", "1"));
     }
-    cargo::run(&simulation("simulation::seeds"), &environment)
+    let filter = "chaos::the_cluster_holds";
+    cargo::run(
+        &["test", "--workspace", "--test", "end_to_end", "--", filter, "--nocapture"],
+        &environment,
+    )
 }
 
 fn replay(seed: &str) -> Outcome {
@@ -144,8 +171,12 @@ fn bench(flags: &[&str]) -> Outcome {
         environment.push(("ROCKSDB_LIB_DIR", folder.as_str()));
         environment.push(("ROCKSDB_STATIC", "1"));
     }
-    let mut arguments = vec!["run", "--release", "--quiet", "--package", "tessera", "--", "bench"];
-    arguments.extend_from_slice(flags);
+    let mut arguments = match flags {
+        // Criterion's own: one cargo target each.
+        ["round" | "engines", ..] => vec!["bench", "--workspace", "--bench", flags[0], "--"],
+        _ => vec!["run", "--release", "--quiet", "--package", "tessera", "--", "bench"],
+    };
+    arguments.extend_from_slice(if arguments[0] == "bench" { &flags[1..] } else { flags });
     cargo::run(&arguments, &environment)
 }
 
