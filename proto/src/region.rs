@@ -44,6 +44,21 @@ pub fn is_learner(peer: &metapb::Peer) -> bool {
     peer.role() == metapb::PeerRole::Learner
 }
 
+/// Whether this peer votes in the membership that a joint change leads to (outside one: whether it votes).
+pub fn is_incoming(peer: &metapb::Peer) -> bool {
+    matches!(peer.role(), metapb::PeerRole::Voter | metapb::PeerRole::IncomingVoter)
+}
+
+/// Whether this peer votes in the membership that a joint change comes from (outside one: whether it votes).
+pub fn is_outgoing(peer: &metapb::Peer) -> bool {
+    matches!(peer.role(), metapb::PeerRole::Voter | metapb::PeerRole::DemotingVoter)
+}
+
+/// Whether the region is between two memberships, of which both must agree to everything.
+pub fn is_joint(region: &metapb::Region) -> bool {
+    region.peers.iter().any(|peer| is_incoming(peer) != is_outgoing(peer))
+}
+
 /// A region in the house's notation: `r1 [a,m) v2.c3 p1@s1 p2@s2`.
 pub struct Readable<'a>(pub &'a metapb::Region);
 
@@ -60,9 +75,12 @@ impl fmt::Display for Readable<'_> {
         )?;
         for peer in &self.0.peers {
             write!(f, " {}@{}", PeerId(peer.id), StoreId(peer.store_id))?;
-            if is_learner(peer) {
-                f.write_str("(learner)")?;
-            }
+            f.write_str(match peer.role() {
+                metapb::PeerRole::Voter => "",
+                metapb::PeerRole::Learner => "(learner)",
+                metapb::PeerRole::IncomingVoter => "(incoming)",
+                metapb::PeerRole::DemotingVoter => "(demoting)",
+            })?;
         }
         Ok(())
     }
@@ -79,6 +97,22 @@ mod tests {
         assert!(is_epoch_stale(&epoch(2, 1), &epoch(1, 2)));
         assert!(!is_epoch_stale(&epoch(2, 2), &epoch(2, 2)));
         assert_eq!(compare_epochs(&epoch(9, 1), &epoch(1, 2)), Ordering::Less);
+    }
+
+    #[test]
+    fn a_region_is_joint_while_somebody_votes_in_one_of_two_memberships() {
+        use metapb::PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
+        let region = |roles: &[metapb::PeerRole]| metapb::Region {
+            peers: roles
+                .iter()
+                .map(|role| metapb::Peer { role: *role as i32, ..Default::default() })
+                .collect(),
+            ..Default::default()
+        };
+        assert!(!is_joint(&region(&[Voter, Learner])));
+        assert!(is_joint(&region(&[Voter, IncomingVoter])));
+        assert!(is_joint(&region(&[Voter, DemotingVoter])));
+        assert!(!is_joint(&region(&[])));
     }
 
     #[test]

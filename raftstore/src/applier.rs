@@ -24,7 +24,7 @@ use raft::eraftpb::{Entry, EntryType};
 use crate::command::Command;
 use crate::engine::{DataEngine, WriteBatch};
 use crate::error::Fault;
-use crate::group::conf_change_of;
+use crate::group::conf_change_v2_of;
 use crate::msg::{Applied, ApplyTask, Outcome};
 use crate::storage::group_log::Position;
 use crate::storage::{Tombstone, put_applied, put_region, put_tombstone};
@@ -156,9 +156,8 @@ impl Delegate {
         let outcome = match entry.entry_type {
             EntryType::EntryNormal if entry.data.is_empty() => Ok(None),
             EntryType::EntryNormal => self.apply_command(entry, skip_children, batch),
-            EntryType::EntryConfChange => self.apply_conf_change(entry, batch),
-            EntryType::EntryConfChangeV2 => {
-                Err(Refusal::Other { message: "joint changes of membership are unknown".into() })
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                self.apply_conf_change(entry, batch)
             }
         };
         match outcome {
@@ -203,7 +202,7 @@ impl Delegate {
                 let regions = self.apply_split(&split, skip_children, batch)?;
                 Ok(Some(Outcome::Split { index, regions, skipped: skip_children.to_vec() }))
             }
-            Command::Member(_) => {
+            Command::Member(_) | Command::Members(_) => {
                 Err(Refusal::Other { message: "a member outside a change of membership".into() })
             }
         }
@@ -214,9 +213,9 @@ impl Delegate {
         entry: &Entry,
         batch: &mut WriteBatch,
     ) -> Result<Option<Outcome>, Refusal> {
-        let change = conf_change_of(entry)
+        let change = conf_change_v2_of(entry)
             .ok_or_else(|| Refusal::Other { message: "not a change of membership".into() })?;
-        let region = self.apply_member(&change)?;
+        let region = self.apply_members(&change)?;
         put_region(batch, &region);
         self.region = region.clone();
         Ok(Some(Outcome::ConfChanged { index: entry.index, change, region }))

@@ -5,6 +5,7 @@
 //! cut       2 │ index │ term
 //! split     3 │ epoch │ right-derive │ count │ count × ( key │ region id │ n │ n × peer id )
 //! member    4 │ epoch │ peer id │ store id │ role           (the context of a ConfChange entry)
+//! members   5 │ epoch │ count │ count × ( peer id │ store id │ role )     (of a ConfChangeV2 entry)
 //!
 //! change    0x10+family │ key │ value      put
 //!           0x20+family │ key              delete
@@ -35,6 +36,7 @@ const KIND_WRITE: u8 = 1;
 const KIND_CUT: u8 = 2;
 const KIND_SPLIT: u8 = 3;
 const KIND_MEMBER: u8 = 4;
+const KIND_MEMBERS: u8 = 5;
 
 const CHANGE_PUT: u8 = 0x10;
 const CHANGE_DELETE: u8 = 0x20;
@@ -61,6 +63,9 @@ pub enum Command {
     Split(Split),
     /// Add, promote or remove one peer. The epoch's conf_ver must match when applied.
     Member(Member),
+    /// Change several peers at once, or leave what such a change led into. The epoch's conf_ver must match
+    /// when applied.
+    Members(Members),
 }
 
 /// How to cut a region.
@@ -92,6 +97,15 @@ pub struct Member {
     pub epoch: metapb::RegionEpoch,
     /// The peer.
     pub peer: metapb::Peer,
+}
+
+/// Whom a joint change is about, in the order of the raft entry's changes; nobody when it leaves one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Members {
+    /// The region's epoch when this was proposed.
+    pub epoch: metapb::RegionEpoch,
+    /// The peers.
+    pub peers: Vec<metapb::Peer>,
 }
 
 /// Bytes that are no command of ours. Every replica finds the same, so it is not a fault.
@@ -130,9 +144,14 @@ impl Command {
             Self::Member(member) => {
                 let mut out = head(KIND_MEMBER);
                 put_epoch(&mut out, &member.epoch);
-                put_number(&mut out, member.peer.id);
-                put_number(&mut out, member.peer.store_id);
-                put_number(&mut out, member.peer.role as u64);
+                put_peer(&mut out, &member.peer);
+                out.to_vec()
+            }
+            Self::Members(members) => {
+                let mut out = head(KIND_MEMBERS);
+                put_epoch(&mut out, &members.epoch);
+                put_number(&mut out, members.peers.len() as u64);
+                members.peers.iter().for_each(|peer| put_peer(&mut out, peer));
                 out.to_vec()
             }
         }
@@ -156,15 +175,14 @@ impl Command {
             }
             KIND_CUT => Self::CutLog { index: rest.number()?, term: rest.number()? },
             KIND_SPLIT => Self::Split(rest.split()?),
-            KIND_MEMBER => {
+            KIND_MEMBER => Self::Member(Member { epoch: rest.epoch()?, peer: rest.peer()? }),
+            KIND_MEMBERS => {
                 let epoch = rest.epoch()?;
-                let peer = metapb::Peer {
-                    id: rest.number()?,
-                    store_id: rest.number()?,
-                    role: i32::try_from(rest.number()?).map_err(|_| NotACommand("role"))?,
-                    ..Default::default()
-                };
-                Self::Member(Member { epoch, peer })
+                let mut peers = Vec::new();
+                for _ in 0..rest.number()? {
+                    peers.push(rest.peer()?);
+                }
+                Self::Members(Members { epoch, peers })
             }
             _ => return Err(NotACommand("unknown kind")),
         };
@@ -259,6 +277,12 @@ impl fmt::Display for Command {
                     StoreId(peer.store_id)
                 )
             }
+            Self::Members(Members { epoch, peers }) => {
+                write!(f, "Members c{}", epoch.conf_ver)?;
+                peers.iter().try_for_each(|peer| {
+                    write!(f, " {}@{}", PeerId(peer.id), StoreId(peer.store_id))
+                })
+            }
         }
     }
 }
@@ -280,6 +304,12 @@ fn put_number(out: &mut BytesMut, mut number: u64) {
 fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.put_slice(bytes);
+}
+
+fn put_peer(out: &mut BytesMut, peer: &metapb::Peer) {
+    put_number(out, peer.id);
+    put_number(out, peer.store_id);
+    put_number(out, peer.role as u64);
 }
 
 fn put_epoch(out: &mut BytesMut, epoch: &metapb::RegionEpoch) {
@@ -320,6 +350,15 @@ impl Rest {
 
     fn epoch(&mut self) -> Result<metapb::RegionEpoch, NotACommand> {
         Ok(metapb::RegionEpoch { conf_ver: self.number()?, version: self.number()? })
+    }
+
+    fn peer(&mut self) -> Result<metapb::Peer, NotACommand> {
+        Ok(metapb::Peer {
+            id: self.number()?,
+            store_id: self.number()?,
+            role: i32::try_from(self.number()?).map_err(|_| NotACommand("role"))?,
+            ..Default::default()
+        })
     }
 
     fn change(&mut self) -> Result<Change, NotACommand> {
@@ -389,6 +428,8 @@ mod tests {
         check(&Command::Split(Split { epoch: EPOCH, right_derive: true, parts }));
         let peer = metapb::Peer { id: 4, store_id: 2, role: 1, ..Default::default() };
         check(&Command::Member(Member { epoch: EPOCH, peer }));
+        check(&Command::Members(Members { epoch: EPOCH, peers: vec![peer, peer] }));
+        check(&Command::Members(Members { epoch: EPOCH, peers: vec![] }));
     }
 
     #[test]

@@ -341,7 +341,7 @@ pub enum Outcome {
         /// The entry.
         index: u64,
         /// What changed, for the raft crate.
-        change: raft::eraftpb::ConfChange,
+        change: raft::eraftpb::ConfChangeV2,
         /// The region now.
         region: metapb::Region,
     },

@@ -108,17 +108,44 @@ pub fn snapshot_from_wire(snapshot: wire::Snapshot) -> core::Snapshot {
 /// the entry may have come from the network. `None` when it is no such thing.
 pub fn conf_change_from_entry(data: bytes::Bytes) -> Option<core::ConfChange> {
     let change: wire::ConfChange = prost::Message::decode(data).ok()?;
-    let change_type = match wire::ConfChangeType::try_from(change.change_type).ok()? {
-        wire::ConfChangeType::AddNode => core::ConfChangeType::AddNode,
-        wire::ConfChangeType::RemoveNode => core::ConfChangeType::RemoveNode,
-        wire::ConfChangeType::AddLearnerNode => core::ConfChangeType::AddLearnerNode,
-    };
     Some(core::ConfChange {
         id: change.id,
-        change_type,
+        change_type: change_type_from_wire(change.change_type)?,
         node_id: change.node_id,
         context: change.context,
         ..Default::default()
+    })
+}
+
+/// The same for an entry that changes several members, or leaves a joint membership.
+pub fn conf_change_v2_from_entry(data: bytes::Bytes) -> Option<core::ConfChangeV2> {
+    let change: wire::ConfChangeV2 = prost::Message::decode(data).ok()?;
+    let transition = match wire::ConfChangeTransition::try_from(change.transition).ok()? {
+        wire::ConfChangeTransition::Auto => core::ConfChangeTransition::Auto,
+        wire::ConfChangeTransition::Implicit => core::ConfChangeTransition::Implicit,
+        wire::ConfChangeTransition::Explicit => core::ConfChangeTransition::Explicit,
+    };
+    let single = |single: wire::ConfChangeSingle| {
+        Some(core::ConfChangeSingle {
+            change_type: change_type_from_wire(single.change_type)?,
+            node_id: single.node_id,
+            ..Default::default()
+        })
+    };
+    let changes: Option<Vec<_>> = change.changes.into_iter().map(single).collect();
+    Some(core::ConfChangeV2 {
+        transition,
+        changes: changes?.into(),
+        context: change.context,
+        ..Default::default()
+    })
+}
+
+fn change_type_from_wire(number: i32) -> Option<core::ConfChangeType> {
+    Some(match wire::ConfChangeType::try_from(number).ok()? {
+        wire::ConfChangeType::AddNode => core::ConfChangeType::AddNode,
+        wire::ConfChangeType::RemoveNode => core::ConfChangeType::RemoveNode,
+        wire::ConfChangeType::AddLearnerNode => core::ConfChangeType::AddLearnerNode,
     })
 }
 

@@ -3,3 +3,4 @@
 mod labs;
 mod simulation;
 mod tidy;
+mod two_peers;

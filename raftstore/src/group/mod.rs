@@ -27,7 +27,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use proto::{PeerId, RegionId};
-use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType,
+    Snapshot,
+};
 use raft::{RawNode, ReadState, SnapshotStatus, StateRole};
 
 use crate::config::Config;
@@ -211,7 +214,12 @@ impl<L: LogEngine> Group<L> {
         self.node.raft.raft_log.committed
     }
 
-    /// The voters of the current membership, in order.
+    /// The current membership: in a joint one both halves.
+    pub fn members(&self) -> &ConfState {
+        self.log().conf_state()
+    }
+
+    /// The voters of the current membership, in order; in a joint one, of either half.
     pub fn voters(&self) -> BTreeSet<PeerId> {
         self.node.raft.prs().conf().voters().ids().iter().map(PeerId).collect()
     }
@@ -269,6 +277,18 @@ impl<L: LogEngine> Group<L> {
         true
     }
 
+    /// Whether a change of membership is committed and not applied here. Until it is this member does not
+    /// campaign, not even when it is called to.
+    pub fn has_unapplied_conf_change(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        let context = raft::GetEntriesContext::empty(false);
+        let unapplied = log.slice(log.applied + 1, log.committed + 1, None, context);
+        // What cannot be read now (a snapshot is on its way) may hide one.
+        unapplied.map_or(true, |entries| {
+            entries.iter().any(|entry| entry.entry_type != EntryType::EntryNormal)
+        })
+    }
+
     /// Proposes an entry; returns where it stands.
     pub fn propose(&mut self, data: Vec<u8>) -> Result<Position, ProposalDropped> {
         if !self.is_leader() {
@@ -291,12 +311,44 @@ impl<L: LogEngine> Group<L> {
         Ok(Position { index: self.last_index(), term: self.term() })
     }
 
+    /// Proposes to enter a joint membership, or (without changes) to leave one; returns where it stands.
+    /// Refused when it is not the other of the two that is due, or while another change is pending.
+    pub fn propose_conf_change_v2(
+        &mut self,
+        change: ConfChangeV2,
+    ) -> Result<Position, ProposalDropped> {
+        // Raft would put an empty entry in the place of what it does not like.
+        let is_joint = !self.members().voters_outgoing.is_empty();
+        if !self.is_leader()
+            || self.node.raft.has_pending_conf()
+            || is_joint != change.changes.is_empty()
+        {
+            return Err(ProposalDropped);
+        }
+        let result = self.node.propose_conf_change(Vec::new(), change);
+        self.pin();
+        result.map_err(|_| ProposalDropped)?;
+        Ok(Position { index: self.last_index(), term: self.term() })
+    }
+
     /// A change of membership was applied by the state machine.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<(), raft::Error> {
+        self.apply_conf_change_v2(&in_general(change.clone()))
+    }
+
+    /// A change of membership, of whatever kind, was applied by the state machine.
+    pub fn apply_conf_change_v2(&mut self, change: &ConfChangeV2) -> Result<(), raft::Error> {
         let conf_state = self.node.apply_conf_change(change)?;
         self.node.mut_store().set_conf_state(conf_state);
         self.pin();
         Ok(())
+    }
+
+    /// Ceases to lead: this member has no vote any more. Raft would let it go on.
+    pub fn step_down(&mut self) {
+        let term = self.term();
+        self.node.raft.become_follower(term, raft::INVALID_ID);
+        self.pin();
     }
 
     /// The state machine has applied up to here. Changes of membership come before.
@@ -464,6 +516,25 @@ pub fn conf_change_of(entry: &Entry) -> Option<ConfChange> {
     (entry.entry_type == EntryType::EntryConfChange)
         .then(|| wire::conf_change_from_entry(entry.data.clone()))
         .flatten()
+}
+
+/// A change of membership of whatever kind, as an entry carries it; `None` for every other entry.
+pub fn conf_change_v2_of(entry: &Entry) -> Option<ConfChangeV2> {
+    match entry.entry_type {
+        EntryType::EntryNormal => None,
+        EntryType::EntryConfChange => conf_change_of(entry).map(in_general),
+        EntryType::EntryConfChangeV2 => wire::conf_change_v2_from_entry(entry.data.clone()),
+    }
+}
+
+/// A change of one member in the form of a change of several.
+fn in_general(change: ConfChange) -> ConfChangeV2 {
+    let single = ConfChangeSingle {
+        change_type: change.change_type,
+        node_id: change.node_id,
+        ..Default::default()
+    };
+    ConfChangeV2 { changes: vec![single].into(), context: change.context, ..Default::default() }
 }
 
 /// Spreads the bits of a number (the finaliser of splitmix64).

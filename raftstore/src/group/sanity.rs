@@ -4,7 +4,7 @@
 //! message reaches raft; a message that fails is dropped, which raft is made for. A peer that lies
 //! within these bounds can still hurt its own group: authentication is the transport's.
 
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{ConfState, Message, MessageType};
 use raft::{RawNode, StateRole, Storage};
 
 /// Terms and indexes beyond this are made up; below it, no sum in raft overflows.
@@ -117,21 +117,35 @@ fn check_snapshot(message: &Message) -> Result<(), Unsound> {
     if metadata.index > NUMBER_MAX {
         return Err(Unsound("number out of range"));
     }
-    let mut ids: Vec<u64> = members.voters.iter().chain(&members.learners).copied().collect();
-    ids.sort_unstable();
-    let all = ids.len();
-    ids.dedup();
-    let is_joint = !members.voters_outgoing.is_empty() || !members.learners_next.is_empty();
-    if members.voters.is_empty() || ids.len() < all || ids.first() == Some(&0) || is_joint {
+    if !is_possible(members) {
         return Err(Unsound("an impossible membership"));
     }
     Ok(())
 }
 
+/// Whether raft can have come to this membership: in a joint one who is to lose the vote still has it in
+/// the old half, and everybody else is in one place only.
+fn is_possible(members: &ConfState) -> bool {
+    let (new, old) = (&members.voters, &members.voters_outgoing);
+    let is_sound = |ids: &[u64]| {
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        sorted.len() == ids.len() && sorted.first() != Some(&0)
+    };
+    let all = [new, old, &members.learners, &members.learners_next];
+    let votes = |id: &u64| new.contains(id) || old.contains(id);
+    !new.is_empty()
+        && !members.auto_leave
+        && all.into_iter().all(|ids| is_sound(ids))
+        && !members.learners.iter().any(votes)
+        && members.learners_next.iter().all(|id| old.contains(id) && !new.contains(id))
+}
+
 #[cfg(test)]
 mod tests {
     use proto::{PeerId, RegionId};
-    use raft::eraftpb::{ConfState, Entry, Snapshot};
+    use raft::eraftpb::{Entry, Snapshot};
 
     use crate::config::Config;
     use crate::engine::memory::MemoryLog;
@@ -173,6 +187,16 @@ mod tests {
         Message { snapshot: Some(snapshot).into(), ..message(MessageType::MsgSnapshot) }
     }
 
+    /// A snapshot of 1 and 2 voting, on the way from 1 and 3.
+    fn joint_snapshot(spoil: impl FnOnce(&mut ConfState)) -> Message {
+        let mut message = snapshot(vec![1, 2], vec![4]);
+        let members = message.mut_snapshot().mut_metadata().mut_conf_state();
+        members.voters_outgoing = vec![1, 3];
+        members.learners_next = vec![3];
+        spoil(members);
+        message
+    }
+
     fn check(message: Message) -> Result<(), &'static str> {
         follower().step(message).map_err(|Unsound(why)| why)
     }
@@ -186,6 +210,7 @@ mod tests {
             message(MessageType::MsgRequestVote),
             message(MessageType::MsgAppendResponse),
             snapshot(vec![1, 2], vec![3]),
+            joint_snapshot(|_| {}),
         ];
         for message in sound {
             assert_eq!(check(message.clone()), Ok(()), "{message:?}");
@@ -218,6 +243,14 @@ mod tests {
             (snapshot(vec![], vec![1]), "an impossible membership"),
             (snapshot(vec![1, 1], vec![]), "an impossible membership"),
             (snapshot(vec![1, 2], vec![2]), "an impossible membership"),
+            (joint_snapshot(|members| members.learners_next = vec![2]), "an impossible membership"),
+            (joint_snapshot(|members| members.learners_next = vec![9]), "an impossible membership"),
+            (joint_snapshot(|members| members.learners = vec![3]), "an impossible membership"),
+            (
+                joint_snapshot(|members| members.voters_outgoing = vec![3, 3]),
+                "an impossible membership",
+            ),
+            (joint_snapshot(|members| members.auto_leave = true), "an impossible membership"),
             (
                 Message { from: 9, ..message(MessageType::MsgTimeoutNow) },
                 "a stranger calls to campaign",

@@ -5,8 +5,8 @@
 //! | `write.rs` | a caller | `Command::Write` | a reply |
 //! | `read.rs` | a caller without a lease | nothing | a reply |
 //! | `split.rs` | size, a caller, the scheduler | `Command::Split` | new peers, which campaign |
-//! | `conf_change.rs` | the scheduler | a raft `ConfChange` with `Command::Member` | membership; a removed peer is destroyed |
-//! | `transfer_leader.rs` | the scheduler; removing a leader | nothing | another term |
+//! | `conf_change.rs` | the scheduler | a raft `ConfChange` with `Command::Member`, or `ConfChangeV2` with `Command::Members` | membership; a removed peer is destroyed |
+//! | `transfer_leader.rs` | the scheduler; a leader that is to lose its vote | nothing | another term |
 //! | `compact_log.rs` | a leader's tick | `Command::CutLog` | the log is cut once the data is durable |
 //! | `snapshot.rs` | raft, when entries are gone | nothing | a follower begins anew |
 //! | `stale_peer.rs` | messages from the past | nothing | tombstones |

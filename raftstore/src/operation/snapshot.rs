@@ -198,7 +198,7 @@ impl<L: LogEngine> Peer<L> {
         mut message: Message,
         region: metapb::Region,
         source: SnapshotSource,
-        round: &Round<'_>,
+        round: &mut Round<'_>,
     ) {
         // Membership comes from the region, so that both cannot disagree.
         let members = conf_state_of(&region);

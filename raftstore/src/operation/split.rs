@@ -146,6 +146,9 @@ impl<L: LogEngine> Peer<L> {
         if self.group.raft().has_pending_conf() {
             return Err(busy("a change of membership is pending"));
         }
+        if region::is_joint(&self.region) {
+            return Err(busy("the membership is joint"));
+        }
         if ids.len() != asked.keys.len() {
             return Err(Refusal::Other {
                 message: "the scheduler miscounted the new regions".into(),

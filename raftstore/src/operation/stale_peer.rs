@@ -100,8 +100,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         // A snapshot comes on its own stream, with its data.
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
         if peer.phase == Phase::Serving && !is_snapshot && inner.from == from.id {
-            let round = Round { config: &self.config, now, effects };
-            peer.step(from, inner, &round);
+            let mut round = Round { config: &self.config, now, effects };
+            peer.step(from, inner, &mut round);
             self.touched.insert(region_id);
         }
     }
@@ -152,8 +152,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && inner.from == from.id
             && peer.phase == Phase::Serving
         {
-            let round = Round { config: &self.config, now, effects };
-            peer.receive_snapshot(from, inner, region, source, &round);
+            let mut round = Round { config: &self.config, now, effects };
+            peer.receive_snapshot(from, inner, region, source, &mut round);
             self.touched.insert(region_id);
         }
     }

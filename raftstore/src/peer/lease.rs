@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proto::PeerId;
+use raft::eraftpb::ConfState;
 
 use crate::msg::Now;
 
@@ -57,6 +58,26 @@ impl Mark {
     }
 }
 
+/// Who votes: in a joint membership two sets, and nothing happens without a majority of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Voters {
+    new: BTreeSet<PeerId>,
+    /// Empty outside a joint membership.
+    old: BTreeSet<PeerId>,
+}
+
+impl Voters {
+    /// Those of this membership.
+    pub(crate) fn of(members: &ConfState) -> Self {
+        let set = |ids: &[u64]| ids.iter().copied().map(PeerId).collect();
+        Self { new: set(&members.voters), old: set(&members.voters_outgoing) }
+    }
+
+    fn contains(&self, peer: PeerId) -> bool {
+        self.new.contains(&peer) || self.old.contains(&peer)
+    }
+}
+
 /// A leader's lease in one term.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
@@ -90,17 +111,25 @@ impl Lease {
     }
 
     /// From when on nobody else could be elected: the newest sending that a quorum of the voters,
-    /// with this peer among them, has answered.
-    pub(crate) fn started(&self, own: PeerId, voters: &BTreeSet<PeerId>, now: Now) -> Option<Now> {
-        if self.is_revoked || !voters.contains(&own) {
+    /// with this peer among them, has answered; in a joint membership a quorum of each half.
+    pub(crate) fn started(&self, own: PeerId, voters: &Voters, now: Now) -> Option<Now> {
+        if self.is_revoked || !voters.contains(own) {
             return None;
         }
-        let mut newest: Vec<Option<Now>> = voters
+        let new = self.answered_by_quorum(own, &voters.new, now);
+        if voters.old.is_empty() {
+            return new;
+        }
+        new.min(self.answered_by_quorum(own, &voters.old, now))
+    }
+
+    fn answered_by_quorum(&self, own: PeerId, half: &BTreeSet<PeerId>, now: Now) -> Option<Now> {
+        let mut newest: Vec<Option<Now>> = half
             .iter()
             .map(|voter| if *voter == own { Some(now) } else { self.answered.get(voter).copied() })
             .collect();
         newest.sort_unstable_by(|a, b| b.cmp(a));
-        newest[voters.len() / 2]
+        newest.get(half.len() / 2).copied().flatten()
     }
 }
 
@@ -114,8 +143,14 @@ mod tests {
         Mark { peer: OWN, incarnation: 7, number }
     }
 
-    fn voters(ids: &[u64]) -> BTreeSet<PeerId> {
-        ids.iter().copied().map(PeerId).collect()
+    fn voters(ids: &[u64]) -> Voters {
+        joint(ids, &[])
+    }
+
+    fn joint(new: &[u64], old: &[u64]) -> Voters {
+        let members =
+            ConfState { voters_outgoing: old.to_vec(), ..ConfState::from((new.to_vec(), vec![])) };
+        Voters::of(&members)
     }
 
     #[test]
@@ -143,6 +178,23 @@ mod tests {
         assert_eq!(lease.started(OWN, &voters(&[1, 3, 4]), Now(900)), None);
         assert_eq!(lease.started(OWN, &voters(&[1, 2]), Now(900)), Some(Now(100)));
         assert_eq!(lease.started(OWN, &voters(&[2, 3]), Now(900)), None);
+    }
+
+    #[test]
+    fn between_two_memberships_it_takes_a_quorum_of_each() {
+        let mut lease = Lease::default();
+        lease.on_sent(mark(1), Now(100));
+        lease.on_sent(mark(2), Now(200));
+        lease.on_answered(PeerId(2), mark(2));
+        let between = joint(&[1, 2, 4], &[1, 3, 4]);
+        assert_eq!(lease.started(OWN, &between, Now(900)), None);
+        lease.on_answered(PeerId(3), mark(1));
+        assert_eq!(lease.started(OWN, &between, Now(900)), Some(Now(100)));
+        lease.on_answered(PeerId(3), mark(2));
+        assert_eq!(lease.started(OWN, &between, Now(900)), Some(Now(200)));
+        // One that is to lose its vote counts in the old half only.
+        assert_eq!(lease.started(OWN, &joint(&[2, 4], &[1, 2, 4]), Now(900)), None);
+        assert_eq!(lease.started(OWN, &joint(&[2], &[1, 2]), Now(900)), Some(Now(200)));
     }
 
     #[test]

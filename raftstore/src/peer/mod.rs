@@ -19,10 +19,10 @@ pub(crate) mod proposals;
 mod ready;
 pub(crate) mod ticker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use proto::{PeerId, Refusal, RegionId, eraftpb, metapb, pdpb};
-use raft::eraftpb::{ConfChangeType, Message, MessageType};
+use proto::{PeerId, Refusal, RegionId, metapb};
+use raft::eraftpb::{Message, MessageType};
 
 use crate::config::Config;
 use crate::effects::{Effects, Report};
@@ -34,10 +34,11 @@ use crate::operation::compact_log::LogUse;
 use crate::operation::read::WaitingReads;
 use crate::operation::snapshot::Snapshots;
 use crate::operation::split::SplitAsk;
+use crate::operation::transfer_leader::Offer;
 use crate::operation::write::WaitingWrites;
 use crate::read_view::{Published, Publisher, ReadView};
 use crate::storage::group_log::{GroupLog, Position};
-use lease::{Lease, Mark};
+use lease::{Lease, Mark, Voters};
 use proposals::Proposals;
 pub(crate) use ready::is_initial;
 use ticker::Ticker;
@@ -91,6 +92,10 @@ pub(crate) struct Leader {
     /// A split proposed but not applied: writes wait, and the lease is off, since it may take effect
     /// on another store first.
     pub(crate) pending_split: Option<u64>,
+    /// Leadership was offered to another.
+    pub(crate) offer: Option<Offer>,
+    /// The tick at which the membership was first seen to be joint, while it is.
+    pub(crate) joint_since: Option<u64>,
     /// Ids were asked for a split.
     pub(crate) split_ask: Option<SplitAsk>,
     /// Something changed that the scheduler should know.
@@ -138,7 +143,10 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) ticker: Ticker,
     pub(crate) publisher: Publisher,
     pub(crate) leaderless_ticks: u64,
-    voters: BTreeSet<PeerId>,
+    /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
+    /// what was proposed in them.
+    abandoned: VecDeque<(u64, u64)>,
+    voters: Voters,
     /// Peers that spoke to us; those of the region itself come first.
     senders: BTreeMap<PeerId, metapb::Peer>,
     /// Before this moment no votes: a promise of an earlier life may still hold.
@@ -178,7 +186,7 @@ impl<L: LogEngine> Peer<L> {
             is_initialized: !region.peers.is_empty(),
         });
         Ok(Self {
-            voters: group.voters(),
+            voters: Voters::of(group.members()),
             group,
             applied,
             handed_index: applied.index,
@@ -193,6 +201,7 @@ impl<L: LogEngine> Peer<L> {
             ticker: Ticker::new(region_id),
             publisher,
             leaderless_ticks: 0,
+            abandoned: VecDeque::new(),
             senders: BTreeMap::new(),
             votes_from,
             awaits_sync,
@@ -265,28 +274,13 @@ impl<L: LogEngine> Peer<L> {
         self.traffic.keys_written += keys;
     }
 
-    /// Carries out one change of membership that the scheduler orders.
-    pub(crate) fn carry_out(
-        &mut self,
-        change: pdpb::ChangePeer,
-        round: &mut Round<'_>,
-    ) -> Result<(), &'static str> {
-        let change_type = match change.change_type() {
-            eraftpb::ConfChangeType::AddNode => ConfChangeType::AddNode,
-            eraftpb::ConfChangeType::RemoveNode => ConfChangeType::RemoveNode,
-            eraftpb::ConfChangeType::AddLearnerNode => ConfChangeType::AddLearnerNode,
-        };
-        let member = change.peer.ok_or("an order without a peer")?;
-        self.propose_member(change_type, member, round)
-    }
-
     pub(crate) fn not_leader(&self) -> Refusal {
         let leader = self.group.leader().and_then(|id| self.member(id)).cloned();
         Refusal::NotLeader { region_id: self.region.id, leader }
     }
 
     /// Another peer speaks, and its envelope is in order.
-    pub(crate) fn step(&mut self, from: metapb::Peer, message: Message, round: &Round<'_>) {
+    pub(crate) fn step(&mut self, from: metapb::Peer, message: Message, round: &mut Round<'_>) {
         let is_vote = matches!(
             message.msg_type,
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
@@ -311,6 +305,10 @@ impl<L: LogEngine> Peer<L> {
             {
                 leader.lease.on_answered(sender, mark);
             }
+        }
+        if message.msg_type == MessageType::MsgTransferLeader {
+            self.on_transfer_message(sender, &message, round);
+            return;
         }
         if let Err(unsound) = self.group.step(message) {
             tracing::warn!(
@@ -364,6 +362,9 @@ impl<L: LogEngine> Peer<L> {
             }
             return;
         }
+        if let Some(led) = led {
+            self.abandon(led, round);
+        }
         self.role = if leads {
             Role::Leader(Box::new(Leader {
                 term,
@@ -371,6 +372,8 @@ impl<L: LogEngine> Peer<L> {
                 lease: Lease::default(),
                 heard: BTreeMap::new(),
                 pending_split: None,
+                offer: None,
+                joint_since: None,
                 split_ask: None,
                 heartbeat_due: true,
                 heartbeat_at: None,
@@ -392,13 +395,36 @@ impl<L: LogEngine> Peer<L> {
         });
     }
 
+    /// This peer leads no longer in this term. What it has proposed may still be committed, and is then
+    /// answered, for a while; a split that waits for its ids is not proposed any more.
+    fn abandon(&mut self, led: u64, round: &mut Round<'_>) {
+        let not_leader = self.not_leader();
+        let asked = self.leader_mut().and_then(|leader| leader.split_ask.take());
+        round.refuse_all(asked.and_then(|ask| ask.reply), &not_leader);
+        self.abandoned.push_back((led, self.ticker.ticks()));
+    }
+
+    /// Answers who has waited for an election timeout since this peer ceased to lead: it may be cut off
+    /// from those who know what became of the proposal.
+    pub(crate) fn tick_abandoned(&mut self, round: &mut Round<'_>) {
+        let patience = round.config.election_ticks as u64;
+        let tick = self.ticker.ticks();
+        let is_due = |(_, since): &mut (u64, u64)| tick - *since >= patience;
+        let Some((led, _)) = self.abandoned.pop_front_if(is_due) else { return };
+        let unknown = Refusal::UndeterminedResult {
+            message: "leadership was lost before the proposal was applied".into(),
+        };
+        let waiting = self.proposals.take_proposed_in(led);
+        round.refuse_all(waiting, &unknown);
+    }
+
     /// The region changed, or was replaced.
     pub(crate) fn set_region(&mut self, region: metapb::Region) {
         if let Some(meta) = proto::region::peer_by_id(&region, self.id()) {
             self.meta = *meta;
         }
         self.region = region;
-        self.voters = self.group.voters();
+        self.voters = Voters::of(self.group.members());
         self.is_published = false;
         if let Some(leader) = self.leader_mut() {
             leader.heartbeat_due = true;
@@ -446,11 +472,6 @@ impl<L: LogEngine> Peer<L> {
         }
         let started = leader.lease.started(self.id(), &self.voters, round.now)?;
         Some(started.plus(round.config.lease_micros()))
-    }
-
-    /// Voters of the membership applied here.
-    pub(crate) fn voters(&self) -> &BTreeSet<PeerId> {
-        &self.voters
     }
 
     /// Answers everybody who waits: this peer ceases to be. Those whose entry may still be committed by

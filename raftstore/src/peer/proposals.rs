@@ -3,8 +3,9 @@
 //! A proposal is settled by its place in the log and nothing else: when an entry is committed at its
 //! index, it is either this one (same term) or it was overwritten. An entry of a newer term committed
 //! before that index says the same. Losing leadership settles nothing:
-//! the next leader may still commit what we proposed. So proposals outlive the role, and every one is
-//! answered once.
+//! the next leader may still commit what we proposed. So proposals outlive the role, for an election timeout:
+//! a peer that is cut off may never learn what became of them, and its callers are told that nobody knows
+//! rather than left waiting. Every one is answered once.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,15 @@ impl Proposals {
         applied.into_iter().map(|((index, _), replies)| (index, replies)).collect()
     }
 
+    /// Takes those who wait for what was proposed up to this term.
+    pub(crate) fn take_proposed_in(&mut self, term: u64) -> Vec<ReplyId> {
+        let (lost, kept) =
+            std::mem::take(&mut self.0).into_iter().partition(|((_, at), _)| *at <= term);
+        self.0 = kept;
+        let lost: BTreeMap<(u64, u64), Vec<ReplyId>> = lost;
+        lost.into_values().flatten().collect()
+    }
+
     /// Takes everybody who waits.
     pub(crate) fn take_all(&mut self) -> Vec<ReplyId> {
         std::mem::take(&mut self.0).into_values().flatten().collect()
@@ -82,6 +92,16 @@ mod tests {
         assert_eq!(proposals.take_overwritten(&entries(&[3], 10)), vec![]);
         assert_eq!(proposals.take_overwritten(&entries(&[5], 11)), vec![ReplyId(1)]);
         assert_eq!(proposals.take_all(), vec![ReplyId(2)]);
+    }
+
+    #[test]
+    fn what_was_proposed_in_a_lost_term_is_given_up_and_nothing_else() {
+        let mut proposals = Proposals::default();
+        proposals.push(at(10, 3), vec![ReplyId(1)]);
+        proposals.push(at(12, 5), vec![ReplyId(2)]);
+        assert_eq!(proposals.take_proposed_in(2), vec![]);
+        assert_eq!(proposals.take_proposed_in(4), vec![ReplyId(1)]);
+        assert_eq!(proposals.take_proposed_in(5), vec![ReplyId(2)]);
     }
 
     #[test]

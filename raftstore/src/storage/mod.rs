@@ -26,6 +26,7 @@ pub mod keys;
 
 use bytes::Bytes;
 use prost::Message as _;
+use proto::region::{is_incoming, is_joint, is_learner, is_outgoing};
 use proto::{PeerId, RegionId, metapb, raft_serverpb};
 use raft::eraftpb::ConfState;
 
@@ -199,19 +200,21 @@ pub fn region_states(data: &impl DataEngine) -> Result<Vec<(RegionId, RegionStat
     Ok(states)
 }
 
-/// Who votes and who learns in this region.
+/// Who votes and who learns in this region. In a joint membership the roles of its peers say who votes in
+/// which half; nobody leaves the region before the old half is left, so they say all.
 pub fn conf_state_of(region: &metapb::Region) -> ConfState {
-    let ids = |learners: bool| {
-        let mut ids: Vec<u64> = region
-            .peers
-            .iter()
-            .filter(|peer| proto::region::is_learner(peer) == learners)
-            .map(|peer| peer.id)
-            .collect();
+    let ids = |has_role: fn(&metapb::Peer) -> bool| {
+        let peers = region.peers.iter().filter(|peer| has_role(peer));
+        let mut ids: Vec<u64> = peers.map(|peer| peer.id).collect();
         ids.sort_unstable();
         ids
     };
-    ConfState::from((ids(false), ids(true)))
+    let mut members = ConfState::from((ids(is_incoming), ids(is_learner)));
+    if is_joint(region) {
+        members.voters_outgoing = ids(is_outgoing);
+        members.learners_next = ids(|peer| peer.role() == metapb::PeerRole::DemotingVoter);
+    }
+    members
 }
 
 #[cfg(test)]

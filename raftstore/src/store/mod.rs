@@ -32,6 +32,7 @@ use crate::msg::{
     Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, ReplyId, StoreMsg, Target,
 };
 use crate::operation::heartbeat::is_current;
+use crate::operation::transfer_leader::wanted;
 use crate::peer::{Peer, Phase, Round};
 use crate::read_view::ReadViews;
 use crate::storage::Tombstone;
@@ -231,6 +232,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 
     fn tick_peer(peer: &mut Peer<L>, round: &mut Round<'_>) -> bool {
         let due = peer.ticker.tick(round.config);
+        peer.tick_abandoned(round);
         if peer.phase != Phase::Serving {
             return false;
         }
@@ -240,6 +242,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         peer.tick_snapshots(round);
         peer.tick_split(due.split_check, round);
         peer.tick_stale(round);
+        is_touched |= peer.tick_members(round);
         if due.compact_log {
             peer.tick_compact_log(round);
         }
@@ -488,29 +491,24 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let region_id = RegionId(order.region_id);
         let ask = self.next_ask();
         self.with_peer(region_id, now, effects, |peer, round| {
-            if peer.leader().is_none() || !is_current(&order, &peer.region) {
+            if !is_current(&order, &peer.region) {
                 return;
             }
-            let changes = order.change_peer.into_iter().chain(
-                // A joint change of one member is a simple one.
-                order
-                    .change_peer_v2
-                    .filter(|v2| v2.changes.len() == 1)
-                    .into_iter()
-                    .flat_map(|v2| v2.changes),
-            );
-            for change in changes {
-                if let Err(why) = peer.carry_out(change, round) {
+            let wanted = order.transfer_leader.as_ref().map(wanted).unwrap_or_default();
+            if peer.leader().is_none() {
+                peer.forward_transfer(&wanted, round);
+                return;
+            }
+            let one = order.change_peer.map(|change| vec![change]);
+            let several = order.change_peer_v2.map(|v2| v2.changes);
+            for changes in one.into_iter().chain(several) {
+                if let Err(why) = peer.change_members(changes, round) {
                     tracing::info!(region = %region_id, why, "an order is not carried out");
                     peer.report_again();
                 }
             }
-            if let Some(transfer) = order.transfer_leader {
-                let peers = transfer.peer.iter().chain(&transfer.peers);
-                let wanted: Vec<_> = peers.map(|peer| proto::PeerId(peer.id)).collect();
-                if !wanted.is_empty() && !peer.transfer_leader(&wanted, round) {
-                    peer.report_again();
-                }
+            if !wanted.is_empty() && !peer.transfer_leader(&wanted, round) {
+                peer.report_again();
             }
             if let Some(split) = order.split_region {
                 if split.keys.is_empty() {

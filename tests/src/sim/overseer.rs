@@ -104,16 +104,33 @@ impl Overseer {
         heartbeat: &pdpb::RegionHeartbeatRequest,
         mut order: pdpb::RegionHeartbeatResponse,
     ) -> Option<pdpb::RegionHeartbeatResponse> {
-        // A learner that has caught up becomes a voter, whatever the mood.
+        let draw = self.dice.within(0..100);
+        if region::is_joint(new) {
+            // Now and then nobody says that it is to be left.
+            order.change_peer_v2 = (draw < 60).then(pdpb::ChangePeerV2::default);
+            return order.change_peer_v2.is_some().then_some(order);
+        }
+        let voters = new.peers.iter().filter(|peer| !region::is_learner(peer)).count();
         let learner = new.peers.iter().find(|peer| {
             region::is_learner(peer) && !heartbeat.pending_peers.iter().any(|p| p.id == peer.id)
         });
         if let Some(learner) = learner {
-            let peer = metapb::Peer { role: metapb::PeerRole::Voter.into(), ..*learner };
-            order.change_peer = Some(change(peer, ConfChangeType::AddNode));
+            // One that has caught up becomes a voter, alone or in the place of another; or it must go.
+            if voters < REPLICAS || (self.restless && draw < 30) {
+                order.change_peer = Some(change(*learner, ConfChangeType::AddNode));
+            } else if self.restless && draw < 80 {
+                let demoted = self.some_voter(new)?;
+                order.change_peer_v2 = Some(pdpb::ChangePeerV2 {
+                    changes: vec![
+                        change(*learner, ConfChangeType::AddNode),
+                        change(demoted, ConfChangeType::AddLearnerNode),
+                    ],
+                });
+            } else {
+                order.change_peer = Some(change(*learner, ConfChangeType::RemoveNode));
+            }
             return Some(order);
         }
-        let draw = self.dice.within(0..100);
         if new.peers.len() < REPLICAS {
             order.change_peer = self.add_peer(new);
         } else if new.peers.len() > REPLICAS {
@@ -137,10 +154,27 @@ impl Overseer {
             order.change_peer = self.add_peer(new);
         } else if draw < 38 {
             order.change_peer = self.remove_peer(new, leader);
+        } else if draw < 42 {
+            order.change_peer = Some(change(self.some_voter(new)?, ConfChangeType::AddLearnerNode));
+        } else if draw < 48 && self.stores.len() > REPLICAS {
+            let added = self.add_peer(new)?.peer?;
+            let demoted = self.some_voter(new)?;
+            order.change_peer_v2 = Some(pdpb::ChangePeerV2 {
+                changes: vec![
+                    change(added, ConfChangeType::AddNode),
+                    change(demoted, ConfChangeType::AddLearnerNode),
+                ],
+            });
         } else {
             return None;
         }
         Some(order)
+    }
+
+    /// Any voter, the leader among them: it must hand over, or finish what takes its vote.
+    fn some_voter(&mut self, of: &metapb::Region) -> Option<metapb::Peer> {
+        let voters: Vec<_> = of.peers.iter().filter(|peer| !region::is_learner(peer)).collect();
+        self.dice.one_of(&voters).map(|peer| **peer)
     }
 
     fn add_peer(&mut self, to: &metapb::Region) -> Option<pdpb::ChangePeer> {

@@ -32,7 +32,7 @@ fn a_learner_gets_the_data_and_no_vote_until_promoted() {
     cluster.change_until(1, AddLearnerNode, &learner, |region| region.peers.len() == 3);
     cluster.until("the data", |cluster| cluster.value(3, "k").is_some());
     let leader = cluster.leader(1).unwrap();
-    assert_eq!(cluster.store(leader).peers[&RegionId(1)].voters().len(), 2);
+    assert_eq!(cluster.store(leader).peers[&RegionId(1)].group.voters().len(), 2);
     // One voter is not a quorum of two, whatever the learner acknowledges.
     let other = 3 - leader;
     cluster.isolate(other);
@@ -44,7 +44,7 @@ fn a_learner_gets_the_data_and_no_vote_until_promoted() {
     cluster.add(1, &learner);
     cluster.ticks(4);
     let leader = cluster.leader(1).unwrap();
-    assert_eq!(cluster.store(leader).peers[&RegionId(1)].voters().len(), 3);
+    assert_eq!(cluster.store(leader).peers[&RegionId(1)].group.voters().len(), 3);
     assert!(cluster.region(3, 1).peers.iter().all(|peer| !region::is_learner(peer)));
 }
 

@@ -6,11 +6,14 @@
 
 mod soak;
 mod elections;
+mod famous;
+mod joint;
 mod membership;
 mod reads;
 mod restarts;
 mod snapshots;
 mod splits;
+mod transfers;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -496,6 +499,25 @@ impl Cluster {
         self.order(store, region, |order| {
             order.change_peer =
                 Some(pdpb::ChangePeer { peer: Some(*member), change_type: change_type.into() });
+        });
+    }
+
+    /// Orders several changes at once, one alone in the form of several, or with none to leave.
+    fn order_changes(
+        &mut self,
+        store: u64,
+        region: u64,
+        changes: &[(eraftpb::ConfChangeType, metapb::Peer)],
+    ) {
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(kind, member)| pdpb::ChangePeer {
+                peer: Some(*member),
+                change_type: (*kind).into(),
+            })
+            .collect();
+        self.order(store, region, |order| {
+            order.change_peer_v2 = Some(pdpb::ChangePeerV2 { changes: changes.clone() });
         });
     }
 

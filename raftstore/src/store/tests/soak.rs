@@ -273,21 +273,47 @@ impl Soak {
         let key = self.dice.roll(KEYS);
         let Some((store, region)) = self.place(key) else { return };
         let to = self.some_store();
-        let learner = region.peers.iter().find(|peer| region::is_learner(peer)).cloned();
-        let (change_type, member) = if let Some(learner) = learner {
-            (eraftpb::ConfChangeType::AddNode, learner)
-        } else if region.peers.len() <= 3 {
-            if region::peer_on(&region, StoreId(to)).is_some() {
-                return;
+        if region::is_joint(&region) {
+            // Left by order or, in the end, without one.
+            if self.dice.roll(2) == 0 {
+                self.cluster.order_changes(store, region.id, &[]);
             }
-            let id = self.cluster.new_id();
-            let change_type = match self.dice.roll(3) {
-                0 => eraftpb::ConfChangeType::AddNode,
-                _ => eraftpb::ConfChangeType::AddLearnerNode,
-            };
-            (change_type, peer(id, to))
+            return;
+        }
+        let learner = region.peers.iter().find(|peer| region::is_learner(peer)).copied();
+        let (change_type, member) = if let Some(learner) = learner {
+            let voters: Vec<_> = region.peers.iter().filter(|p| !region::is_learner(p)).collect();
+            let other = *voters[self.dice.roll(voters.len() as u64) as usize];
+            let is_full = voters.len() >= 3;
+            match self.dice.roll(4) {
+                0 if is_full => (eraftpb::ConfChangeType::RemoveNode, learner),
+                1 | 2 if is_full => {
+                    let swap = [
+                        (eraftpb::ConfChangeType::AddNode, learner),
+                        (eraftpb::ConfChangeType::AddLearnerNode, other),
+                    ];
+                    self.cluster.order_changes(store, region.id, &swap);
+                    return;
+                }
+                _ => (eraftpb::ConfChangeType::AddNode, learner),
+            }
+        } else if region.peers.len() <= 3 {
+            if let Some(there) = region::peer_on(&region, StoreId(to)) {
+                // Now and then a voter becomes a learner, and comes back later.
+                if self.dice.roll(4) > 0 {
+                    return;
+                }
+                (eraftpb::ConfChangeType::AddLearnerNode, *there)
+            } else {
+                let id = self.cluster.new_id();
+                let change_type = match self.dice.roll(3) {
+                    0 => eraftpb::ConfChangeType::AddNode,
+                    _ => eraftpb::ConfChangeType::AddLearnerNode,
+                };
+                (change_type, peer(id, to))
+            }
         } else {
-            let Some(there) = region::peer_on(&region, StoreId(to)).cloned() else { return };
+            let Some(there) = region::peer_on(&region, StoreId(to)).copied() else { return };
             (eraftpb::ConfChangeType::RemoveNode, there)
         };
         self.cluster.order_change(store, region.id, change_type, &member);

@@ -1,0 +1,6 @@
+//! Bugs that others met, each by the name that the literature and the issue trackers gave rise to. A test
+//! here fails when the guard against its bug is taken away.
+
+use super::*;
+
+mod r_membership;

@@ -1,0 +1,159 @@
+//! Handing leadership over, and losing it.
+
+use eraftpb::ConfChangeType::AddLearnerNode;
+
+use super::*;
+
+fn order_transfer(cluster: &mut Cluster, at: u64, to: u64) {
+    let wanted = region::peer_on(&cluster.region(at, 1), StoreId(to)).copied();
+    cluster.order(at, 1, |order| {
+        order.transfer_leader = Some(pdpb::TransferLeader { peer: wanted, peers: vec![] });
+    });
+}
+
+fn is_call_to_campaign(message: &RaftMessage) -> bool {
+    is_type(message, eraftpb::MessageType::MsgTimeoutNow)
+}
+
+#[test]
+fn a_follower_passes_the_order_on() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    let (one, two) = (old % 3 + 1, (old + 1) % 3 + 1);
+    order_transfer(&mut cluster, one, two);
+    cluster.until("the other leads", |cluster| cluster.leader(1) == Some(two));
+    // Also for itself.
+    order_transfer(&mut cluster, one, one);
+    cluster.until("it leads", |cluster| cluster.leader(1) == Some(one));
+}
+
+#[test]
+fn nobody_leads_who_has_no_vote_or_does_not_answer_or_is_far_behind() {
+    let mut cluster = Cluster::with_region(4, 3, Config::default());
+    cluster.write("k", "v");
+    cluster.change_until(1, AddLearnerNode, &peer(4, 4), |region| region.peers.len() == 4);
+    cluster.until("the data", |cluster| cluster.value(4, "k").is_some());
+    let leader = cluster.leader(1).unwrap();
+    let far = leader % 3 + 1;
+    order_transfer(&mut cluster, leader, 4);
+    assert_eq!(cluster.leader(1), Some(leader));
+    // It answers heartbeats, but gets no entries.
+    cluster.filter = Some(Box::new(move |_, message| {
+        message.to_peer.is_none_or(|to| to.id != far)
+            || !is_type(message, eraftpb::MessageType::MsgAppend)
+    }));
+    for value in 0..140 {
+        cluster.write("k", &value.to_string());
+    }
+    order_transfer(&mut cluster, leader, far);
+    cluster.ticks(2);
+    assert!(cluster.store(leader).peers[&RegionId(1)].group.transferee().is_none());
+    let write = cluster.write_at(leader, 1, "k", "w");
+    assert!(cluster.is_done(write), "nothing has stopped");
+    cluster.heal();
+    cluster.isolate(far);
+    cluster.ticks(12);
+    order_transfer(&mut cluster, leader, far);
+    assert!(cluster.store(leader).peers[&RegionId(1)].group.transferee().is_none());
+}
+
+#[test]
+fn a_target_that_lacks_little_catches_up_first() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let target = leader % 3 + 1;
+    cluster.filter = Some(Box::new(move |_, message| {
+        message.to_peer.is_none_or(|to| to.id != target)
+            || !is_type(message, eraftpb::MessageType::MsgAppend)
+    }));
+    cluster.write("k", "v");
+    order_transfer(&mut cluster, leader, target);
+    let peer = &cluster.store(leader).peers[&RegionId(1)];
+    assert_eq!(peer.group.transferee(), Some(PeerId(target)));
+    // While it catches up nobody answers alone, and nobody is refused.
+    assert_ne!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+    let write = cluster.write_at(leader, 1, "k", "w");
+    assert_eq!(cluster.reply(write), None);
+    cluster.heal();
+    cluster.until("the target leads", |cluster| cluster.leader(1) == Some(target));
+    cluster.ticks(2);
+    assert!(matches!(cluster.refusal(write), Some(Refusal::NotLeader { .. })));
+    assert_eq!(cluster.value(target, "k"), Some("v".into()));
+}
+
+#[test]
+fn a_transfer_to_nowhere_is_given_up_and_everything_goes_on() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let target = leader % 3 + 1;
+    cluster.filter = Some(Box::new(move |_, message| {
+        message.to_peer.is_none_or(|to| to.id != target)
+            || !is_type(message, eraftpb::MessageType::MsgAppend)
+    }));
+    cluster.write("k", "v");
+    order_transfer(&mut cluster, leader, target);
+    let write = cluster.write_at(leader, 1, "k", "w");
+    assert_ne!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+    cluster.ticks(11);
+    assert!(cluster.is_done(write), "the write waited no longer than an election timeout");
+    cluster.ticks(3);
+    assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+}
+
+#[test]
+fn a_lost_call_to_campaign_leaves_no_lease_behind() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    let target = leader % 3 + 1;
+    cluster.write("k", "v");
+    cluster.ticks(4);
+    cluster.filter = Some(Box::new(|_, message| !is_call_to_campaign(message)));
+    order_transfer(&mut cluster, leader, target);
+    cluster.ticks(14);
+    // The call may still arrive, and voters will not wait for the lease then.
+    assert_eq!(cluster.leader(1), Some(leader));
+    assert_ne!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+    cluster.write("k", "w");
+}
+
+#[test]
+fn who_waits_at_a_cut_off_leader_is_told_within_three_election_timeouts() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    cluster.isolate(old);
+    let proposed = cluster.write_at(old, 1, "k", "v");
+    let election = cluster.config.election_ticks;
+    cluster.ticks(2 * election);
+    assert!(cluster.store(old).peers[&RegionId(1)].leader().is_none());
+    let late = cluster.write_at(old, 1, "k", "w");
+    assert!(matches!(cluster.refusal(late), Some(Refusal::NotLeader { .. })));
+    cluster.ticks(election);
+    // It never heals: nobody here can know what became of the entry.
+    assert!(matches!(cluster.refusal(proposed), Some(Refusal::UndeterminedResult { .. })));
+    cluster.heal();
+    cluster.write("k", "x");
+    cluster.ticks(10);
+}
+
+#[test]
+fn who_waits_at_a_deposed_leader_learns_what_became_of_it() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    cluster.isolate(old);
+    let proposed = cluster.write_at(old, 1, "k", "v");
+    cluster.until("another leader", |cluster| cluster.leader(1).is_some_and(|new| new != old));
+    cluster.write("k", "w");
+    cluster.heal();
+    cluster.ticks(3);
+    assert!(matches!(cluster.refusal(proposed), Some(Refusal::StaleCommand)));
+}
+
+#[test]
+fn who_waits_for_a_split_at_a_leader_that_loses_its_role_is_told() {
+    let mut cluster = Cluster::three();
+    cluster.gives_ids = false;
+    let old = cluster.leader(1).unwrap();
+    let split = cluster.split_at(old, 1, &["m"]);
+    cluster.transfer(1, old % 3 + 1);
+    assert!(matches!(cluster.refusal(split), Some(Refusal::NotLeader { .. })));
+}
