@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, Outcome};
+use crate::replica_keys::{RaftSection, RegionSection, Size};
 
-/// Sections of tikv-server's file that are accepted whole and change nothing.
+/// Sections of tikv-server's file whose keys are accepted and, but for those named below, change nothing.
 const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
     "coprocessor",
     "rocksdb",
@@ -39,6 +40,8 @@ pub(crate) struct StoreFile {
     pub(crate) storage: StorageSection,
     pub(crate) pd: PdSection,
     pub(crate) log: LogSection,
+    pub(crate) coprocessor: RegionSection,
+    pub(crate) raftstore: RaftSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +52,9 @@ pub(crate) struct ServerSection {
     pub(crate) status_addr: Option<String>,
     pub(crate) advertise_status_addr: Option<String>,
     pub(crate) grpc_compression_type: Option<String>,
+    pub(crate) snap_io_max_bytes_per_sec: Option<Size>,
+    pub(crate) concurrent_send_snap_limit: Option<usize>,
+    pub(crate) concurrent_recv_snap_limit: Option<usize>,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -174,12 +180,15 @@ fn parse<T: Default + DeserializeOwned>(
 }
 
 /// Keys that the two files share in spelling; enough to catch a slip of the finger.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 25] = [
     "server.addr",
     "server.advertise-addr",
     "server.status-addr",
     "server.advertise-status-addr",
     "server.grpc-compression-type",
+    "server.snap-io-max-bytes-per-sec",
+    "server.concurrent-send-snap-limit",
+    "server.concurrent-recv-snap-limit",
     "server.labels",
     "storage.data-dir",
     "storage.api-version",
@@ -232,11 +241,30 @@ mod tests {
 
     #[test]
     fn keys_of_the_originals_are_understood() {
-        let text = "[server]\naddr = \"a:1\"\n[storage]\napi-version = 2\n[coprocessor]\nregion-max-keys = 10\n";
+        let text = "[server]\naddr = \"a:1\"\n[storage]\napi-version = 2\n[coprocessor]\nregion-max-keys = 10\nbatch-split-limit = 3\n";
         let (file, idle): (StoreFile, _) = parse(text, &STORE_SECTIONS_WITHOUT_EFFECT).unwrap();
         assert_eq!(file.server.addr.as_deref(), Some("a:1"));
         assert_eq!(file.storage.api_version, Some(2));
-        assert!(idle.iter().all(|key| key.starts_with("coprocessor")), "{idle:?}");
+        assert_eq!(idle.into_iter().collect::<Vec<_>>(), ["coprocessor.batch-split-limit"]);
+    }
+
+    #[test]
+    fn the_file_of_all_keys_says_the_defaults() {
+        let text = include_str!("../config/tessera.toml");
+        let (file, idle): (StoreFile, _) = parse(text, &[]).unwrap();
+        assert!(idle.is_empty(), "{idle:?}");
+        let defaults = kv::Config::default();
+        let mut raft = defaults.raft.clone();
+        file.coprocessor.apply(&mut raft);
+        file.raftstore.apply(&mut raft);
+        assert_eq!(format!("{raft:?}"), format!("{:?}", defaults.raft));
+        let server = file.server;
+        assert_eq!(
+            server.snap_io_max_bytes_per_sec,
+            Some(Size(defaults.snapshot_bytes_per_second))
+        );
+        assert_eq!(server.concurrent_send_snap_limit, Some(defaults.snapshots_sending_max));
+        assert_eq!(server.concurrent_recv_snap_limit, Some(defaults.snapshots_receiving_max));
     }
 
     #[test]

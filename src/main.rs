@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod playground;
 mod process;
+mod replica_keys;
 mod server;
 
 use std::process::ExitCode;

@@ -203,6 +203,17 @@ fn store_config(flags: StoreFlags, file: config_file::StoreFile) -> Outcome<kv::
             return Err(Failure::usage(format!("storage.api-version: {other} is not 1 or 2")));
         }
     };
+    if let Some(size) = file.server.snap_io_max_bytes_per_sec {
+        config.snapshot_bytes_per_second = size.0;
+    }
+    if let Some(limit) = file.server.concurrent_send_snap_limit {
+        config.snapshots_sending_max = limit;
+    }
+    if let Some(limit) = file.server.concurrent_recv_snap_limit {
+        config.snapshots_receiving_max = limit;
+    }
+    file.coprocessor.apply(&mut config.raft);
+    file.raftstore.apply(&mut config.raft);
     config.compress_answers = match file.server.grpc_compression_type.as_deref() {
         None | Some("none") => false,
         Some("gzip") => true,

@@ -75,6 +75,12 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// How the replicas behave. *cluster*
     pub raft: raftstore::config::Config,
+    /// Snapshots are written and sent with so many bytes a second at most, together; 0 is no limit. *store*
+    pub snapshot_bytes_per_second: u64,
+    /// Snapshots on their way out at once; more wait their turn. *store*
+    pub snapshots_sending_max: usize,
+    /// Snapshots on their way in at once; more are told that the store is busy, and come again. *store*
+    pub snapshots_receiving_max: usize,
     /// How RocksDB is tuned; stores of one process may share its cache by sharing this. *store*
     pub rocks: raftstore::engine::rocks::Options,
     /// Whether answers are compressed for clients that accept gzip. Off as in TiKV: on a local
@@ -105,6 +111,9 @@ impl Default for Config {
             api_version: ApiVersion::V1,
             labels: BTreeMap::new(),
             raft: raftstore::config::Config::default(),
+            snapshot_bytes_per_second: 100 << 20,
+            snapshots_sending_max: 32,
+            snapshots_receiving_max: 32,
             rocks: raftstore::engine::rocks::Options::default(),
             compress_answers: false,
             start_timeout: Duration::from_secs(60),
@@ -133,6 +142,9 @@ impl Config {
         if self.advertise.is_none() && self.listen.ip().is_unspecified() {
             let listen = self.listen;
             return Err(format!("{listen} is no address others can reach: say what to advertise"));
+        }
+        if self.snapshots_sending_max == 0 || self.snapshots_receiving_max == 0 {
+            return Err("without snapshots on their way no replica can be added".into());
         }
         self.raft.validate()?;
         for (key, value) in &self.labels {

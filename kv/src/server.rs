@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::{StoreId, metapb, pdpb};
-use raftstore::driver::{Background, RaftStore, Router, SnapshotStorage};
+use raftstore::driver::{Background, Pace, RaftStore, Router, SnapshotStorage};
 use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::rocks::{RocksData, RocksLog};
 use raftstore::engine::{DataEngine, LogEngine};
@@ -237,7 +237,14 @@ impl StoreNode {
         let metrics = Arc::new(Metrics::new());
         let (cut, no_more) = (Cut::new(), Cut::new());
         let resolver = Arc::new(Resolver::new(client.clone()));
-        let outbound = Arc::new(Outbound::new(resolver, metrics.clone(), cut.ear()));
+        let pace = Arc::new(Pace::new(config.snapshot_bytes_per_second));
+        let outbound = Arc::new(Outbound::new(
+            resolver,
+            metrics.clone(),
+            config.snapshots_sending_max,
+            pace.clone(),
+            cut.ear(),
+        ));
         let (reporter, reports, fault) = Reporter::new();
         let replicas = start_replicas(
             &config,
@@ -245,6 +252,7 @@ impl StoreNode {
             data.clone(),
             log.clone(),
             &place,
+            pace,
             outbound.clone(),
             Arc::new(reporter),
             started,
@@ -265,7 +273,7 @@ impl StoreNode {
             router: router.clone(),
             metrics: metrics.clone(),
             feedback: Arc::new(Feedback::new(identity.store_id.0)),
-            receiving: Semaphore::new(snapshot_stream::RECEIVING_MAX),
+            receiving: Semaphore::new(config.snapshots_receiving_max),
             snapshot_place: place,
             no_more: no_more.ear(),
             _in_use: in_use_tx,
@@ -424,6 +432,7 @@ fn start_replicas<D: DataEngine, L: LogEngine>(
     data: D,
     log: L,
     place: &Place,
+    pace: Arc<Pace>,
     outbound: Arc<Outbound<SchedulerClient>>,
     reporter: Arc<Reporter>,
     started: Duration,
@@ -436,7 +445,7 @@ fn start_replicas<D: DataEngine, L: LogEngine>(
         Place::Folder(folder) => SnapshotStorage::Folder(folder.clone()),
         Place::Memory => SnapshotStorage::Memory,
     };
-    let background = Background::new(data.clone(), snapshots)?;
+    let background = Background::new(data.clone(), snapshots)?.at_pace(pace);
     let store_id = identity.store_id;
     Ok(RaftStore::start(raft, store_id, data, log, background, outbound, reporter)?)
 }

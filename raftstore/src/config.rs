@@ -40,6 +40,8 @@ pub struct Config {
     pub compact_log_ticks: u64,
     /// The log is cut once this many entries are no longer needed by any follower.
     pub compact_log_entries_min: u64,
+    /// Fewer entries are cut once so many looks in a row found some, but not enough.
+    pub compact_log_looks_max: u64,
     /// More entries than this are cut even under a slow follower, which then gets a snapshot.
     pub compact_log_entries_max: u64,
     /// Larger logs than this are cut even under a slow follower, in bytes.
@@ -58,6 +60,10 @@ pub struct Config {
     pub region_split_bytes: u64,
     /// Once split, the parts are about this large, in bytes.
     pub region_part_bytes: u64,
+    /// A region with more keys than this is split; versions count. 0 never splits by keys.
+    pub region_split_keys: u64,
+    /// Once split, the parts have about this many keys.
+    pub region_part_keys: u64,
     /// A look for split keys is due after this many written bytes.
     pub split_check_written_bytes: u64,
     /// How often a leader looks whether that many bytes were written.
@@ -89,6 +95,7 @@ impl Default for Config {
             entry_cache_bytes: 4 << 20,
             compact_log_ticks: 60,
             compact_log_entries_min: 50,
+            compact_log_looks_max: 6,
             compact_log_entries_max: 196_608,
             compact_log_bytes_max: 192 << 20,
             region_heartbeat_ticks: 1200,
@@ -97,6 +104,8 @@ impl Default for Config {
             leader_missing_ticks: 400,
             region_split_bytes: 144 << 20,
             region_part_bytes: 96 << 20,
+            region_split_keys: 1_440_000,
+            region_part_keys: 960_000,
             split_check_written_bytes: 16 << 20,
             split_check_ticks: 200,
             right_derive_when_split: true,
@@ -139,6 +148,10 @@ impl Config {
             (
                 self.region_split_bytes == 0 || self.region_part_bytes < self.region_split_bytes,
                 "region-part-bytes must be less than region-split-bytes",
+            ),
+            (
+                self.region_split_keys == 0 || self.region_part_keys < self.region_split_keys,
+                "region-part-keys must be less than region-split-keys",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

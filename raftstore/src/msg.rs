@@ -10,12 +10,14 @@
 //!
 //! Replies are ids: the machine says `(reply, answer)`, the shell knows who waits.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::{KeyRange, PeerId, Refusal, RegionId, StoreId, kvrpcpb, metapb, pdpb, raft_serverpb};
 
-use crate::engine::WriteBatch;
+use crate::engine::snapshot_file::SnapshotFile;
+use crate::engine::{RangeSize, WriteBatch};
+use crate::operation::split_keys::SplitSearch;
 
 /// A moment on the shell's monotonic clock, in microseconds. Machines compare, they never ask.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,10 +189,8 @@ pub enum StoreMsg {
         epoch: metapb::RegionEpoch,
         /// Where to cut; none when it is not large enough.
         keys: Vec<Bytes>,
-        /// Its size in bytes.
-        size_bytes: u64,
-        /// Its number of keys, roughly.
-        size_keys: u64,
+        /// How much it holds, roughly.
+        size: RangeSize,
     },
     /// Answer to [`BackgroundTask::SyncData`].
     DataSynced {
@@ -202,8 +202,8 @@ pub enum StoreMsg {
 /// A region's data on its way, as the shell keeps it. Machines only pass it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotSource {
-    /// A file that the shell may delete once the snapshot is sent or installed.
-    File(PathBuf),
+    /// A file, deleted with the last of these.
+    File(Arc<SnapshotFile>),
     /// The same bytes in memory.
     Bytes(Bytes),
 }
@@ -260,10 +260,8 @@ pub enum BackgroundTask {
     FindSplitKeys {
         /// Which region, as it is now.
         region: metapb::Region,
-        /// Split it when it is larger, in bytes; 0 splits at any size.
-        split_bytes: u64,
-        /// Into parts of about this size, in bytes; 0 cuts it in half.
-        part_bytes: u64,
+        /// What to look for.
+        search: SplitSearch,
     },
     /// Make all written data durable. Answer: [`StoreMsg::DataSynced`].
     SyncData {

@@ -14,7 +14,6 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Sends a snapshot on a stream of its own to the store of the message's `to_peer`. When it is
     /// through or has failed, the transport says so by
-    /// [`Router::snapshot_sent`](crate::driver::Router::snapshot_sent); a snapshot file belongs to
-    /// the transport from here on, which removes it then.
+    /// [`Router::snapshot_sent`](crate::driver::Router::snapshot_sent).
     fn send_snapshot(&self, snapshot: OutgoingSnapshot);
 }

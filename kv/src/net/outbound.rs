@@ -15,7 +15,6 @@
 //!   network.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,10 +25,10 @@ use parking_lot::Mutex;
 use proto::raft_serverpb::RaftMessage;
 use proto::tikvpb::tikv_client::TikvClient;
 use proto::{PeerId, RegionId, StoreId, tikvpb};
+use raftstore::driver::Pace;
 use raftstore::driver::Router;
 use raftstore::effects::OutgoingSnapshot;
 use raftstore::engine::DataEngine;
-use raftstore::msg::SnapshotSource;
 use raftstore::transport::Transport;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -104,8 +103,10 @@ pub(crate) struct Outbound<D> {
 struct Shared<D> {
     resolver: Arc<Resolver<D>>,
     fates: OnceLock<Arc<dyn Fates>>,
-    /// Places for snapshots on their way out.
+    /// Places for snapshots on their way out; more wait their turn.
     sending: Semaphore,
+    /// How fast they go, all together.
+    pace: Arc<Pace>,
     metrics: Arc<Metrics>,
     ear: Ear,
 }
@@ -120,11 +121,18 @@ impl<D> Shared<D> {
 
 impl<D: Directory> Outbound<D> {
     /// Must be called on the runtime that will carry the streams. Everything ends at the cut.
-    pub(crate) fn new(resolver: Arc<Resolver<D>>, metrics: Arc<Metrics>, ear: Ear) -> Self {
+    pub(crate) fn new(
+        resolver: Arc<Resolver<D>>,
+        metrics: Arc<Metrics>,
+        sending_max: usize,
+        pace: Arc<Pace>,
+        ear: Ear,
+    ) -> Self {
         let shared = Arc::new(Shared {
             resolver,
             fates: OnceLock::new(),
-            sending: Semaphore::new(snapshot_stream::SENDING_MAX),
+            sending: Semaphore::new(sending_max),
+            pace,
             metrics,
             ear,
         });
@@ -178,45 +186,28 @@ impl<D: Directory> Transport for Outbound<D> {
     fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
         let shared = self.shared.clone();
         self.runtime.spawn(async move {
-            let file = Discarded::of(&snapshot.source);
             shared.ear.clone().or(carry_snapshot(&shared, snapshot)).await;
-            drop(file);
         });
     }
 }
 
-/// A snapshot's file, deleted when nobody sends it any more.
-struct Discarded(Option<PathBuf>);
-
-impl Discarded {
-    fn of(source: &SnapshotSource) -> Self {
-        match source {
-            SnapshotSource::File(path) => Self(Some(path.clone())),
-            SnapshotSource::Bytes(_) => Self(None),
-        }
-    }
-}
-
-impl Drop for Discarded {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            // The folder is emptied at the next start anyway.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Sends a snapshot and says what became of it.
+/// Sends a snapshot, several times if need be, and says what became of it.
 async fn carry_snapshot<D: Directory>(shared: &Shared<D>, snapshot: OutgoingSnapshot) {
     let region = RegionId(snapshot.message.region_id);
     let to = snapshot.message.to_peer.unwrap_or_default();
     let store = StoreId(to.store_id);
-    let sent = async {
+    let send_once = async || {
         let _place = shared.sending.acquire().await.expect("the semaphore is never closed");
         let address = shared.resolver.address(store).await.map_err(|error| error.to_string())?;
-        snapshot_stream::send(&address, snapshot).await
+        snapshot_stream::send(&address, &snapshot, &shared.pace).await
     };
-    let sent = sent.await;
+    let mut sent = send_once().await;
+    for tries in 1..snapshot_stream::TRIES_MAX {
+        let Err(cause) = &sent else { break };
+        tracing::debug!(%region, %store, cause, tries, "a snapshot is sent again");
+        tokio::time::sleep(snapshot_stream::TRY_AGAIN_AFTER * tries).await;
+        sent = send_once().await;
+    }
     match &sent {
         Ok(()) => {
             shared.metrics.snapshots_sent.inc();
@@ -380,7 +371,8 @@ mod tests {
     fn outbound(directory: At) -> (Outbound<At>, mpsc::UnboundedReceiver<StoreId>, Cut) {
         let cut = Cut::new();
         let resolver = Arc::new(Resolver::new(Arc::new(directory)));
-        let outbound = Outbound::new(resolver, Arc::new(Metrics::new()), cut.ear());
+        let outbound =
+            Outbound::new(resolver, Arc::new(Metrics::new()), 1, Arc::new(Pace::new(0)), cut.ear());
         let (tx, rx) = mpsc::unbounded_channel();
         outbound.report_to(Arc::new(Heard(tx)));
         (outbound, rx, cut)

@@ -10,15 +10,21 @@
 //! files are the receiver's own. Nothing is handed on before all of it is there and every checksum
 //! holds; what is left of a broken transfer is deleted.
 //!
-//! Each transfer has a connection of its own: a large snapshot must not stand before heartbeats.
+//! Each transfer has a connection of its own: a large snapshot must not stand before heartbeats. How many
+//! go out and come in at once is limited, and so is how fast they go out. Who finds the other side busy, or
+//! loses the connection, tries again after a while with the same data, and gives up after a few times; then
+//! raft asks for a new one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use proto::raft_serverpb::{RaftMessage, SnapshotChunk};
+use raftstore::driver::Pace;
 use raftstore::effects::OutgoingSnapshot;
+use raftstore::engine::snapshot_file::SnapshotFile;
 use raftstore::msg::SnapshotSource;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,11 +41,11 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// The largest snapshot taken: far above any region, far below a disk. A larger one is refused.
 const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 
-/// Snapshots on their way out at once; more wait their turn.
-pub(crate) const SENDING_MAX: usize = 8;
+/// Times that one snapshot is tried; after the last, raft asks for another.
+pub(crate) const TRIES_MAX: u32 = 5;
 
-/// Snapshots on their way in at once; more are refused, and the sender tries again later.
-pub(crate) const RECEIVING_MAX: usize = 8;
+/// Between two tries, times the number of tries so far.
+pub(crate) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The next chunk must come within this time.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,18 +65,23 @@ pub(crate) enum Place {
 }
 
 /// Sends a snapshot and waits until the other side has taken it.
-pub(crate) async fn send(address: &str, snapshot: OutgoingSnapshot) -> Result<(), String> {
+pub(crate) async fn send(
+    address: &str,
+    snapshot: &OutgoingSnapshot,
+    pace: &Pace,
+) -> Result<(), String> {
     let text = |error: std::io::Error| format!("read the snapshot: {error}");
-    let mut source = Source::open(snapshot.source).await.map_err(text)?;
+    let mut source = Source::open(&snapshot.source).await.map_err(text)?;
     let size = source.size;
     let mut client = open_channel(address).await?;
     // Two chunks ready, one being read: disk and network work at once.
     let (chunks, receiver) = mpsc::channel(2);
-    let message = Some(snapshot.message);
+    let message = Some(snapshot.message.clone());
     let first = SnapshotChunk { message, data: Bytes::copy_from_slice(&size.to_be_bytes()) };
     let feed = async move {
         let mut next = Some(first);
         while let Some(chunk) = next {
+            tokio::time::sleep(pace.wait_for(chunk.data.len())).await;
             if chunks.send(chunk).await.is_err() {
                 // The call says why.
                 return Ok(());
@@ -101,16 +112,16 @@ enum SourceBytes {
 }
 
 impl Source {
-    async fn open(source: SnapshotSource) -> std::io::Result<Self> {
+    async fn open(source: &SnapshotSource) -> std::io::Result<Self> {
         match source {
-            SnapshotSource::File(path) => {
-                let file = File::open(path).await?;
+            SnapshotSource::File(file) => {
+                let file = File::open(file.path()).await?;
                 let size = file.metadata().await?.len();
                 Ok(Self { bytes: SourceBytes::File(file), size })
             }
             SnapshotSource::Bytes(bytes) => {
                 let size = bytes.len() as u64;
-                Ok(Self { bytes: SourceBytes::Memory(bytes), size })
+                Ok(Self { bytes: SourceBytes::Memory(bytes.clone()), size })
             }
         }
     }
@@ -197,19 +208,8 @@ fn verified(chunk: SnapshotChunk) -> Result<Bytes, Status> {
 
 /// Where received bytes go. Dropped unfinished, it leaves nothing.
 enum Sink {
-    File { file: File, path: Unfinished },
+    File { file: File, owned: Arc<SnapshotFile> },
     Memory(BytesMut),
-}
-
-/// A file that is deleted unless somebody takes it over.
-struct Unfinished(Option<PathBuf>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 impl Sink {
@@ -220,9 +220,9 @@ impl Sink {
             Place::Memory => Ok(Self::Memory(BytesMut::new())),
             Place::Folder(folder) => {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                let path = folder.join(format!("received-{number}"));
-                let file = File::create_new(&path).await.map_err(|error| disk(&error))?;
-                Ok(Self::File { file, path: Unfinished(Some(path)) })
+                let owned = SnapshotFile::own(folder.join(format!("received-{number}")));
+                let file = File::create(owned.path()).await.map_err(|error| disk(&error))?;
+                Ok(Self::File { file, owned })
             }
         }
     }
@@ -239,10 +239,9 @@ impl Sink {
 
     async fn finish(self) -> Result<SnapshotSource, Status> {
         match self {
-            Self::File { mut file, mut path } => {
+            Self::File { mut file, owned } => {
                 file.flush().await.map_err(|error| disk(&error))?;
-                let path = path.0.take().expect("a path is taken over once");
-                Ok(SnapshotSource::File(path))
+                Ok(SnapshotSource::File(owned))
             }
             Self::Memory(bytes) => Ok(SnapshotSource::Bytes(bytes.freeze())),
         }
@@ -266,7 +265,7 @@ mod tests {
     use super::*;
 
     /// The chunks that `source` would be sent in.
-    async fn chunks_of(source: SnapshotSource) -> Vec<SnapshotChunk> {
+    async fn chunks_of(source: &SnapshotSource) -> Vec<SnapshotChunk> {
         let mut source = Source::open(source).await.unwrap();
         let message = Some(RaftMessage { region_id: 7, ..Default::default() });
         let size = Bytes::copy_from_slice(&source.size.to_be_bytes());
@@ -293,21 +292,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::Folder(folder.path().to_owned());
         let bytes = some_bytes();
-        let chunks = chunks_of(SnapshotSource::Bytes(bytes.clone())).await;
+        let chunks = chunks_of(&SnapshotSource::Bytes(bytes.clone())).await;
         assert_eq!(chunks.len(), 4);
         let (message, source) = receive_all(chunks, &place).await.unwrap();
         assert_eq!(message.region_id, 7);
-        let SnapshotSource::File(path) = &source else { panic!("{source:?} is no file") };
-        assert_eq!(std::fs::read(path).unwrap(), bytes);
-        let again = receive_all(chunks_of(source).await, &Place::Memory).await.unwrap();
+        let SnapshotSource::File(file) = &source else { panic!("{source:?} is no file") };
+        assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+        let again = receive_all(chunks_of(&source).await, &Place::Memory).await.unwrap();
         assert_eq!(again.1, SnapshotSource::Bytes(bytes));
+        // A snapshot that nobody wants any more leaves no file.
+        drop(source);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]
     async fn damage_is_noticed_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::Folder(folder.path().to_owned());
-        let sound = chunks_of(SnapshotSource::Bytes(some_bytes())).await;
+        let sound = chunks_of(&SnapshotSource::Bytes(some_bytes())).await;
         let mut flipped = sound.clone();
         let mut data = flipped[2].data.to_vec();
         data[100] ^= 1;

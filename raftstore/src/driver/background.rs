@@ -8,21 +8,25 @@
 //! - A snapshot is verified whole before anything is changed, and installed by one batch, so a crash
 //!   leaves the region as it was before or as it is after.
 //!
+//! - A disk that is too full for a snapshot is no fault: there is no snapshot, and raft asks again.
+//!
 //! Left out: handing files to the engine instead of writing their pairs. A region's data passes
 //! through memory once when it is installed; the split size bounds it.
 
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use proto::{KeyRange, RegionId, metapb};
 
-use crate::engine::snapshot_file::{self, SnapshotReader, SnapshotWriter};
+use super::pace::Pace;
+use crate::engine::snapshot_file::{self, SnapshotFile, SnapshotReader, SnapshotWriter};
 use crate::engine::{Change, DataEngine};
 use crate::error::Fault;
 use crate::msg::{BackgroundTask, GeneratedSnapshot, SnapshotSource, StoreMsg};
 use crate::operation::snapshot::{self, Install};
-use crate::operation::split::find_keys;
+use crate::operation::split_keys::find_keys;
 use crate::storage::group_log::Position;
 
 /// Where snapshots lie between being made and being sent.
@@ -39,6 +43,8 @@ pub enum SnapshotStorage {
 pub struct Background<D> {
     data: D,
     storage: SnapshotStorage,
+    /// How fast snapshot files may be written; `None` as fast as can be.
+    pace: Option<Arc<Pace>>,
     /// Snapshots made so far, for their names.
     made: u64,
 }
@@ -52,7 +58,12 @@ impl<D: DataEngine> Background<D> {
                 cause: error.to_string(),
             })?;
         }
-        Ok(Self { data, storage, made: 0 })
+        Ok(Self { data, storage, pace: None, made: 0 })
+    }
+
+    /// Keeps to a rate while writing snapshot files, by sleeping.
+    pub fn at_pace(self, pace: Arc<Pace>) -> Self {
+        Self { pace: Some(pace), ..self }
     }
 
     /// Performs a task; its answer, if it has one, is for the store.
@@ -65,26 +76,19 @@ impl<D: DataEngine> Background<D> {
             BackgroundTask::InstallSnapshot { region, peer_id, index, term, source } => {
                 let region_id = RegionId(region.id);
                 let ok = self.install(&region, Position { index, term }, &source)?;
-                if let SnapshotSource::File(path) = source
-                    && let Err(error) = std::fs::remove_file(&path)
-                {
-                    tracing::warn!(%error, path = %path.display(), "a snapshot file stays behind");
-                }
                 Ok(Some(StoreMsg::SnapshotInstalled { region_id, peer_id, ok }))
             }
             BackgroundTask::ClearRange { range } => {
                 self.data.write(snapshot::clear(&range))?;
                 Ok(None)
             }
-            BackgroundTask::FindSplitKeys { region, split_bytes, part_bytes } => {
-                let view = self.data.snapshot();
-                let found = find_keys(&view, &region, split_bytes, part_bytes)?;
+            BackgroundTask::FindSplitKeys { region, search } => {
+                let found = find_keys(&self.data, &region, search)?;
                 Ok(Some(StoreMsg::SplitKeysFound {
                     region_id: RegionId(region.id),
                     epoch: proto::region::epoch(&region),
                     keys: found.keys,
-                    size_bytes: found.size_bytes,
-                    size_keys: found.size_keys,
+                    size: found.size,
                 }))
             }
             BackgroundTask::SyncData { ticket } => {
@@ -109,9 +113,17 @@ impl<D: DataEngine> Background<D> {
             }
             SnapshotStorage::Folder(folder) => {
                 let name = format!("made-{}-{region_id}-{}.snap", self.made, applied.index);
-                let path = folder.join(name);
-                snapshot_file::write_file(&path, &mut writer)?;
-                SnapshotSource::File(path)
+                let file = SnapshotFile::own(folder.join(name));
+                let pace = |bytes: usize| {
+                    if let Some(pace) = &self.pace {
+                        std::thread::sleep(pace.wait_for(bytes));
+                    }
+                };
+                if let Err(error) = snapshot_file::write_file(file.path(), &mut writer, pace)? {
+                    tracing::warn!(%error, region = %region_id, "a snapshot cannot be written");
+                    return Ok(None);
+                }
+                SnapshotSource::File(file)
             }
         };
         let bytes = writer.totals().bytes;
@@ -133,7 +145,7 @@ impl<D: DataEngine> Background<D> {
     ) -> Result<bool, Fault> {
         let range = KeyRange::of(region);
         let read = match source {
-            SnapshotSource::File(path) => snapshot_file::open_file(path, range.clone())
+            SnapshotSource::File(file) => snapshot_file::open_file(file.path(), range.clone())
                 .and_then(|reader| read_all(reader, region, position)),
             SnapshotSource::Bytes(bytes) => SnapshotReader::new(
                 Cursor::new(bytes.clone()),

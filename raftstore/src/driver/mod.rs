@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | raft worker | `Store` with all `Peer`s, the `Applier`, raft log and user data writes, the reply table | [`Router`] | a caller is told "busy"; a raft message is dropped | told to stop, after a last round; or at a fault |
 //! | background worker | snapshot data, scans for split keys, removal of ranges | background tasks | never: the machines have at most one task of a kind under way for each region | its inbox is closed and drained |
+//! | syncer | syncs of user data | syncs | never: the store asks for one at a time | its inbox is closed and drained |
 //!
 //! Applying is folded into the raft worker: see `raft_worker.rs`. Lease reads do
 //! not come here at all: the caller's thread takes a snapshot of the engine and then looks at the
@@ -21,6 +22,7 @@ mod background_worker;
 mod clock;
 mod inbox;
 mod observer;
+mod pace;
 mod promise;
 mod raft_worker;
 mod replies;
@@ -30,6 +32,7 @@ mod tests;
 
 pub use background::{Background, SnapshotStorage};
 pub use observer::Observer;
+pub use pace::Pace;
 pub use router::Router;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,7 +49,7 @@ use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
 use crate::store::Store;
 use crate::transport::Transport;
-use background_worker::BackgroundWorker;
+use background_worker::{BackgroundWorker, perform_sync};
 use clock::Clock;
 use inbox::Inbox;
 use raft_worker::RaftWorker;
@@ -76,7 +79,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         store_id: StoreId,
         data: D,
         log: L,
-        background: Background<D>,
+        mut background: Background<D>,
         transport: Arc<dyn Transport>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, Fault> {
@@ -85,6 +88,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         let (inbox, inbox_end) = Inbox::open();
         // Not bounded: the machines have at most one task of a kind under way for each region.
         let (tasks_tx, tasks_rx) = unbounded();
+        let (syncs_tx, syncs_rx) = unbounded();
         let mut first = Effects::default();
         let store =
             Store::open(store_id, config, data.clone(), log.clone(), clock.now(), &mut first)?;
@@ -95,8 +99,17 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             clock,
         );
         let background = BackgroundWorker {
-            background,
+            perform: move |task| background.perform(task),
             tasks: tasks_rx,
+            inbox: Arc::clone(&inbox),
+            observer: Arc::clone(&observer),
+        };
+        let syncer = BackgroundWorker {
+            perform: {
+                let data = data.clone();
+                move |task| perform_sync(&data, &task)
+            },
+            tasks: syncs_rx,
             inbox: Arc::clone(&inbox),
             observer: Arc::clone(&observer),
         };
@@ -106,6 +119,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             log,
             inbox: inbox_end,
             background: tasks_tx,
+            syncs: syncs_tx,
             transport,
             observer: Arc::clone(&observer),
             clock,
@@ -118,6 +132,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         let threads = vec![
             start(format!("raft-{store_id}"), Box::new(move || worker.run(first)))?,
             start(format!("background-{store_id}"), Box::new(move || background.run()))?,
+            start(format!("syncer-{store_id}"), Box::new(move || syncer.run()))?,
         ];
         Ok(Self { router, inbox, threads, log: std::marker::PhantomData })
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use proto::{StoreId, raft_serverpb::RaftMessage};
 
+use super::background_worker::is_sync;
 use super::clock::Clock;
 use super::inbox::InboxEnd;
 use super::observer::Observer;
@@ -31,6 +32,7 @@ pub(super) struct RaftWorker<D: DataEngine, L: LogEngine> {
     pub(super) log: L,
     pub(super) inbox: InboxEnd,
     pub(super) background: Sender<BackgroundTask>,
+    pub(super) syncs: Sender<BackgroundTask>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) clock: Clock,
@@ -130,8 +132,9 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
             }
         }
         for task in effects.background {
-            // The background worker ends early only at a fault, which stops this one too.
-            drop(self.background.send(task));
+            let worker = if is_sync(&task) { &self.syncs } else { &self.background };
+            // A background worker ends early only at a fault, which stops this one too.
+            drop(worker.send(task));
         }
         for report in effects.reports {
             self.observer.report(report);

@@ -18,6 +18,7 @@
 //!   damaged log is refused at opening rather than cut short.
 
 pub mod memory;
+mod middle;
 pub mod rocks;
 pub mod snapshot_file;
 
@@ -162,6 +163,22 @@ impl WriteBatch {
     }
 }
 
+/// How much a range holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RangeSize {
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Keys, of all families.
+    pub keys: u64,
+}
+
+impl std::ops::AddAssign for RangeSize {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.keys += other.keys;
+    }
+}
+
 /// Where a store's data lives. Clones share one engine.
 pub trait DataEngine: Clone + Send + Sync + 'static {
     /// What [`Self::snapshot`] gives.
@@ -179,8 +196,14 @@ pub trait DataEngine: Clone + Send + Sync + 'static {
     /// Makes everything written so far durable.
     fn sync(&self) -> Result<(), Fault>;
 
-    /// Roughly how many bytes the range takes in all data families; reads no values.
-    fn approximate_bytes(&self, range: &KeyRange) -> Result<u64, Fault>;
+    /// Roughly how much the range holds in all data families. Small ranges are counted, of large ones
+    /// little is read.
+    fn approximate_size(&self, range: &KeyRange) -> Result<RangeSize, Fault>;
+
+    /// A place in the range with roughly as many bytes before it as behind it, found with little
+    /// reading; not necessarily a key that is there. `None` when too little is known for that: then
+    /// the range is small, or its newest data is not in files yet.
+    fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault>;
 
     /// Bytes of disk used by the engine's files, 0 when it has none.
     fn used_bytes(&self) -> u64;

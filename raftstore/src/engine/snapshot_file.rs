@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   stream  := magic frame(header) frame(pairs)* frame(trailer)          nothing after the trailer
-//!   magic   := "TSRSNAP1"
+//!   magic   := "TSRSNAP2"
 //!
 //!   frame    0        4        8      9
 //!            | length | crc32  | kind | body …   |        length: of kind and body
@@ -10,13 +10,15 @@
 //!
 //!   header   kind 'H'  description: bytes that only the sender and the receiver understand
 //!   pairs    kind 'P'  family (1), then up to the end:  key length, value length, key, value
-//!   trailer  kind 'T'  pairs in default, lock, write (8 each), bytes of all keys and values (8)
+//!   trailer  kind 'T'  pairs in default, lock, write (8 each), bytes of all keys and values (8),
+//!                      crc32 of the crc32s of all frames before it
 //! ```
 //!
 //! Numbers are big-endian, of four bytes where nothing else is said. Families come in the order of
 //! their numbers, keys in each strictly ascending. The frame's number in the checksum makes a
 //! dropped, doubled or exchanged frame as visible as a flipped bit; the trailer makes a stream that
-//! ends early visible. Reading refuses everything else with [`Fault::Corrupt`], naming the frame.
+//! ends early visible, and one put together of two. Reading refuses everything else with
+//! [`Fault::Corrupt`], naming the frame.
 //!
 //! The writer gives one frame at a time, which is what goes over the network as one chunk; the
 //! receiver needs only append them. Batches are given to the caller *before* the trailer was seen,
@@ -27,7 +29,8 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use proto::KeyRange;
@@ -42,12 +45,12 @@ pub const FRAME_BYTES: usize = 512 << 10;
 /// A longer length is taken for damage.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
-const MAGIC: &[u8; 8] = b"TSRSNAP1";
+const MAGIC: &[u8; 8] = b"TSRSNAP2";
 const FRAME_HEAD_BYTES: usize = 8;
 const KIND_HEADER: u8 = b'H';
 const KIND_PAIRS: u8 = b'P';
 const KIND_TRAILER: u8 = b'T';
-const TRAILER_BYTES: usize = 8 * (ColumnFamily::DATA.len() + 1);
+const TRAILER_BYTES: usize = 8 * (ColumnFamily::DATA.len() + 1) + 4;
 
 /// What a stream carries in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct SnapshotWriter<S: Snapshot> {
     description: Bytes,
     frame: u32,
     totals: Totals,
+    /// Over the checksums of all frames.
+    whole: crc32fast::Hasher,
     /// The families not begun, last one first, and the one being read.
     families: Vec<ColumnFamily>,
     cursor: Option<(ColumnFamily, S::Cursor)>,
@@ -93,6 +98,7 @@ impl<S: Snapshot> SnapshotWriter<S> {
             description: description.into(),
             frame: 0,
             totals: Totals::default(),
+            whole: crc32fast::Hasher::new(),
             families: ColumnFamily::DATA.into_iter().rev().collect(),
             cursor: None,
             finished: false,
@@ -118,6 +124,7 @@ impl<S: Snapshot> SnapshotWriter<S> {
                 let mut body = Vec::with_capacity(TRAILER_BYTES);
                 self.totals.pairs.iter().for_each(|pairs| body.put_u64(*pairs));
                 body.put_u64(self.totals.bytes);
+                body.put_u32(self.whole.clone().finalize());
                 self.close(KIND_TRAILER, &body, &mut frame);
                 self.finished = true;
             }
@@ -165,7 +172,9 @@ impl<S: Snapshot> SnapshotWriter<S> {
         assert!(length <= FRAME_BYTES_MAX, "no key and value are as long as {length} bytes");
         to.reserve(FRAME_HEAD_BYTES + length);
         to.put_u32(length as u32);
-        to.put_u32(checksum(self.frame, kind, body));
+        let crc = checksum(self.frame, kind, body);
+        self.whole.update(&crc.to_be_bytes());
+        to.put_u32(crc);
         to.put_u8(kind);
         to.put_slice(body);
         self.frame += 1;
@@ -184,27 +193,56 @@ fn checksum(frame: u32, kind: u8, body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Writes the whole stream to a file and syncs it. The file gets its name only when it is complete,
-/// so that a crash leaves a `.new` file to be deleted and never a short one to be believed.
+/// A snapshot's file. It belongs to whoever holds this, and is deleted with the last holder: when it is
+/// sent, installed, no longer wanted, or lost on the way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    path: PathBuf,
+}
+
+impl SnapshotFile {
+    /// Takes over a file, which need not be there yet.
+    pub fn own(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SnapshotFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            // The next start empties the folder.
+            tracing::warn!(%error, path = %self.path.display(), "a snapshot file stays behind");
+        }
+    }
+}
+
+/// Writes the whole stream to a file, telling `pace` of the bytes before it writes them. Not synced: the
+/// file is of no use after a crash, and reading it verifies it.
+///
+/// The outer error is the engine's. The inner one is the file's: a full disk, which is no reason to stop.
 pub fn write_file<S: Snapshot>(
     path: &Path,
     writer: &mut SnapshotWriter<S>,
-) -> Result<Totals, Fault> {
-    let attempt = "write a snapshot file";
-    let new = path.with_added_extension("new");
-    let mut file = BufWriter::new(File::create(&new).map_err(io_fault(attempt))?);
+    mut pace: impl FnMut(usize),
+) -> Result<std::io::Result<Totals>, Fault> {
+    let mut file = match File::create(path) {
+        Ok(file) => BufWriter::new(file),
+        Err(error) => return Ok(Err(error)),
+    };
     while let Some(frame) = writer.next_frame()? {
-        file.write_all(&frame).map_err(io_fault(attempt))?;
+        pace(frame.len());
+        if let Err(error) = file.write_all(&frame) {
+            return Ok(Err(error));
+        }
     }
-    let file = file.into_inner().map_err(|error| io_fault(attempt)(error.into_error()))?;
-    file.sync_all().map_err(io_fault(attempt))?;
-    std::fs::rename(&new, path).map_err(io_fault(attempt))?;
-    // A path without a folder is in the working directory.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))
-        .and_then(|folder| folder.sync_all())
-        .map_err(io_fault(attempt))?;
-    Ok(writer.totals())
+    Ok(file.flush().map(|()| writer.totals()))
 }
 
 /// Collects the whole stream in memory.
@@ -243,6 +281,8 @@ pub struct SnapshotReader<R> {
     description: Bytes,
     frame: u32,
     totals: Totals,
+    /// Over the checksums of all frames.
+    whole: crc32fast::Hasher,
     /// The last pair's place, to see that the next one comes after it.
     last: Option<(ColumnFamily, Bytes)>,
     finished: bool,
@@ -259,6 +299,7 @@ impl<R: Read> SnapshotReader<R> {
             description: Bytes::new(),
             frame: 0,
             totals: Totals::default(),
+            whole: crc32fast::Hasher::new(),
             last: None,
             finished: false,
         };
@@ -282,9 +323,10 @@ impl<R: Read> SnapshotReader<R> {
         if self.finished {
             return Ok(None);
         }
+        let whole = self.whole.clone().finalize();
         match self.read_frame()? {
             (KIND_PAIRS, body) => self.batch(body).map(Some),
-            (KIND_TRAILER, body) => self.finish(body).map(|()| None),
+            (KIND_TRAILER, body) => self.finish(body, whole).map(|()| None),
             (kind, _) => {
                 Err(self.corrupt(&format!("frames of kind {kind:#04x} do not belong here")))
             }
@@ -316,7 +358,7 @@ impl<R: Read> SnapshotReader<R> {
         Ok(batch)
     }
 
-    fn finish(&mut self, mut body: Bytes) -> Result<(), Fault> {
+    fn finish(&mut self, mut body: Bytes, whole: u32) -> Result<(), Fault> {
         if body.len() != TRAILER_BYTES {
             return Err(self.corrupt("the trailer has another length"));
         }
@@ -324,6 +366,9 @@ impl<R: Read> SnapshotReader<R> {
         if told != self.totals {
             let detail = format!("the trailer tells of {told:?}, but it was {:?}", self.totals);
             return Err(self.corrupt(&detail));
+        }
+        if body.get_u32() != whole {
+            return Err(self.corrupt("its frames belong to different snapshots"));
         }
         let mut beyond = [0];
         match self.source.read(&mut beyond) {
@@ -346,6 +391,7 @@ impl<R: Read> SnapshotReader<R> {
         if checksum(self.frame, kind, &body) != crc {
             return Err(self.corrupt("its checksum does not hold"));
         }
+        self.whole.update(&crc.to_be_bytes());
         self.frame += 1;
         Ok((kind, body))
     }

@@ -113,10 +113,11 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return;
         }
         // An estimate: when the engine cannot say, what was counted must do.
-        if let Ok(bytes) = data.approximate_bytes(&KeyRange::of(&peer.region))
-            && bytes > 0
+        if let Ok(size) = data.approximate_size(&KeyRange::of(&peer.region))
+            && size.bytes > 0
         {
-            peer.traffic.size_bytes = bytes;
+            peer.traffic.size_bytes = size.bytes;
+            peer.traffic.size_keys = size.keys;
         }
         if let Some(heartbeat) = peer.heartbeat(round) {
             round.effects.reports.push(Report::RegionHeartbeat(Box::new(heartbeat)));

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `write.rs` | a caller | `Command::Write` | a reply |
 //! | `read.rs` | a caller without a lease | nothing | a reply |
-//! | `split.rs` | size, a caller, the scheduler | `Command::Split` | new peers, which campaign |
+//! | `split.rs`, `split_keys.rs` | size, a caller, the scheduler | `Command::Split` | new peers, which campaign |
 //! | `conf_change.rs` | the scheduler | a raft `ConfChange` with `Command::Member`, or `ConfChangeV2` with `Command::Members` | membership; a removed peer is destroyed |
 //! | `transfer_leader.rs` | the scheduler; a leader that is to lose its vote | nothing | another term |
 //! | `compact_log.rs` | a leader's tick | `Command::CutLog` | the log is cut once the data is durable |
@@ -20,6 +20,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod read;
 pub mod snapshot;
 pub mod split;
+pub mod split_keys;
 pub(crate) mod stale_peer;
 pub(crate) mod transfer_leader;
 pub(crate) mod write;

@@ -23,6 +23,9 @@
 //! only then the log begins anew behind it. A crash in between leaves the data ahead of the log, which
 //! opening the log repairs. Meanwhile the peer is silent; what arrives is lost, and said again.
 //!
+//! **Forget.** A snapshot's data is deleted with its last holder, wherever that is: sent, installed, refused,
+//! never taken by raft, or made by a leader that leads no more.
+//!
 //! **Fail.** If the file turns out damaged nothing was changed, but raft has taken the snapshot for
 //! installed. The peer is built again from what is on disk, as after a restart.
 //!
@@ -58,8 +61,8 @@ pub(crate) struct Snapshots {
     installing: Option<Box<Installing>>,
     /// Being generated for these followers, since this tick.
     making: BTreeMap<PeerId, u64>,
-    /// Laid ready for raft.
-    made: BTreeMap<PeerId, SnapshotSource>,
+    /// Laid ready for raft, since this tick.
+    made: BTreeMap<PeerId, (u64, SnapshotSource)>,
     /// On the way to these followers, since this tick.
     sent: BTreeMap<PeerId, u64>,
 }
@@ -146,13 +149,22 @@ impl<L: LogEngine> Peer<L> {
         metadata.term = generated.term;
         metadata.set_conf_state(conf_state_of(&generated.region));
         self.group.log_mut().offer_snapshot(to, snapshot);
-        self.snapshots.made.insert(to, generated.source);
+        let tick = self.ticker.ticks();
+        self.snapshots.made.insert(to, (tick, generated.source));
+    }
+
+    /// The role in which snapshots were made is over: those that lie ready go. Those on their way are
+    /// answered by the shell.
+    pub(crate) fn forget_made_snapshots(&mut self) {
+        self.snapshots.making.clear();
+        self.snapshots.made.clear();
+        self.group.log_mut().withdraw_snapshots();
     }
 
     /// Raft has taken a snapshot that was laid ready: it goes on a stream of its own.
     pub(crate) fn post_snapshot(&mut self, message: Message, round: &mut Round<'_>) {
         let to = PeerId(message.to);
-        let source = self.snapshots.made.remove(&to);
+        let source = self.snapshots.made.remove(&to).map(|(_, source)| source);
         match (self.envelope(message), source) {
             (Some(message), Some(source)) => {
                 self.snapshots.sent.insert(to, self.ticker.ticks());
@@ -169,10 +181,12 @@ impl<L: LogEngine> Peer<L> {
         }
     }
 
-    /// Gives up on snapshots of which nothing was heard.
+    /// Gives up on snapshots of which nothing was heard, and on those that raft does not take: the
+    /// follower found another way, or is gone.
     pub(crate) fn tick_snapshots(&mut self, round: &Round<'_>) {
         let tick = self.ticker.ticks();
         let retry = round.config.snapshot_retry_ticks;
+        self.snapshots.made.retain(|_, (since, _)| tick - *since < retry);
         let lost: Vec<PeerId> = self
             .snapshots
             .sent

@@ -1,8 +1,9 @@
 //! Cutting a region into several.
 //!
-//! **Notice.** A leader counts what is written; past `split_check_written_bytes` the background worker looks
-//! how large the region is and where to cut ([`find_keys`]). Callers and the scheduler may ask for a split
-//! at keys of their choice.
+//! **Notice.** A leader counts what is written; past `split_check_written_bytes`, or a part of
+//! `region_split_keys`, the background worker looks how large the region is and where to cut (`split_keys`).
+//! Callers and the scheduler may ask for a split at keys of their choice; the scheduler also for one in the
+//! middle.
 //!
 //! **Ask.** New regions and peers need ids, which the scheduler gives (`Report::AskSplit`).
 //!
@@ -23,19 +24,19 @@
 //! Left out: splitting by load, by table, and buckets.
 
 use bytes::Bytes;
-use proto::{KeyRange, PeerId, Refusal, RegionId, memcomparable, metapb, pdpb, region};
+use proto::{KeyRange, PeerId, Refusal, RegionId, metapb, pdpb, region};
 
 use crate::applier::Delegate;
 use crate::command::{Command, Split, SplitPart};
 use crate::effects::Report;
-use crate::engine::{ColumnFamily, Cursor as _, LogEngine, Snapshot, WriteBatch};
-use crate::error::Fault;
+use crate::engine::{LogEngine, RangeSize, WriteBatch};
 use crate::msg::{Answer, BackgroundTask, Reply, ReplyId};
+use crate::operation::split_keys::{SplitLimits, SplitSearch};
 use crate::peer::{Peer, Round};
 use crate::storage::{FIRST_POSITION, put_applied, put_region};
 
 /// One split makes no more new regions; a caller with more keys is refused.
-const PARTS_MAX: usize = 1024;
+pub(crate) const PARTS_MAX: usize = 1024;
 
 /// A leader that was given no ids for so long gives up; the caller is told to come back.
 const ASK_TICKS_MAX: u64 = 100;
@@ -43,8 +44,8 @@ const ASK_TICKS_MAX: u64 = 100;
 /// A look for split keys that was not answered for so long is begun again.
 const CHECK_TICKS_MAX: u64 = 2400;
 
-/// Length of the timestamp at the end of a versioned key.
-const TIMESTAMP_BYTES: usize = 8;
+/// A look is also due when this part of the keys that a region may hold was written.
+const UNCHECKED_KEYS_PART: u64 = 16;
 
 /// Ids asked for, and what they are for.
 #[derive(Debug)]
@@ -196,48 +197,40 @@ impl<L: LogEngine> Peer<L> {
             let reason = "the scheduler gave no ids for the split".into();
             round.reply(reply, Err(Refusal::ServerIsBusy { reason, backoff_ms: 0 }));
         }
-        let is_running =
-            leader.split_check_since.is_some_and(|since| tick - since < CHECK_TICKS_MAX);
-        let config = round.config;
-        if check_is_due
-            && !is_running
-            && config.region_split_bytes > 0
-            && self.traffic.unchecked_bytes >= config.split_check_written_bytes
-        {
-            self.find_keys(config.region_split_bytes, config.region_part_bytes, round);
+        let limits = SplitLimits::of(round.config);
+        let bytes_are_due = limits.split.bytes > 0
+            && self.traffic.unchecked.bytes >= round.config.split_check_written_bytes;
+        let keys_are_due = limits.split.keys > 0
+            && self.traffic.unchecked.keys >= limits.split.keys.div_ceil(UNCHECKED_KEYS_PART);
+        if check_is_due && (bytes_are_due || keys_are_due) {
+            self.look_for_keys(SplitSearch::TooLarge(limits), round);
         }
     }
 
-    /// Begins a look for the middle of the region, whatever its size.
-    pub(crate) fn find_middle(&mut self, round: &mut Round<'_>) {
-        self.find_keys(0, 0, round);
-    }
-
-    fn find_keys(&mut self, split_bytes: u64, part_bytes: u64, round: &mut Round<'_>) {
+    /// Has the background worker look where to cut, unless it is at it.
+    pub(crate) fn look_for_keys(&mut self, search: SplitSearch, round: &mut Round<'_>) {
         let tick = self.ticker.ticks();
         let Some(leader) = self.leader_mut() else { return };
+        let is_running = |since: u64| tick - since < CHECK_TICKS_MAX;
+        if leader.split_check_since.is_some_and(is_running) {
+            return;
+        }
         leader.split_check_since = Some(tick);
         let region = self.region.clone();
-        let task = BackgroundTask::FindSplitKeys { region, split_bytes, part_bytes };
-        round.effects.background.push(task);
+        round.effects.background.push(BackgroundTask::FindSplitKeys { region, search });
     }
 
     /// A look for split keys is done.
-    pub(crate) fn on_split_keys(
-        &mut self,
-        epoch: &metapb::RegionEpoch,
-        size_bytes: u64,
-        size_keys: u64,
-    ) -> bool {
+    pub(crate) fn on_split_keys(&mut self, epoch: &metapb::RegionEpoch, size: RangeSize) -> bool {
         if let Some(leader) = self.leader_mut() {
             leader.split_check_since = None;
         }
         if *epoch != region::epoch(&self.region) {
             return false;
         }
-        self.traffic.unchecked_bytes = 0;
-        self.traffic.size_bytes = size_bytes;
-        self.traffic.size_keys = size_keys;
+        self.traffic.unchecked = RangeSize::default();
+        self.traffic.size_bytes = size.bytes;
+        self.traffic.size_keys = size.keys;
         true
     }
 }
@@ -325,99 +318,9 @@ pub fn cut_region(before: &metapb::Region, split: &Split) -> Result<Vec<metapb::
     Ok(ranges.iter().zip(owners).map(|(range, new)| cut(range, new)).collect())
 }
 
-/// Where a region could be cut, and how large it is. For the background worker: reads the whole region.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FoundKeys {
-    /// First keys of the right parts; none when the region is not larger than `split_bytes`.
-    pub keys: Vec<Bytes>,
-    /// Its size in bytes.
-    pub size_bytes: u64,
-    /// Its number of keys, of all families.
-    pub size_keys: u64,
-}
-
-/// Looks where to cut a region larger than `split_bytes` into parts of about `part_bytes`, or in half when
-/// that is 0. Versions of one user key stay together.
-pub fn find_keys(
-    snapshot: &impl Snapshot,
-    region: &metapb::Region,
-    split_bytes: u64,
-    part_bytes: u64,
-) -> Result<FoundKeys, Fault> {
-    let range = KeyRange::of(region);
-    let (mut found, remainder) = if part_bytes > 0 {
-        measure(snapshot, &range, part_bytes)?
-    } else {
-        let (whole, _) = measure(snapshot, &range, u64::MAX)?;
-        measure(snapshot, &range, whole.size_bytes.div_ceil(2).max(1))?
-    };
-    if found.size_bytes <= split_bytes {
-        found.keys.clear();
-    } else if part_bytes == 0 {
-        found.keys.truncate(1);
-    } else if remainder < part_bytes / 2 {
-        // Not for the sake of a small last part.
-        found.keys.pop();
-    }
-    Ok(found)
-}
-
-/// Walks all families in key order, noting a key each time another `part` bytes have gone by; also
-/// gives the bytes after the last such key.
-fn measure(
-    snapshot: &impl Snapshot,
-    range: &KeyRange,
-    part: u64,
-) -> Result<(FoundKeys, u64), Fault> {
-    let mut cursors = Vec::new();
-    for cf in ColumnFamily::DATA {
-        let mut cursor = snapshot.cursor(cf, range);
-        if cursor.seek_to_first()? {
-            cursors.push((cf, cursor));
-        }
-    }
-    let mut found = FoundKeys::default();
-    let mut since_cut = 0;
-    while let Some(least) = (0..cursors.len()).min_by_key(|at| cursors[*at].1.key()) {
-        let (cf, cursor) = &mut cursors[least];
-        let bytes = (cursor.key().len() + cursor.value().len()) as u64;
-        if since_cut >= part
-            && let Some(key) = cut_key(*cf, cursor.key())
-            && key > range.start
-            && found.keys.last().is_none_or(|last| *last < key)
-        {
-            found.keys.push(key);
-            since_cut = 0;
-        }
-        since_cut += bytes;
-        found.size_bytes += bytes;
-        found.size_keys += 1;
-        if !cursor.next()? {
-            cursors.swap_remove(least);
-        }
-    }
-    Ok((found, since_cut))
-}
-
-/// The key to cut at before this one: without its timestamp, so that all versions go to one side. A key
-/// of the default family is taken for versioned when it looks so.
-fn cut_key(cf: ColumnFamily, key: &[u8]) -> Option<Bytes> {
-    let user_key = key.len().checked_sub(TIMESTAMP_BYTES).map(|length| &key[..length]);
-    match (cf, user_key) {
-        (ColumnFamily::Write, Some(user_key)) => Some(Bytes::copy_from_slice(user_key)),
-        (ColumnFamily::Write, None) | (ColumnFamily::Meta, _) => None,
-        (ColumnFamily::Default, Some(user_key)) if memcomparable::decode(user_key).is_some() => {
-            Some(Bytes::copy_from_slice(user_key))
-        }
-        (ColumnFamily::Default | ColumnFamily::Lock, _) => Some(Bytes::copy_from_slice(key)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::DataEngine as _;
-    use crate::engine::memory::MemoryData;
 
     fn region() -> metapb::Region {
         let peer = |id, store_id| metapb::Peer { id, store_id, ..Default::default() };
@@ -484,37 +387,5 @@ mod tests {
         let split = Split { epoch, right_derive: true, parts };
         let refused = cut_region(&region(), &split);
         assert!(matches!(refused, Err(Refusal::EpochNotMatch { .. })));
-    }
-
-    fn keys_of(data: &MemoryData, split_bytes: u64, part_bytes: u64) -> Vec<Bytes> {
-        find_keys(&data.snapshot(), &region(), split_bytes, part_bytes).unwrap().keys
-    }
-
-    #[test]
-    fn a_large_region_is_cut_into_parts_of_the_wanted_size() {
-        let data = MemoryData::new();
-        let mut batch = WriteBatch::new();
-        for at in 0..10u8 {
-            batch.put(ColumnFamily::Default, vec![b'a' + at], vec![0; 9]);
-        }
-        data.write(batch).unwrap();
-        assert_eq!(keys_of(&data, 100, 30), Vec::<Bytes>::new());
-        assert_eq!(keys_of(&data, 99, 30), [Bytes::from("d"), "g".into()]);
-        assert_eq!(keys_of(&data, 99, 40), [Bytes::from("e"), "i".into()]);
-        assert_eq!(keys_of(&data, 0, 0), [Bytes::from("f")]);
-    }
-
-    #[test]
-    fn versions_of_one_key_stay_together() {
-        let data = MemoryData::new();
-        let mut batch = WriteBatch::new();
-        let user_key = memcomparable::encode(b"k");
-        for version in 0..4u8 {
-            let key = [&user_key[..], &[0, 0, 0, 0, 0, 0, 0, version]].concat();
-            batch.put(ColumnFamily::Write, key.clone(), "value");
-            batch.put(ColumnFamily::Default, key, "value");
-        }
-        data.write(batch).unwrap();
-        assert_eq!(keys_of(&data, 0, 0), [user_key]);
     }
 }

@@ -151,6 +151,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && is_snapshot
             && inner.from == from.id
             && peer.phase == Phase::Serving
+            // One at a time: raft knows them by their index only.
+            && peer.snapshots.incoming().is_none()
         {
             let mut round = Round { config: &self.config, now, effects };
             peer.receive_snapshot(from, inner, region, source, &mut round);

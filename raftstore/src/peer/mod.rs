@@ -26,7 +26,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use crate::config::Config;
 use crate::effects::{Effects, Report};
-use crate::engine::LogEngine;
+use crate::engine::{LogEngine, RangeSize};
 use crate::error::Fault;
 use crate::group::{Group, GroupSettings};
 use crate::msg::{Now, Reply, ReplyId};
@@ -116,7 +116,7 @@ pub(crate) struct Traffic {
     /// Keys in the region when last measured, and written since.
     pub(crate) size_keys: u64,
     /// Written since the last look for split keys.
-    pub(crate) unchecked_bytes: u64,
+    pub(crate) unchecked: RangeSize,
     /// Written since the last region heartbeat.
     pub(crate) bytes_written: u64,
     /// Written since the last region heartbeat.
@@ -269,7 +269,7 @@ impl<L: LogEngine> Peer<L> {
     pub(crate) fn on_written(&mut self, bytes: u64, keys: u64) {
         self.traffic.size_bytes += bytes;
         self.traffic.size_keys += keys;
-        self.traffic.unchecked_bytes += bytes;
+        self.traffic.unchecked += RangeSize { bytes, keys };
         self.traffic.bytes_written += bytes;
         self.traffic.keys_written += keys;
     }
@@ -365,6 +365,7 @@ impl<L: LogEngine> Peer<L> {
         if let Some(led) = led {
             self.abandon(led, round);
         }
+        self.forget_made_snapshots();
         self.role = if leads {
             Role::Leader(Box::new(Leader {
                 term,

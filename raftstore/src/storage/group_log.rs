@@ -294,6 +294,11 @@ impl<L: LogEngine> GroupLog<L> {
         self.snapshots.get_mut().offered.insert(to, snapshot);
     }
 
+    /// Takes back what nobody has taken.
+    pub fn withdraw_snapshots(&mut self) {
+        *self.snapshots.get_mut() = Snapshots::default();
+    }
+
     fn shrink_cache(&mut self, upto: u64, bytes_max: usize) {
         while self.cache_bytes > bytes_max
             && self.cache.front().is_some_and(|entry| entry.index <= upto)

@@ -32,6 +32,7 @@ use crate::msg::{
     Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, ReplyId, StoreMsg, Target,
 };
 use crate::operation::heartbeat::is_current;
+use crate::operation::split_keys::SplitSearch;
 use crate::operation::transfer_leader::wanted;
 use crate::peer::{Peer, Phase, Round};
 use crate::read_view::ReadViews;
@@ -184,10 +185,10 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                     peer.on_split_ids(ask, ids, round);
                 });
             }
-            StoreMsg::SplitKeysFound { region_id, epoch, keys, size_bytes, size_keys } => {
+            StoreMsg::SplitKeysFound { region_id, epoch, keys, size } => {
                 let ask = self.next_ask();
                 self.with_peer(region_id, now, effects, |peer, round| {
-                    if peer.on_split_keys(&epoch, size_bytes, size_keys) && !keys.is_empty() {
+                    if peer.on_split_keys(&epoch, size) && !keys.is_empty() {
                         peer.ask_split(keys, None, ask, round);
                     }
                 });
@@ -512,7 +513,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             }
             if let Some(split) = order.split_region {
                 if split.keys.is_empty() {
-                    peer.find_middle(round);
+                    let approximate = split.policy() == pdpb::CheckPolicy::Approximate;
+                    peer.look_for_keys(SplitSearch::Middle { approximate }, round);
                 } else {
                     peer.ask_split(split.keys, None, ask, round);
                 }

@@ -2,6 +2,7 @@
 //!
 //! - `mirror_data`, `mirror_log`: random operations on memory and RocksDB at once; every answer is
 //!   the same, also after reopening.
+//! - `crashes`: random writes and losses of power; what is applied and what is there agree.
 //! - `damaged_log`, `damaged_data`: WAL files cut and flipped at many places; nothing synced is lost
 //!   in silence.
 //! - `directories`: an engine opens its own directory and no other.
@@ -9,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its world has failed")]
 
+mod crashes;
 mod damaged_data;
 mod damaged_log;
 mod directories;

@@ -50,7 +50,7 @@ fn family() -> impl Strategy<Value = ColumnFamily> {
     proptest::sample::select(&ColumnFamily::ALL[..])
 }
 
-fn change() -> impl Strategy<Value = Change> {
+pub(crate) fn change() -> impl Strategy<Value = Change> {
     let value = (any::<u8>(), prop_oneof![0..20usize, 0..3000usize])
         .prop_map(|(byte, length)| Bytes::from(vec![byte; length]));
     prop_oneof![
@@ -158,8 +158,8 @@ proptest! {
                     prop_assert_eq!(memory.get(cf, &key).unwrap(), rocks.get(cf, &key).unwrap());
                 }
                 Act::Measure(range) => prop_assert_eq!(
-                    memory.approximate_bytes(&range).unwrap(),
-                    rocks.approximate_bytes(&range).unwrap()
+                    memory.approximate_size(&range).unwrap(),
+                    rocks.approximate_size(&range).unwrap()
                 ),
                 Act::Reopen => {
                     kept.clear();
@@ -197,33 +197,62 @@ fn a_range_without_end_is_deleted_with_what_the_same_batch_put_there() {
     assert_eq!(left, [(Bytes::from("m"), Bytes::from("3"))]);
 }
 
-#[test]
-fn a_large_range_is_estimated_within_a_factor_of_two() {
-    let directory = tempfile::tempdir().unwrap();
-    let rocks = RocksData::open(directory.path(), &small_options()).unwrap();
-    // Bytes that do not compress; a file holds what was written.
-    let mut noise = 1u64;
+/// Values of bytes that do not compress.
+fn noise() -> impl FnMut() -> Vec<u8> {
+    let mut state = 1u64;
+    move || {
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        std::iter::repeat_with(&mut byte).take(1000).collect()
+    }
+}
+
+/// Keys `0, 1, …` of four bytes with values of 1000, until so much is written; returns how much, and how
+/// many keys.
+fn fill(rocks: &RocksData, bytes: u64, mut value: impl FnMut() -> Vec<u8>) -> (u64, u32) {
     let (mut written, mut number) = (0, 0u32);
-    while written < 16 << 20 {
+    while written < bytes {
         let mut batch = WriteBatch::new();
         for _ in 0..64 {
-            let value: Vec<u8> = std::iter::repeat_with(|| {
-                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (noise >> 56) as u8
-            })
-            .take(1000)
-            .collect();
-            batch.put(ColumnFamily::Default, number.to_be_bytes().to_vec(), value);
+            batch.put(ColumnFamily::Default, number.to_be_bytes().to_vec(), value());
             number += 1;
         }
         written += batch.bytes() as u64;
         rocks.write(batch).unwrap();
     }
-    let told = rocks.approximate_bytes(&KeyRange::all()).unwrap();
-    assert!(told > written / 2 && told < written * 2, "told {told} of {written}");
-    let half =
-        KeyRange { start: Bytes::new(), end: Some((number / 2).to_be_bytes().to_vec().into()) };
-    let told = rocks.approximate_bytes(&half).unwrap();
-    assert!(told > written / 4 && told < written, "told {told} of {}", written / 2);
-    assert!(rocks.used_bytes() > written / 2);
+    (written, number)
+}
+
+#[test]
+fn a_large_range_is_estimated_within_a_factor_of_two() {
+    // What files hold is told, and not how small it became.
+    let compressible = || b"0123456789".repeat(100);
+    let values: [Box<dyn FnMut() -> Vec<u8>>; 2] = [Box::new(noise()), Box::new(compressible)];
+    for value in values {
+        let directory = tempfile::tempdir().unwrap();
+        let rocks = RocksData::open(directory.path(), &small_options()).unwrap();
+        let (written, number) = fill(&rocks, 16 << 20, value);
+        let half = (number / 2).to_be_bytes().to_vec();
+        let half = KeyRange { start: Bytes::new(), end: Some(half.into()) };
+        for (range, part) in [(KeyRange::all(), 1), (half, 2)] {
+            let told = rocks.approximate_size(&range).unwrap();
+            let (bytes, keys) = (written / part, u64::from(number) / part);
+            assert!(told.bytes > bytes / 2 && told.bytes < bytes * 2, "{told:?} of {bytes}");
+            assert!(told.keys > keys / 2 && told.keys < keys * 2, "{told:?} of {keys}");
+        }
+    }
+}
+
+#[test]
+fn the_middle_of_a_large_range_is_found_in_its_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let rocks = RocksData::open(directory.path(), &small_options()).unwrap();
+    let (_, number) = fill(&rocks, 16 << 20, noise());
+    let middle = rocks.approximate_middle(&KeyRange::all()).unwrap().unwrap();
+    let before = u32::from_be_bytes(middle[..4].try_into().unwrap());
+    assert!(before > number / 4 && before < number / 4 * 3, "{before} of {number}");
+    let little = KeyRange { start: Bytes::new(), end: Some(9u32.to_be_bytes().to_vec().into()) };
+    assert_eq!(rocks.approximate_middle(&little).unwrap(), None);
 }

@@ -8,7 +8,8 @@ use proto::KeyRange;
 use raftstore::engine::memory::{MemoryData, MemorySnapshot};
 use raftstore::engine::rocks::RocksData;
 use raftstore::engine::snapshot_file::{
-    FRAME_BYTES, SnapshotReader, SnapshotWriter, Totals, open_file, verify, write_bytes, write_file,
+    FRAME_BYTES, SnapshotFile, SnapshotReader, SnapshotWriter, Totals, open_file, verify,
+    write_bytes, write_file,
 };
 use raftstore::engine::{ColumnFamily, DataEngine, WriteBatch};
 use raftstore::error::Fault;
@@ -163,7 +164,7 @@ fn frames_dropped_doubled_or_exchanged_are_refused() {
     refused(&[&frames.concat()[..], b"x"].concat(), "a byte behind the trailer");
     refused(b"", "nothing");
     refused(&[0; 4096], "zeros");
-    refused(b"TSRSNAP1\xff\xff\xff\xff rest", "an absurd length");
+    refused(b"TSRSNAP2\xff\xff\xff\xff rest", "an absurd length");
 }
 
 #[test]
@@ -176,16 +177,50 @@ fn a_stream_of_another_range_is_refused() {
 }
 
 #[test]
-fn a_file_has_its_name_only_when_it_is_complete() {
+fn a_stream_put_together_of_two_is_refused() {
+    // The same region at the same index, with as many pairs and bytes; only one value differs.
+    let frames = |value: u8| {
+        let data = small();
+        let mut batch = WriteBatch::new();
+        batch.put(ColumnFamily::Lock, "c", vec![value; 3]);
+        data.write(batch).unwrap();
+        let mut writer = writer(&data);
+        std::iter::from_fn(move || writer.next_frame().unwrap()).collect::<Vec<Bytes>>()
+    };
+    let (one, other) = (frames(1), frames(2));
+    for at in 1..one.len() {
+        let mixed = [&one[..at], &other[at..]].concat();
+        let reader = SnapshotReader::new(&mixed.concat()[..], region(), "stream").map(verify);
+        // The frames that differ are the one with the lock and the trailer.
+        assert_eq!(matches!(reader, Ok(Ok(_))), mixed == one || mixed == other, "cut at {at}");
+    }
+}
+
+#[test]
+fn a_file_goes_with_its_last_holder() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("r2_7_3.snap");
-    assert!(matches!(open_file(&path, region()), Err(Fault::Missing { .. })));
+    let file = SnapshotFile::own(directory.path().join("r2_7_3.snap"));
+    assert!(matches!(open_file(file.path(), region()), Err(Fault::Missing { .. })));
     let data = small();
-    let totals = write_file(&path, &mut writer(&data)).unwrap();
+    let mut paced = 0;
+    let totals = write_file(file.path(), &mut writer(&data), |bytes| paced += bytes);
+    let totals = totals.unwrap().unwrap();
     assert_eq!(totals.keys(), 5);
-    assert_eq!(verify(open_file(&path, region()).unwrap()).unwrap(), totals);
-    assert_eq!(fs::read(&path).unwrap(), write_bytes(&mut writer(&data)).unwrap());
-    let names: Vec<_> =
-        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["r2_7_3.snap"]);
+    assert_eq!(verify(open_file(file.path(), region()).unwrap()).unwrap(), totals);
+    let written = fs::read(file.path()).unwrap();
+    assert_eq!(written, write_bytes(&mut writer(&data)).unwrap());
+    assert_eq!(paced, written.len());
+    let holder = file.clone();
+    drop(file);
+    assert!(holder.path().exists());
+    drop(holder);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_no_fault_of_the_engine() {
+    let directory = tempfile::tempdir().unwrap();
+    let nowhere = directory.path().join("no-such-folder").join("r2_7_3.snap");
+    let outcome = write_file(&nowhere, &mut writer(&small()), |_| ()).unwrap();
+    assert!(outcome.is_err());
 }

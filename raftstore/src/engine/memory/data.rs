@@ -8,8 +8,9 @@ use parking_lot::RwLock;
 use proto::KeyRange;
 
 use super::page_map::{PageMap, Place};
-use super::{Counters, broken};
-use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, Snapshot, WriteBatch};
+use super::{Counters, Fuse, broken};
+use crate::engine::middle::{self, ends};
+use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch};
 use crate::error::Fault;
 
 /// Unsynced batches that a loss of power may take. Beyond, the oldest ones count as durable, as a
@@ -33,6 +34,14 @@ struct Disk {
     unsynced: VecDeque<WriteBatch>,
     counters: Counters,
     broken: bool,
+    fuse: Option<Fuse>,
+}
+
+impl Disk {
+    /// Whether the operation that comes now fails.
+    fn fails(&self) -> bool {
+        self.broken || self.fuse.as_ref().is_some_and(Fuse::is_blown)
+    }
 }
 
 impl MemoryData {
@@ -64,6 +73,11 @@ impl MemoryData {
     /// From now on every write and sync is a fault, or no longer so. Reading still works.
     pub fn set_broken(&self, broken: bool) {
         self.disk.write().broken = broken;
+    }
+
+    /// From now on writes and syncs fail when this fuse says so.
+    pub fn set_fuse(&self, fuse: Option<Fuse>) {
+        self.disk.write().fuse = fuse;
     }
 
     /// What the disk has done so far.
@@ -101,7 +115,7 @@ impl DataEngine for MemoryData {
         }
         let mut disk = self.disk.write();
         let disk = &mut *disk;
-        if disk.broken {
+        if disk.fails() {
             return Err(broken("write data"));
         }
         apply(&mut disk.live, &batch);
@@ -117,7 +131,7 @@ impl DataEngine for MemoryData {
 
     fn sync(&self) -> Result<(), Fault> {
         let mut disk = self.disk.write();
-        if disk.broken {
+        if disk.fails() {
             return Err(broken("sync the data engine"));
         }
         disk.durable = disk.live.clone();
@@ -126,9 +140,17 @@ impl DataEngine for MemoryData {
         Ok(())
     }
 
-    fn approximate_bytes(&self, range: &KeyRange) -> Result<u64, Fault> {
+    /// Exact: pages know their sizes.
+    fn approximate_size(&self, range: &KeyRange) -> Result<RangeSize, Fault> {
         let disk = self.disk.read();
-        Ok(ColumnFamily::DATA.into_iter().map(|cf| disk.live[cf as usize].bytes(range)).sum())
+        let mut sum = RangeSize::default();
+        ColumnFamily::DATA.into_iter().for_each(|cf| sum += disk.live[cf as usize].size(range));
+        Ok(sum)
+    }
+
+    fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault> {
+        let Some((first, last)) = ends(&self.snapshot(), range)? else { return Ok(None) };
+        middle::find(&first, &last, |part| Ok(self.approximate_size(part)?.bytes))
     }
 
     fn used_bytes(&self) -> u64 {

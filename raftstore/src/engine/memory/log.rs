@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::{RegionId, eraftpb};
 
-use super::{Counters, broken};
+use super::{Counters, Fuse, broken};
 use crate::engine::{GroupWrite, LogBatch, LogEngine, LogState};
 use crate::error::Fault;
 
@@ -30,6 +30,7 @@ struct Disk {
     unsynced: VecDeque<LogBatch>,
     counters: Counters,
     broken: bool,
+    fuse: Option<Fuse>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl MemoryLog {
             return Ok(());
         }
         let mut disk = self.disk.lock();
-        if disk.broken {
+        if disk.fails() {
             return Err(broken("write the raft log"));
         }
         disk.live.perform(&batch);
@@ -68,7 +69,7 @@ impl MemoryLog {
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), Fault> {
         let mut disk = self.disk.lock();
-        if disk.broken {
+        if disk.fails() {
             return Err(broken("sync the raft log"));
         }
         disk.keep(usize::MAX);
@@ -79,7 +80,7 @@ impl MemoryLog {
     /// Makes the oldest `batches` unsynced ones durable: a sync that began before later writes.
     pub fn sync_first(&self, batches: usize) -> Result<(), Fault> {
         let mut disk = self.disk.lock();
-        if disk.broken {
+        if disk.fails() {
             return Err(broken("sync the raft log"));
         }
         disk.keep(batches);
@@ -120,6 +121,11 @@ impl MemoryLog {
         self.disk.lock().broken = broken;
     }
 
+    /// From now on writes and syncs fail when this fuse says so.
+    pub fn set_fuse(&self, fuse: Option<Fuse>) {
+        self.disk.lock().fuse = fuse;
+    }
+
     /// What the disk has done so far.
     pub fn counters(&self) -> Counters {
         self.disk.lock().counters
@@ -127,6 +133,11 @@ impl MemoryLog {
 }
 
 impl Disk {
+    /// Whether the operation that comes now fails.
+    fn fails(&self) -> bool {
+        self.broken || self.fuse.as_ref().is_some_and(Fuse::is_blown)
+    }
+
     /// Moves the oldest unsynced batches into the durable image.
     fn keep(&mut self, batches: usize) {
         let batches = batches.min(self.unsynced.len());

@@ -25,6 +25,10 @@ mod page_map;
 pub use data::{MemoryCursor, MemoryData, MemorySnapshot};
 pub use log::MemoryLog;
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use crate::error::Fault;
 
 /// What a disk has done since it was created; the simulator reads them, nothing decides by them.
@@ -38,6 +42,30 @@ pub struct Counters {
     pub power_losses: u64,
     /// Batches that were gone after a loss of power.
     pub lost_writes: u64,
+}
+
+/// Lets so many writes and syncs pass and makes every later one a fault. Clones burn together, so that
+/// the two disks of a store fail at one moment.
+#[derive(Clone, Debug)]
+pub struct Fuse(Arc<Mutex<u64>>);
+
+impl Fuse {
+    /// A fuse that blows after so many operations.
+    pub fn new(operations: u64) -> Self {
+        Self(Arc::new(Mutex::new(operations)))
+    }
+
+    /// Counts one operation; whether it must fail.
+    fn is_blown(&self) -> bool {
+        let mut left = self.0.lock();
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                false
+            }
+            None => true,
+        }
+    }
 }
 
 /// What a broken disk answers.

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::KeyRange;
 
+use crate::engine::RangeSize;
+
 /// Pairs in a page. At the limit it is split in the middle.
 const PAGE_PAIRS_MAX: usize = 128;
 /// A page with fewer is joined with its right neighbour, if that leaves room.
@@ -113,22 +115,27 @@ impl PageMap {
         join_if_small(pages, low.page);
     }
 
-    /// Bytes of keys and values in the range, by whole pages where possible.
-    pub(super) fn bytes(&self, range: &KeyRange) -> u64 {
+    /// What the range holds, by whole pages where possible.
+    pub(super) fn size(&self, range: &KeyRange) -> RangeSize {
         let (low, high) = self.places_of(range);
         if low >= high {
-            return 0;
+            return RangeSize::default();
         }
-        let part = |page: usize, from: usize, to: usize| -> u64 {
-            self.pages[page].pairs[from..to].iter().map(size).sum()
+        let part = |page: usize, from: usize, to: usize| {
+            let pairs = &self.pages[page].pairs[from..to];
+            RangeSize { bytes: pairs.iter().map(size).sum(), keys: pairs.len() as u64 }
         };
         if low.page == high.page {
             return part(low.page, low.slot, high.slot);
         }
-        let first = part(low.page, low.slot, self.pages[low.page].pairs.len());
-        let between: u64 = self.pages[low.page + 1..high.page].iter().map(|page| page.bytes).sum();
-        let last = if high.slot > 0 { part(high.page, 0, high.slot) } else { 0 };
-        first + between + last
+        let mut sum = part(low.page, low.slot, self.pages[low.page].pairs.len());
+        for page in &self.pages[low.page + 1..high.page] {
+            sum += RangeSize { bytes: page.bytes, keys: page.pairs.len() as u64 };
+        }
+        if high.slot > 0 {
+            sum += part(high.page, 0, high.slot);
+        }
+        sum
     }
 
     /// The place of the first key inside, and that of the first key behind.
@@ -263,10 +270,12 @@ mod tests {
                     }
                     Act::DeleteRange(low, high) => {
                         let range = KeyRange { start: key(low), end: Some(key(high)) };
-                        let bytes: u64 =
-                            twin.iter().filter(|(k, _)| range.contains(k))
-                                .map(|(k, v): (&Bytes, &Bytes)| (k.len() + v.len()) as u64).sum();
-                        prop_assert_eq!(map.bytes(&range), bytes);
+                        let mut size = RangeSize::default();
+                        twin.iter().filter(|(k, _)| range.contains(k))
+                            .for_each(|(k, v): (&Bytes, &Bytes)| {
+                                size += RangeSize { bytes: (k.len() + v.len()) as u64, keys: 1 };
+                            });
+                        prop_assert_eq!(map.size(&range), size);
                         map.delete_range(&range);
                         twin.retain(|k, _| !range.contains(k));
                     }

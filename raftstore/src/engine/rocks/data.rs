@@ -17,10 +17,11 @@ use super::directory::{Directory, Kind};
 use super::pinned::{PinnedIterator, PinnedSnapshot};
 use super::watermark::Watermark;
 use super::{Options, fault, open_fault};
-use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, Snapshot, WriteBatch};
+use crate::engine::middle::{self, ends};
+use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch};
 use crate::error::Fault;
 
-/// Keys and values of a range that are counted one by one for [`DataEngine::approximate_bytes`].
+/// Keys and values of a range that are counted one by one for [`DataEngine::approximate_size`].
 /// Beyond, the size is estimated: RocksDB knows files well and its memtables hardly.
 const COUNTED_BYTES_MAX: u64 = 4 << 20;
 /// The same limit for many small keys.
@@ -72,44 +73,77 @@ impl RocksData {
         Ok(there.into_iter().chain(coming).max().map(|key| [key, &[0]].concat()))
     }
 
-    /// Bytes of keys and values in the range, counted until a limit; the flag says whether all
-    /// were.
-    fn count_bytes(&self, cf: ColumnFamily, range: &KeyRange) -> Result<(u64, bool), Fault> {
+    /// What the range holds, counted until a limit; the flag says whether all was.
+    fn count(&self, cf: ColumnFamily, range: &KeyRange) -> Result<(RangeSize, bool), Fault> {
         let mut cursor = self.snapshot().cursor(cf, range);
-        let (mut bytes, mut keys) = (0, 0);
+        let mut size = RangeSize::default();
         let mut more = cursor.seek_to_first()?;
         while more {
-            bytes += (cursor.key().len() + cursor.value().len()) as u64;
-            keys += 1;
-            if bytes > COUNTED_BYTES_MAX || keys > COUNTED_KEYS_MAX {
-                return Ok((bytes, false));
+            size.bytes += (cursor.key().len() + cursor.value().len()) as u64;
+            size.keys += 1;
+            if size.bytes > COUNTED_BYTES_MAX || size.keys > COUNTED_KEYS_MAX {
+                return Ok((size, false));
             }
             more = cursor.next()?;
         }
-        Ok((bytes, true))
+        Ok((size, true))
     }
 
-    /// Bytes of the range's files, and a share of the memtables by the files' proportion.
-    fn estimate_bytes(&self, cf: ColumnFamily, range: &KeyRange) -> Result<u64, Fault> {
+    /// The range's share, by the size of its files, of what all files and memtables of the family
+    /// hold. Files are compressed, so their own size says little; each knows what went into it.
+    fn estimate(&self, cf: ColumnFamily, range: &KeyRange) -> Result<RangeSize, Fault> {
         let db = &self.shared.db;
         let handle = family(db, cf);
-        let end = range.end.as_deref().unwrap_or(&BEYOND_KEYS);
-        let sizes = db.get_approximate_sizes_cf(
-            handle,
-            &[rocksdb::Range::new(&range.start, end), rocksdb::Range::new(&[], &BEYOND_KEYS)],
-        );
-        let (of_range, of_all) = (sizes[0], sizes[1]);
-        let memtables = db
-            .property_int_value_cf(handle, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
-            .map_err(|error| self.fault("read the size of memtables", &error))?
-            .unwrap_or(0);
-        let share = if of_all == 0 {
-            memtables
-        } else {
-            (u128::from(memtables) * u128::from(of_range) / u128::from(of_all)) as u64
+        let number = |property| {
+            db.property_int_value_cf(handle, property)
+                .map(|number| number.unwrap_or(0))
+                .map_err(|error| self.fault("read the size of memtables", &error))
         };
-        Ok(of_range + share)
+        let mut all = self.content_of_files(cf)?;
+        all += RangeSize {
+            bytes: number(rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)?,
+            keys: number(rocksdb::properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)?
+                + number(rocksdb::properties::NUM_ENTRIES_IMM_MEM_TABLES)?,
+        };
+        let (of_range, of_all) =
+            (self.file_bytes(cf, range), self.file_bytes(cf, &KeyRange::all()));
+        if of_all == 0 {
+            return Ok(all);
+        }
+        let share =
+            |number: u64| (u128::from(number) * u128::from(of_range) / u128::from(of_all)) as u64;
+        Ok(RangeSize { bytes: share(all.bytes), keys: share(all.keys) })
     }
+
+    /// Bytes of the files' blocks that hold the range: asks their indexes, reads no block.
+    fn file_bytes(&self, cf: ColumnFamily, range: &KeyRange) -> u64 {
+        let db = &self.shared.db;
+        let end = range.end.as_deref().unwrap_or(&BEYOND_KEYS);
+        let range = rocksdb::Range::new(&range.start, end);
+        db.get_approximate_sizes_cf(family(db, cf), &[range]).into_iter().sum()
+    }
+
+    /// Keys and values that were put into the family's files.
+    fn content_of_files(&self, cf: ColumnFamily) -> Result<RangeSize, Fault> {
+        let db = &self.shared.db;
+        let property = rocksdb::properties::AGGREGATED_TABLE_PROPERTIES;
+        let told = db
+            .property_value_cf(family(db, cf), property)
+            .map_err(|error| self.fault("read the properties of files", &error))?;
+        Ok(told.map_or_else(RangeSize::default, |told| content_in(&told)))
+    }
+}
+
+/// What RocksDB's text about files says went into them.
+fn content_in(told: &str) -> RangeSize {
+    let number = |name: &str| {
+        let of = |part: &str| part.trim().strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+        told.split(';').find_map(of).unwrap_or(0u64)
+    };
+    let keys = number("# entries");
+    // RocksDB adds eight bytes of its own to each key.
+    let bytes = (number("raw key size") + number("raw value size")).saturating_sub(8 * keys);
+    RangeSize { bytes, keys }
 }
 
 /// The families are opened with the database and never dropped.
@@ -171,14 +205,33 @@ impl DataEngine for RocksData {
     }
 
     /// Small ranges are counted exactly, larger ones are estimated from their files.
-    fn approximate_bytes(&self, range: &KeyRange) -> Result<u64, Fault> {
+    fn approximate_size(&self, range: &KeyRange) -> Result<RangeSize, Fault> {
+        let mut sum = RangeSize::default();
         if range.is_empty() {
-            return Ok(0);
+            return Ok(sum);
         }
-        ColumnFamily::DATA.into_iter().try_fold(0, |sum, cf| {
-            let (counted, all) = self.count_bytes(cf, range)?;
-            Ok(sum + if all { counted } else { counted.max(self.estimate_bytes(cf, range)?) })
-        })
+        for cf in ColumnFamily::DATA {
+            let (counted, all) = self.count(cf, range)?;
+            let estimated = if all { counted } else { self.estimate(cf, range)? };
+            sum += RangeSize {
+                bytes: counted.bytes.max(estimated.bytes),
+                keys: counted.keys.max(estimated.keys),
+            };
+        }
+        Ok(sum)
+    }
+
+    /// By the indexes of files; of memtables nothing is known.
+    fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault> {
+        let file_bytes = |range: &KeyRange| {
+            ColumnFamily::DATA.into_iter().map(|cf| self.file_bytes(cf, range)).sum()
+        };
+        let in_files: u64 = file_bytes(range);
+        if in_files < COUNTED_BYTES_MAX {
+            return Ok(None);
+        }
+        let Some((first, last)) = ends(&self.snapshot(), range)? else { return Ok(None) };
+        middle::find(&first, &last, |part| Ok(file_bytes(part)))
     }
 
     fn used_bytes(&self) -> u64 {
@@ -286,5 +339,18 @@ impl Cursor for RocksCursor {
     fn value(&self) -> &[u8] {
         let value = self.position.as_ref().and_then(|position| position.iterator().value());
         value.expect("a cursor that is asked for a value must be on a key")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_hold_is_read_from_rocksdbs_text() {
+        let told = "# data blocks=7; # entries=100; # deletions=3; raw key size=2400; \
+                    raw average key size=24.000000; raw value size=5000; data block size=900; ";
+        assert_eq!(content_in(told), RangeSize { bytes: 2400 + 5000 - 800, keys: 100 });
+        assert_eq!(content_in("nothing of the kind"), RangeSize::default());
     }
 }

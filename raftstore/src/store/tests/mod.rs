@@ -29,8 +29,9 @@ use crate::applier::Applier;
 use crate::config::Config;
 use crate::driver::{Background, SnapshotStorage};
 use crate::effects::{Effects, Report};
-use crate::engine::memory::{MemoryData, MemoryLog, MemorySnapshot};
+use crate::engine::memory::{Fuse, MemoryData, MemoryLog, MemorySnapshot};
 use crate::engine::{ColumnFamily, DataEngine, LogEngine, Snapshot as _, WriteBatch};
+use crate::error::Fault;
 use crate::msg::{Answer, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg, Target};
 use crate::read_view::ReadPath;
 use crate::storage::bootstrap;
@@ -52,6 +53,8 @@ struct Node {
     held: Option<Vec<ApplyTask>>,
     /// While held, background tasks gather here.
     held_background: Option<Vec<BackgroundTask>>,
+    /// Its disks may fail.
+    may_fail: bool,
 }
 
 /// Stores, numbered from 1, and everything between them.
@@ -85,6 +88,7 @@ impl Cluster {
                 inbox: VecDeque::new(),
                 held: None,
                 held_background: None,
+                may_fail: false,
             };
             (StoreId(id), node)
         };
@@ -156,12 +160,12 @@ impl Cluster {
         node.held_background = None;
     }
 
-    /// Stops a store and loses its unsynced data writes but the first `keep`.
+    /// Stops a store and loses its unsynced writes but the first `keep`.
     fn lose_power(&mut self, id: u64, keep: usize) {
         self.stop(id);
         let node = &self.nodes[&StoreId(id)];
         node.data.power_loss(keep);
-        node.log.power_loss(0);
+        node.log.power_loss(keep);
     }
 
     fn tell(&mut self, id: StoreId, message: StoreMsg) {
@@ -186,60 +190,74 @@ impl Cluster {
         panic!("the stores do not come to rest");
     }
 
+    /// Performs effects and what follows from them. A fault stops the store, and only a disk that was told
+    /// to fail may be the reason.
     fn perform(&mut self, id: StoreId, mut effects: Effects) {
         loop {
-            let node = self.nodes.get_mut(&id).unwrap();
-            let Some(machine) = &mut node.machine else { return };
+            let Some(machine) = &mut self.nodes.get_mut(&id).unwrap().machine else { return };
             machine.store.flush(self.now, &mut effects);
             if effects.is_empty() {
                 return;
             }
-            let mut next = Effects::default();
-            let mut sent = std::mem::take(&mut effects.send_now);
-            let mut groups: Vec<_> = effects.log.groups.iter().map(|(group, _)| *group).collect();
-            groups.dedup();
-            assert_eq!(groups.len(), effects.log.groups.len(), "a group appears once");
-            node.log.write(std::mem::take(&mut effects.log)).unwrap();
-            sent.append(&mut effects.send_after_persist);
-            machine.store.on_persisted(effects.persisted, self.now, &mut next).unwrap();
-            let mut tasks = std::mem::take(&mut effects.apply);
-            if let Some(held) = &mut node.held {
-                held.append(&mut tasks);
-            }
-            for applied in machine.applier.apply(tasks).unwrap() {
-                machine.store.on_applied(applied, self.now, &mut next).unwrap();
-            }
-            for task in effects.background {
-                if let Some(held) = &mut node.held_background {
-                    held.push(task);
-                } else {
-                    node.inbox.extend(machine.background.perform(task).unwrap());
+            match self.perform_once(id, effects) {
+                Ok(next) => effects = next,
+                Err(fault) => {
+                    assert!(self.nodes[&id].may_fail, "{id}: {fault}");
+                    self.stop(id.0);
+                    return;
                 }
             }
-            for message in sent {
-                self.send(id, message, |message| StoreMsg::Raft(Box::new(message)));
-            }
-            for snapshot in effects.snapshots {
-                let region_id = RegionId(snapshot.message.region_id);
-                let to = PeerId(snapshot.message.to_peer.as_ref().unwrap().id);
-                let source = snapshot.source;
-                let ok = self.send(id, snapshot.message, |message| StoreMsg::SnapshotReceived {
-                    message: Box::new(message),
-                    source,
-                });
-                self.tell(id, StoreMsg::SnapshotSent { region_id, to, ok });
-            }
-            for report in effects.reports {
-                self.answer(id, &report);
-                self.reports.push((id, report));
-            }
-            for (reply_id, reply) in effects.replies {
-                self.look(id, reply_id, &reply);
-                let before = self.replies.insert(reply_id, reply);
-                assert!(before.is_none(), "{reply_id:?} is answered twice");
-            }
-            effects = next;
         }
+    }
+
+    fn perform_once(&mut self, id: StoreId, mut effects: Effects) -> Result<Effects, Fault> {
+        let mut next = Effects::default();
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(machine) = &mut node.machine else { return Ok(next) };
+        let mut sent = std::mem::take(&mut effects.send_now);
+        let mut groups: Vec<_> = effects.log.groups.iter().map(|(group, _)| *group).collect();
+        groups.dedup();
+        assert_eq!(groups.len(), effects.log.groups.len(), "a group appears once");
+        node.log.write(std::mem::take(&mut effects.log))?;
+        sent.append(&mut effects.send_after_persist);
+        machine.store.on_persisted(effects.persisted, self.now, &mut next)?;
+        let mut tasks = std::mem::take(&mut effects.apply);
+        if let Some(held) = &mut node.held {
+            held.append(&mut tasks);
+        }
+        for applied in machine.applier.apply(tasks)? {
+            machine.store.on_applied(applied, self.now, &mut next)?;
+        }
+        for task in effects.background {
+            if let Some(held) = &mut node.held_background {
+                held.push(task);
+            } else {
+                node.inbox.extend(machine.background.perform(task)?);
+            }
+        }
+        for message in sent {
+            self.send(id, message, |message| StoreMsg::Raft(Box::new(message)));
+        }
+        for snapshot in effects.snapshots {
+            let region_id = RegionId(snapshot.message.region_id);
+            let to = PeerId(snapshot.message.to_peer.as_ref().unwrap().id);
+            let source = snapshot.source;
+            let ok = self.send(id, snapshot.message, |message| StoreMsg::SnapshotReceived {
+                message: Box::new(message),
+                source,
+            });
+            self.tell(id, StoreMsg::SnapshotSent { region_id, to, ok });
+        }
+        for report in effects.reports {
+            self.answer(id, &report);
+            self.reports.push((id, report));
+        }
+        for (reply_id, reply) in effects.replies {
+            self.look(id, reply_id, &reply);
+            let before = self.replies.insert(reply_id, reply);
+            assert!(before.is_none(), "{reply_id:?} is answered twice");
+        }
+        Ok(next)
     }
 
     /// Does what a caller does when its barrier is answered: takes a snapshot, and looks again whether the
@@ -332,6 +350,43 @@ impl Cluster {
     fn heal(&mut self) {
         self.cut.clear();
         self.filter = None;
+    }
+
+    /// Keeps back what the store's background worker is to do.
+    fn hold_background(&mut self, id: u64) {
+        self.nodes.get_mut(&StoreId(id)).unwrap().held_background.get_or_insert_default();
+    }
+
+    fn release_background(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&StoreId(id)).unwrap();
+        let (Some(tasks), Some(machine)) = (node.held_background.take(), &mut node.machine) else {
+            return;
+        };
+        for task in tasks {
+            node.inbox.extend(machine.background.perform(task).unwrap());
+        }
+        self.run();
+    }
+
+    /// After so many more writes and syncs the store's disks fail, and so the store stops.
+    fn fail_after(&mut self, id: u64, operations: u64) {
+        let node = self.nodes.get_mut(&StoreId(id)).unwrap();
+        node.may_fail = true;
+        let fuse = Fuse::new(operations);
+        node.data.set_fuse(Some(fuse.clone()));
+        node.log.set_fuse(Some(fuse));
+    }
+
+    /// The disks work again.
+    fn repair(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&StoreId(id)).unwrap();
+        node.may_fail = false;
+        node.data.set_fuse(None);
+        node.log.set_fuse(None);
+    }
+
+    fn is_down(&self, id: u64) -> bool {
+        self.nodes[&StoreId(id)].machine.is_none()
     }
 
     /// Keeps back what the store's applier is to do.
@@ -446,6 +501,19 @@ impl Cluster {
             self.tick();
         }
         panic!("{key} cannot be written");
+    }
+
+    /// Deletes at the leader of region 1.
+    #[track_caller]
+    fn delete(&mut self, key: &'static str) {
+        let leader = self.leader(1).unwrap();
+        let target = self.target(leader, 1);
+        let reply = self.new_reply();
+        let mut batch = WriteBatch::new();
+        batch.delete(ColumnFamily::Default, key);
+        self.tell(StoreId(leader), StoreMsg::Write { target, batch, reply });
+        self.run();
+        self.until("the deletion", |cluster| cluster.is_done(reply));
     }
 
     fn barrier_at(&mut self, store: u64, region: u64, replica_read: bool) -> ReplyId {

@@ -95,6 +95,33 @@ fn an_empty_peers_vote_is_remembered() {
 }
 
 #[test]
+fn a_log_that_a_crash_left_behind_its_tombstone_is_cleared() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    cluster.ticks(2);
+    let leader = cluster.leader(1).unwrap();
+    let gone = leader % 3 + 1;
+    cluster.hold_background(gone);
+    cluster.remove(1, &peer(gone, gone));
+    cluster.ticks(4);
+    // The tombstone is durable, and the store dies before it clears the log.
+    cluster.nodes[&StoreId(gone)].data.sync().unwrap();
+    let state =
+        |cluster: &Cluster| cluster.nodes[&StoreId(gone)].log.state(RegionId(1)).unwrap().unwrap();
+    let before = state(&cluster);
+    assert!(before.last_index > 0);
+    cluster.lose_power(gone, 0);
+    cluster.start(gone);
+    cluster.ticks(4);
+    let after = state(&cluster);
+    assert_eq!((after.last_index, after.truncated_index), (0, 0));
+    assert_eq!(after.hard_state.term, before.hard_state.term, "the vote is kept");
+    // So a later peer of the region can be made.
+    cluster.add(1, &peer(14, gone));
+    cluster.until("the data", |cluster| cluster.value(gone, "k") == Some("v".into()));
+}
+
+#[test]
 fn a_tombstone_outlives_a_loss_of_power_or_the_removal_is_replayed() {
     for keep in 0..6 {
         let mut cluster = Cluster::three();

@@ -105,6 +105,42 @@ fn a_split_without_ids_is_given_up() {
 }
 
 #[test]
+fn a_split_that_waits_for_ids_is_answered_when_its_leader_is_deposed() {
+    let mut cluster = Cluster::three();
+    cluster.gives_ids = false;
+    let leader = cluster.leader(1).unwrap();
+    let reply = cluster.split_at(leader, 1, &["m"]);
+    assert_eq!(cluster.reply(reply), None);
+    cluster.transfer(1, leader % 3 + 1);
+    let refusal = cluster.refusal(reply);
+    assert!(matches!(refusal, Some(Refusal::NotLeader { .. })), "{refusal:?}");
+    // Ids that come late change nothing.
+    let ids = vec![pdpb::SplitId { new_region_id: 500, new_peer_ids: vec![501, 502, 503] }];
+    let late = StoreMsg::SplitIds { region_id: RegionId(1), ask: 1, ids: Some(ids) };
+    cluster.tell(StoreId(leader), late);
+    cluster.run();
+    assert_eq!(regions_of(&cluster, leader).len(), 1);
+}
+
+#[test]
+fn a_split_that_was_proposed_is_answered_when_its_leader_is_deposed() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    cluster.isolate(leader);
+    let reply = cluster.split_at(leader, 1, &["m"]);
+    cluster.until("another leader", |cluster| cluster.leader(1).is_some_and(|new| new != leader));
+    cluster.write("k", "v");
+    cluster.heal();
+    cluster.until("an answer", |cluster| cluster.reply(reply).is_some());
+    let refusal = cluster.refusal(reply).unwrap();
+    assert!(
+        matches!(refusal, Refusal::StaleCommand | Refusal::UndeterminedResult { .. }),
+        "{refusal:?}"
+    );
+    assert_eq!(regions_of(&cluster, leader).len(), 1);
+}
+
+#[test]
 fn votes_that_come_before_the_split_are_kept() {
     let mut cluster = Cluster::three();
     let leader = cluster.leader(1).unwrap();
@@ -138,11 +174,94 @@ fn a_region_that_grows_too_large_is_split() {
 }
 
 #[test]
+fn a_region_with_too_many_keys_is_split() {
+    let config = Config {
+        region_split_keys: 10,
+        region_part_keys: 6,
+        split_check_ticks: 2,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::with_region(1, 1, config);
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        cluster.write(key, "v");
+    }
+    cluster.ticks(10);
+    assert_eq!(regions_of(&cluster, 1).len(), 1);
+    cluster.write("k", "v");
+    cluster.until("a split", |cluster| regions_of(cluster, 1).len() == 2);
+    assert_eq!(regions_of(&cluster, 1)[0], "r101 [-inf,g) v2.c1 p102@s1");
+}
+
+#[test]
 fn the_scheduler_may_order_a_split_in_the_middle() {
+    for policy in [pdpb::CheckPolicy::Scan, pdpb::CheckPolicy::Approximate] {
+        let mut cluster = Cluster::with_region(1, 1, Config::default());
+        ["a", "b", "c", "d"].into_iter().for_each(|key| cluster.write(key, "v"));
+        cluster.order(1, 1, |order| {
+            let policy = policy.into();
+            order.split_region = Some(pdpb::SplitRegion { policy, ..Default::default() });
+        });
+        let found = regions_of(&cluster, 1);
+        assert_eq!(found, ["r101 [-inf,c) v2.c1 p102@s1", "r1 [c,+inf) v2.c1 p1@s1"]);
+    }
+}
+
+#[test]
+fn the_scheduler_may_order_a_split_at_keys() {
     let mut cluster = Cluster::with_region(1, 1, Config::default());
-    ["a", "b", "c", "d"].into_iter().for_each(|key| cluster.write(key, "v"));
-    cluster.order(1, 1, |order| order.split_region = Some(pdpb::SplitRegion::default()));
-    assert_eq!(regions_of(&cluster, 1), ["r101 [-inf,c) v2.c1 p102@s1", "r1 [c,+inf) v2.c1 p1@s1"]);
+    cluster.order(1, 1, |order| {
+        let keys = vec!["m".into(), "g".into(), "m".into()];
+        let policy = pdpb::CheckPolicy::Usekey.into();
+        order.split_region = Some(pdpb::SplitRegion { policy, keys });
+    });
+    assert_eq!(
+        regions_of(&cluster, 1),
+        ["r101 [-inf,g) v3.c1 p102@s1", "r103 [g,m) v3.c1 p104@s1", "r1 [m,+inf) v3.c1 p1@s1"]
+    );
+}
+
+#[test]
+fn a_membership_change_right_behind_a_split_knows_of_it() {
+    let mut cluster = Cluster::with_region(4, 3, Config::default());
+    cluster.write("a", "1");
+    let leader = cluster.leader(1).unwrap();
+    let slow = leader % 3 + 1;
+    cluster.isolate(slow);
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.add(1, &peer(4, 4));
+    // Both come to the slow one in one batch.
+    cluster.heal();
+    cluster.until("both", |cluster| cluster.region(slow, 1).peers.len() == 4);
+    let region = cluster.region(slow, 1);
+    assert_eq!(region.start_key, "m");
+    assert_eq!(region, cluster.region(leader, 1));
+    assert_eq!(cluster.region(slow, 101).peers.len(), 3);
+    cluster.stop(slow);
+    cluster.start(slow);
+    assert_eq!(cluster.region(slow, 1), region);
+}
+
+#[test]
+fn a_new_regions_log_is_not_durable_before_its_split_is() {
+    for right_derive_when_split in [true, false] {
+        let config = Config { right_derive_when_split, ..Config::default() };
+        let mut cluster = Cluster::with_region(3, 3, config);
+        let leader = cluster.leader(1).unwrap();
+        let slow = leader % 3 + 1;
+        cluster.write("a", "1");
+        cluster.hold_background(slow);
+        cluster.split_at(leader, 1, &["m"]);
+        cluster.ticks(4);
+        assert!(cluster.has_region(slow, 101));
+        let log = cluster.nodes[&StoreId(slow)].log.clone();
+        assert_eq!(log.state(RegionId(101)).unwrap(), None);
+        // The split is lost with the power and replayed: there must be no log without a region.
+        cluster.lose_power(slow, 0);
+        cluster.start(slow);
+        cluster.until("both regions", |cluster| cluster.has_region(slow, 101));
+        cluster.write("a", "2");
+        cluster.until("its log", |_| log.state(RegionId(101)).unwrap().is_some());
+    }
 }
 
 #[test]

@@ -3,4 +3,5 @@
 
 use super::*;
 
+mod g_split_and_snapshot;
 mod r_membership;

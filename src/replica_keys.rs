@@ -1,0 +1,165 @@
+//! What a store's file may say of regions, raft logs and snapshots: keys of tikv-server.
+//!
+//! Of each pair of limits one may be left out: a region is split when it is half as large again as its parts
+//! shall be, and there are ten thousand keys to a mebibyte.
+
+use serde::{Deserialize, Deserializer};
+
+/// When a region is split and into what: section `coprocessor`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct RegionSection {
+    region_max_size: Option<Size>,
+    region_split_size: Option<Size>,
+    region_max_keys: Option<u64>,
+    region_split_keys: Option<u64>,
+}
+
+/// How replicas behave: section `raftstore`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct RaftSection {
+    right_derive_when_split: Option<bool>,
+    region_split_check_diff: Option<Size>,
+    raft_log_gc_threshold: Option<u64>,
+    raft_log_gc_count_limit: Option<u64>,
+    raft_log_gc_size_limit: Option<Size>,
+    raft_log_reserve_max_ticks: Option<u64>,
+}
+
+/// Keys to a mebibyte when only one of both is said.
+const KEYS_PER_MIB: u64 = 10_000;
+
+impl RegionSection {
+    /// Carries over what was said.
+    pub(crate) fn apply(&self, to: &mut raftstore::config::Config) {
+        let bytes = |size: Option<Size>| size.map(|size| size.0);
+        let told = pair(bytes(self.region_max_size), bytes(self.region_split_size));
+        if let Some((split, part)) = told {
+            (to.region_split_bytes, to.region_part_bytes) = (split, part);
+            let keys = |bytes: u64| (bytes >> 20).max(1) * KEYS_PER_MIB;
+            (to.region_split_keys, to.region_part_keys) =
+                (keys(split).max(keys(part) + 1), keys(part));
+        }
+        if let Some((split, part)) = pair(self.region_max_keys, self.region_split_keys) {
+            (to.region_split_keys, to.region_part_keys) = (split, part);
+        }
+        // Written bytes before a look: no more than a part of what is looked for.
+        if told.is_some() {
+            to.split_check_written_bytes =
+                to.split_check_written_bytes.min(to.region_part_bytes / 6);
+        }
+    }
+}
+
+/// The limit and the part, when at least one of them is said.
+fn pair(limit: Option<u64>, part: Option<u64>) -> Option<(u64, u64)> {
+    match (limit, part) {
+        (None, None) => None,
+        (Some(limit), Some(part)) => Some((limit, part)),
+        (Some(limit), None) => Some((limit, limit / 3 * 2)),
+        (None, Some(part)) => Some((part.saturating_add(part.div_ceil(2)), part)),
+    }
+}
+
+impl RaftSection {
+    /// Carries over what was said.
+    pub(crate) fn apply(&self, to: &mut raftstore::config::Config) {
+        let Self {
+            right_derive_when_split,
+            region_split_check_diff,
+            raft_log_gc_threshold,
+            raft_log_gc_count_limit,
+            raft_log_gc_size_limit,
+            raft_log_reserve_max_ticks,
+        } = self;
+        let set = |to: &mut u64, said: Option<u64>| *to = said.unwrap_or(*to);
+        to.right_derive_when_split = right_derive_when_split.unwrap_or(to.right_derive_when_split);
+        set(&mut to.split_check_written_bytes, region_split_check_diff.map(|size| size.0));
+        set(&mut to.compact_log_entries_min, *raft_log_gc_threshold);
+        set(&mut to.compact_log_entries_max, *raft_log_gc_count_limit);
+        set(&mut to.compact_log_bytes_max, raft_log_gc_size_limit.map(|size| size.0));
+        set(&mut to.compact_log_looks_max, *raft_log_reserve_max_ticks);
+    }
+}
+
+/// Bytes: a number, or a text such as "96MiB". As in the originals a KB is a KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Said {
+            Bytes(u64),
+            Text(String),
+        }
+        match Said::deserialize(deserializer)? {
+            Said::Bytes(bytes) => Ok(Self(bytes)),
+            Said::Text(text) => parse(&text)
+                .map(Self)
+                .ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is no size"))),
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        let cases = [("7", 7), ("7B", 7), ("2KB", 2048), ("96MiB", 96 << 20), (" 1 GB ", 1 << 30)];
+        for (text, bytes) in cases {
+            assert_eq!(parse(text), Some(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5GB", "7 apples", "99999999999TB"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    fn applied(text: &str) -> raftstore::config::Config {
+        let mut config = raftstore::config::Config::default();
+        toml::from_str::<RegionSection>(text).unwrap().apply(&mut config);
+        assert_eq!(config.validate(), Ok(()), "{text}");
+        config
+    }
+
+    #[test]
+    fn one_of_two_limits_is_enough() {
+        let sizes = |text| {
+            let config = applied(text);
+            (config.region_split_bytes >> 20, config.region_part_bytes >> 20)
+        };
+        assert_eq!(sizes(""), (144, 96));
+        assert_eq!(sizes("region-split-size = \"64MB\""), (96, 64));
+        assert_eq!(sizes("region-max-size = \"96MB\"\nregion-split-size = \"64MB\""), (96, 64));
+        assert_eq!(sizes("region-max-size = \"63MB\""), (63, 42));
+        assert_eq!(applied("region-split-size = \"64MB\"").region_part_keys, 640_000);
+        let config = applied("region-max-keys = 30");
+        assert_eq!((config.region_split_keys, config.region_part_keys), (30, 20));
+        assert_eq!(config.region_split_bytes, 144 << 20);
+    }
+
+    #[test]
+    fn the_smallest_regions_are_valid_too() {
+        applied("region-split-size = 1000");
+        applied("region-max-size = \"1KB\"");
+    }
+}
