@@ -57,7 +57,7 @@ use crate::transport::Transport;
 use background_worker::{BackgroundWorker, perform_sync};
 use clock::Clock;
 use inbox::Inbox;
-use lanes::{ThreadLanes, lanes_of};
+use lanes::lanes_of;
 use raft_worker::RaftWorker;
 use replies::Replies;
 use router::Envelope;

@@ -85,7 +85,9 @@ impl<L: LogEngine> Peer<L> {
             PeerMsg::ReadBarrier { target, reply } => self.add_read(&target, reply, round),
             PeerMsg::Split { keys, reply, ask } => self.ask_split(keys, reply, ask, round),
             PeerMsg::Order { order, ask } => self.on_order(*order, ask, round),
-            PeerMsg::Raft(message) => self.receive(*message, round),
+            PeerMsg::Raft(message) => {
+                self.receive(*message, round);
+            }
             PeerMsg::SnapshotSent { to, ok } => self.on_snapshot_sent(to, ok),
             PeerMsg::SnapshotGenerated { peer_id, to, generated } => {
                 if self.id() == peer_id {

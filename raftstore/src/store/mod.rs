@@ -22,9 +22,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use proto::{
-    KeyRange, Refusal, RegionId, StoreId, metapb, pdpb, raft_serverpb::RaftMessage, region,
-};
+use proto::{KeyRange, Refusal, RegionId, StoreId, metapb, raft_serverpb::RaftMessage, region};
 
 use crate::command::Command;
 use crate::config::Config;
