@@ -262,7 +262,7 @@ impl StoreNode {
 
         // What answers requests.
         let (in_use_tx, in_use) = mpsc::channel(1);
-        let storage = Replicated::new(router.clone(), metrics.clone());
+        let storage = Replicated::new(router.clone(), metrics.clone(), config.api_version);
         let store = Arc::new(Store {
             cluster_id: identity.cluster_id,
             store_id: identity.store_id,
