@@ -467,6 +467,11 @@ fn serve<D: DataEngine>(
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Of all services described, those that this port serves.
+                .with_service_name(proto::tikvpb::tikv_server::SERVICE_NAME)
+                .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+                .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
         };
         let v1 = reflection().build_v1().expect("our own descriptors decode");
         let v1alpha = reflection().build_v1alpha().expect("our own descriptors decode");
