@@ -47,9 +47,10 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
     }
     let start = Instant::now();
     let api_version = ApiVersion::from(flags.api_version);
-    let mut screen = Screen::begin(flags.data.as_deref(), start);
-    // A signal during the start must not leave children or a temporary folder behind.
+    // A signal during the start must not leave children or a temporary folder behind. Whoever reads the
+    // first line may send one: it is listened for by then.
     let starting = async {
+        let mut screen = Screen::begin(flags.data.as_deref(), start);
         let running = start_all(&flags, api_version).await?;
         let topology = running.topology().await?;
         let complete = readiness::replicas(
@@ -65,13 +66,14 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
             .await
             .map_err(|_| Failure::new(Code::Timeout, "the first write and read took too long"))?
             .map_err(|error| Failure::failed(format!("the first write and read: {error}")))?;
-        Ok::<_, Failure>((running, topology))
+        Ok::<_, Failure>((screen, running, topology))
     };
-    let (running, topology) = tokio::select! {
+    let (screen, running, topology) = tokio::select! {
         biased;
         signal = process::stop_signal() => {
             signal?;
-            return Err(Failure::failed("interrupted before the cluster was ready"));
+            let what = "interrupted before the cluster was ready";
+            return Err(Failure::new(Code::Interrupted, what));
         }
         started = starting => started?,
     };
