@@ -163,8 +163,16 @@ mod tests {
     #[test]
     fn nonsense_is_refused_in_words() {
         let nonsense = [
-            "hex:0", "hex:zz", "hex:ää", r"esc:\q", r"esc:\x0", r"esc:\x+1", r"esc:\400", "enc:00",
-            "data:abc", r"data:z\q",
+            "hex:0",
+            "hex:zz",
+            "hex:ää",
+            r"esc:\q",
+            r"esc:\x0",
+            r"esc:\x+1",
+            r"esc:\400",
+            "enc:00",
+            "data:abc",
+            r"data:z\q",
         ];
         for nonsense in nonsense {
             assert!(parse(nonsense).is_err_and(|error| error.contains(nonsense)), "{nonsense}");
@@ -173,7 +181,9 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_typed() {
-        for bytes in [&b"plain"[..], b"hex:looks", b"enc(x)", b"data:z", b"\0\xff", b"", "ä".as_bytes()] {
+        for bytes in
+            [&b"plain"[..], b"hex:looks", b"enc(x)", b"data:z", b"\0\xff", b"", "ä".as_bytes()]
+        {
             assert_eq!(parse(&show(bytes)).unwrap(), bytes);
         }
         assert_eq!(show_bound(&memcomparable::encode(b"abc"), "+inf"), "enc(abc)");

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::raft_serverpb::{RaftMessage, SnapshotChunk};
 use proto::schedulerpb::peer_client::PeerClient;
 use proto::schedulerpb::{DescribeRequest, RaftBatch};
@@ -29,10 +30,15 @@ struct Attacked {
 
 impl Attacked {
     async fn start() -> Self {
+        Self::start_as(Command::new(TESSERA)).await
+    }
+
+    /// `command` becomes the program with these arguments.
+    async fn start_as(mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready.json");
         let said = std::fs::File::create(folder.path().join("stderr")).unwrap();
-        let child = Command::new(TESSERA)
+        let child = command
             .args(["playground", "--port", "0", "--host", &own_address().to_string()])
             .arg("--ready-file")
             .arg(&ready)
@@ -240,7 +246,8 @@ async fn garbage_on_every_port_leaves_the_cluster_serving() {
     let cluster = Attacked::start().await;
     cluster.client().await.raw().put("before", "1").await.unwrap();
     let ports = cluster.ports().await;
-    let attacks = ports.into_iter().map(|port| tokio::task::spawn_blocking(move || send_garbage(port)));
+    let attacks =
+        ports.into_iter().map(|port| tokio::task::spawn_blocking(move || send_garbage(port)));
     for attack in attacks.collect::<Vec<_>>() {
         attack.await.unwrap();
     }
@@ -254,7 +261,8 @@ async fn absurd_raft_messages_leave_the_cluster_serving() {
     for (id, address) in cluster.stores() {
         let mut attacker = TikvClient::connect(format!("http://{address}")).await.unwrap();
         for region in [1, 2, 3, 4] {
-            let batch = BatchRaftMessage { msgs: absurd_messages(id, region), ..Default::default() };
+            let batch =
+                BatchRaftMessage { msgs: absurd_messages(id, region), ..Default::default() };
             // The store may end the stream; it may not end itself.
             let _ = attacker.batch_raft(tokio_stream::once(batch)).await;
         }
@@ -273,7 +281,9 @@ async fn absurd_messages_among_members_leave_the_scheduler_serving() {
         let mut messages = Vec::new();
         for kind in 0..=20 {
             for numbers in ABSURD {
-                for (from, to) in [(77, ids[0]), (ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[2])] {
+                for (from, to) in
+                    [(77, ids[0]), (ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[2])]
+                {
                     messages.push(absurd_message(kind, numbers, from, to));
                 }
             }
@@ -288,6 +298,33 @@ async fn absurd_messages_among_members_leave_the_scheduler_serving() {
             let _ = attacker.raft(tokio_stream::once(batch)).await;
         }
     }
+    cluster.serves_on().await;
+}
+
+/// More of them than the process may open files: engines, and those who were there before, go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_say_nothing_do_not_starve_the_cluster() {
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+    // Twelve times this is more than the cluster's limit; and we need descriptors of our own.
+    let silent_per_port = 120.min((limit - 300) / 12);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", TESSERA]);
+    let cluster = Attacked::start_as(command).await;
+    let client = cluster.client().await;
+    client.raw().put("before", "1").await.unwrap();
+    let mut silent = Vec::new();
+    for port in cluster.ports().await {
+        for _ in 0..silent_per_port {
+            // At the end they are refused, at once or a little later.
+            silent.extend(TcpStream::connect(port));
+        }
+    }
+    // Enough for memtables to be written to files, which must be opened for it.
+    for n in 0..120 {
+        client.raw().put(format!("large/{n}"), vec![b'v'; 1 << 20]).await.unwrap();
+    }
+    drop(silent);
     cluster.serves_on().await;
 }
 

@@ -181,9 +181,12 @@ fn paths_in(text: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     text.split(move |c| !is_part(c)).map(|word| word.trim_start_matches('/')).filter(|word| {
         let names_a_file = [".rs", ".md", ".proto"].iter().any(|ending| word.ends_with(ending));
-        word.contains('/') && (names_a_file || CRATES.iter().any(|(name, _)| {
-            word.strip_prefix(name).is_some_and(|rest| rest.starts_with('/') && rest.ends_with('/'))
-        }))
+        word.contains('/')
+            && (names_a_file
+                || CRATES.iter().any(|(name, _)| {
+                    word.strip_prefix(name)
+                        .is_some_and(|rest| rest.starts_with('/') && rest.ends_with('/'))
+                }))
     })
 }
 

@@ -71,11 +71,7 @@ impl<D> std::fmt::Debug for Replicated<D> {
 }
 
 impl<D: DataEngine> Replicated<D> {
-    pub(crate) fn new(
-        router: Router<D>,
-        metrics: Arc<Metrics>,
-        api_version: ApiVersion,
-    ) -> Self {
+    pub(crate) fn new(router: Router<D>, metrics: Arc<Metrics>, api_version: ApiVersion) -> Self {
         Self { router, metrics, api_version }
     }
 

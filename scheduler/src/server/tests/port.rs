@@ -245,7 +245,8 @@ async fn a_request_that_keeps_too_much_here_is_refused() {
         ..Default::default()
     };
     assert_eq!(meta.put(put).await.unwrap_err().code(), Code::InvalidArgument);
-    let item = pdpb::GlobalConfigItem { name: "k".into(), payload: large.into(), ..Default::default() };
+    let item =
+        pdpb::GlobalConfigItem { name: "k".into(), payload: large.into(), ..Default::default() };
     let store = pdpb::StoreGlobalConfigRequest { changes: vec![item], ..Default::default() };
     let refused = pd(&node).await.store_global_config(store).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
