@@ -60,7 +60,8 @@ pub struct Config {
     pub region_split_bytes: u64,
     /// Once split, the parts are about this large, in bytes.
     pub region_part_bytes: u64,
-    /// A region with more keys than this is split; versions count. 0 never splits by keys.
+    /// A region with more keys than this is split: records of transactions, every version. 0 never splits
+    /// by keys.
     pub region_split_keys: u64,
     /// Once split, the parts have about this many keys.
     pub region_part_keys: u64,
