@@ -134,7 +134,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A gRPC call whose message claims more bytes than it has: 4 GiB.
 fn endless_message(path: &str) -> Vec<u8> {
-    let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    let literal = |text: &str| [&[text.len() as u8][..], text.as_bytes()].concat();
     // POST, http, the path, and content-type, by their numbers in the static table; then a name.
     let headers = [
         vec![0x83, 0x86, 0x04],

@@ -68,7 +68,8 @@ fn a_directory_of_something_else_is_left_alone() {
 fn a_file_is_no_directory_for_data() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
-    for more in [&[][..], &["--processes"]] {
+    let ways: [&[&str]; 2] = [&[], &["--processes"]];
+    for more in ways {
         let words = [&["playground", "--port", "0", "--data", path][..], more].concat();
         assert!(refused(&words, 2).contains(path));
     }

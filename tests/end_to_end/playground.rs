@@ -108,7 +108,8 @@ async fn several_processes_start_serve_and_stop() {
 
 #[test]
 fn an_interrupted_start_says_so_and_leaves_nothing_behind() {
-    for flags in [&[][..], &["--processes"]] {
+    let ways: [&[&str]; 2] = [&[], &["--processes"]];
+    for flags in ways {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(TESSERA)
             .args(["playground", "--port", "0", "--host", &own_address().to_string()])

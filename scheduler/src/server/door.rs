@@ -172,7 +172,7 @@ mod tests {
         let limits = Limits { greeting: Duration::from_millis(20), ..Limits::of_process() };
         let mut incoming = std::pin::pin!(connections(listener, limits));
         for (words, stays) in
-            [(&b""[..], false), (&PREFACE[..9], false), (PREFACE, true), (b"G", true)]
+            [(&b""[..], false), (&PREFACE[..9], false), (PREFACE, true), (&b"G"[..], true)]
         {
             let mut client = TcpStream::connect(address).await.unwrap();
             let mut served = incoming.next().await.unwrap().unwrap();
