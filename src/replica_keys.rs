@@ -19,6 +19,7 @@ pub(crate) struct RegionSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct RaftSection {
+    raft_workers: Option<usize>,
     right_derive_when_split: Option<bool>,
     region_split_check_diff: Option<Size>,
     split_region_check_tick_interval: Option<Period>,
@@ -70,6 +71,7 @@ impl RaftSection {
     /// Carries over what was said.
     pub(crate) fn apply(&self, to: &mut raftstore::config::Config) {
         let Self {
+            raft_workers,
             right_derive_when_split,
             region_split_check_diff,
             split_region_check_tick_interval,
@@ -81,6 +83,7 @@ impl RaftSection {
             raft_log_gc_size_limit,
             raft_log_reserve_max_ticks,
         } = self;
+        to.raft_workers = raft_workers.unwrap_or(to.raft_workers);
         let set = |to: &mut u64, said: Option<u64>| *to = said.unwrap_or(*to);
         to.right_derive_when_split = right_derive_when_split.unwrap_or(to.right_derive_when_split);
         set(&mut to.split_check_written_bytes, region_split_check_diff.map(|size| size.0));
@@ -228,6 +231,18 @@ mod tests {
         let config = applied("region-max-keys = 30");
         assert_eq!((config.region_split_keys, config.region_part_keys), (30, 20));
         assert_eq!(config.region_split_bytes, 144 << 20);
+    }
+
+    #[test]
+    fn threads_of_a_store_are_as_many_as_said() {
+        let workers = |text| {
+            let mut config = raftstore::config::Config::default();
+            toml::from_str::<RaftSection>(text).unwrap().apply(&mut config);
+            config.validate().map(|()| config.raft_workers)
+        };
+        assert_eq!(workers(""), Ok(0));
+        assert_eq!(workers("raft-workers = 3"), Ok(3));
+        assert!(workers("raft-workers = 65").unwrap_err().contains("raft-workers"));
     }
 
     #[test]

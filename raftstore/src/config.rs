@@ -17,6 +17,9 @@ pub struct Config {
     pub lease_ticks: usize,
     /// Seed of election timeouts. Same seed, same inputs: same run. Different on each store.
     pub seed: u64,
+    /// Threads that share the work of a round, the raft worker among them; 0: as many as suit the
+    /// cores, on few of them one. Nothing but speed depends on it.
+    pub raft_workers: usize,
     /// Different at each start of this store (the shell takes it from a clock): contexts of
     /// read-index rounds of an earlier life must not be mistaken for ours.
     pub incarnation: u64,
@@ -86,6 +89,7 @@ impl Default for Config {
             election_ticks: 10,
             lease_ticks: 8,
             seed: 0,
+            raft_workers: 0,
             incarnation: 0,
             entry_bytes_max: 8 << 20,
             inflight_messages_max: 256,
@@ -116,6 +120,9 @@ impl Default for Config {
     }
 }
 
+/// More threads for the work of a round are refused: they would wait for one log anyway.
+const RAFT_WORKERS_MAX: usize = 64;
+
 impl Config {
     /// Whether these settings can work together; if not, why, for a person to read.
     pub fn validate(&self) -> Result<(), String> {
@@ -132,6 +139,7 @@ impl Config {
                 self.lease_ticks * 10 < (self.election_ticks - 1) * 9,
                 "lease-ticks must be shorter than nine tenths of election-ticks less one",
             ),
+            (self.raft_workers <= RAFT_WORKERS_MAX, "raft-workers must not be more than 64"),
             (self.entry_bytes_max > 0, "entry-bytes-max must not be zero"),
             (self.inflight_messages_max > 0, "inflight-messages-max must not be zero"),
             (
