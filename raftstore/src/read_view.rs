@@ -24,7 +24,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use proto::{KeyRange, Refusal, RegionId, StoreId, metapb, region};
@@ -50,6 +50,8 @@ pub struct ReadView {
     pub is_initialized: bool,
     /// Until when the leader may answer alone, in microseconds; 0: not now.
     lease_until: AtomicU64,
+    /// Whether the peer is asleep.
+    is_asleep: AtomicBool,
     /// What was read, for the scheduler.
     reads: Arc<ReadCounts>,
 }
@@ -59,9 +61,22 @@ pub struct ReadView {
 pub struct ReadCounts {
     keys: AtomicU64,
     bytes: AtomicU64,
+    /// Something was read under a lease since the peer last looked.
+    is_fresh: AtomicBool,
 }
 
 impl ReadCounts {
+    /// Whether something was read under a lease since the last call.
+    pub(crate) fn take_is_fresh(&self) -> bool {
+        self.is_fresh.load(Ordering::Relaxed) && self.is_fresh.swap(false, Ordering::Relaxed)
+    }
+
+    fn note_read(&self) {
+        if !self.is_fresh.load(Ordering::Relaxed) {
+            self.is_fresh.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Keys and bytes since the last call.
     pub fn take(&self) -> (u64, u64) {
         (self.keys.swap(0, Ordering::Relaxed), self.bytes.swap(0, Ordering::Relaxed))
@@ -126,6 +141,11 @@ impl ReadView {
         now.0 < self.lease_until.load(Ordering::Acquire)
     }
 
+    /// Whether the peer is asleep: its region is quiet.
+    pub fn is_asleep(&self) -> bool {
+        self.is_asleep.load(Ordering::Relaxed)
+    }
+
     /// Counts what was read, for the scheduler.
     pub fn count_read(&self, keys: u64, bytes: u64) {
         self.reads.keys.fetch_add(keys, Ordering::Relaxed);
@@ -176,9 +196,16 @@ impl Publisher {
             return;
         }
         self.set_lease(None);
+        let is_asleep = self.current.is_asleep();
         self.current = Arc::new(view_of(&next, &self.reads));
+        self.set_asleep(is_asleep);
         self.last = next;
         self.slot.store(self.current.clone());
+    }
+
+    /// Says whether the peer is asleep.
+    pub(crate) fn set_asleep(&self, is_asleep: bool) {
+        self.current.is_asleep.store(is_asleep, Ordering::Relaxed);
     }
 
     /// Sets or takes back the lease of the current view.
@@ -198,6 +225,7 @@ fn view_of(published: &Published, reads: &Arc<ReadCounts>) -> ReadView {
         is_leader,
         is_initialized,
         lease_until: AtomicU64::new(0),
+        is_asleep: AtomicBool::new(false),
         reads: reads.clone(),
     }
 }
@@ -259,6 +287,9 @@ impl ReadViews {
             && view.is_leader
             && !target.replica_read
             && view.holds_lease(now);
+        if by_lease {
+            view.reads.note_read();
+        }
         Ok((if by_lease { ReadPath::Lease } else { ReadPath::Barrier }, view))
     }
 

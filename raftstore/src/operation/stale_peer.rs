@@ -29,6 +29,7 @@ use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
 use crate::msg::{Now, SnapshotSource};
 use crate::operation::snapshot;
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
 use crate::storage::Tombstone;
 use crate::store::Store;
@@ -47,6 +48,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         let region_id = RegionId(message.region_id);
         let Some((from, to, epoch)) = self.addresses(&message) else { return Ok(()) };
+        self.hear_store(&message, &from, &to, now, effects);
         if message.is_tombstone {
             self.on_removed(region_id, &to, &epoch, now, effects);
             return Ok(());
@@ -87,22 +89,22 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             }
             return Ok(());
         }
-        self.deliver(message, now, effects);
+        if !self.on_sleep_message(&message, from, now, effects) {
+            self.deliver(message, now, effects);
+        }
         Ok(())
     }
 
     /// Hands a message to the peer it is for.
     pub(crate) fn deliver(&mut self, message: RaftMessage, now: Now, effects: &mut Effects) {
         let region_id = RegionId(message.region_id);
-        let Some(peer) = self.peers.get_mut(&region_id) else { return };
+        let Some(peer) = self.peers.get(&region_id) else { return };
         let inner = message.message.and_then(wire::message_from_wire);
         let (Some(inner), Some(from)) = (inner, message.from_peer) else { return };
         // A snapshot comes on its own stream, with its data.
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
         if peer.phase == Phase::Serving && !is_snapshot && inner.from == from.id {
-            let mut round = Round { config: &self.config, now, effects };
-            peer.step(from, inner, &mut round);
-            self.touched.insert(region_id);
+            self.step_peer(region_id, from, inner, now, effects);
         }
     }
 
@@ -145,6 +147,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && !region::is_epoch_stale(&region::epoch(&region), &region::epoch(&peer.region));
         let Some(inner) = wire::message_from_wire(inner) else { return };
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
+        self.wake(region_id, Cause::Spoken(PeerId(from.id)), now);
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
         if in_the_way.is_empty()
             && !is_taken
             && is_ours

@@ -16,6 +16,7 @@
 
 mod lifecycle;
 pub(crate) mod region_map;
+mod sleepers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -34,12 +35,14 @@ use crate::msg::{
 use crate::operation::heartbeat::is_current;
 use crate::operation::split_keys::SplitSearch;
 use crate::operation::transfer_leader::wanted;
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
 use crate::read_view::ReadViews;
 use crate::storage::Tombstone;
 use crate::storage::group_log::Position;
 use lifecycle::Dying;
 use region_map::RegionMap;
+use sleepers::Sleepers;
 
 /// Siblings told to a caller whose epoch is old, at most.
 const SIBLINGS_MAX: usize = 10;
@@ -61,6 +64,7 @@ pub struct Store<D: DataEngine, L: LogEngine> {
     views: ReadViews,
     /// Peers to flush.
     pub(crate) touched: BTreeSet<RegionId>,
+    sleepers: Sleepers,
     /// Votes for regions that a split has yet to create here.
     early_votes: VecDeque<RaftMessage>,
     /// Regions that a split on its way to the applier will create, with the region it is of.
@@ -116,6 +120,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             region_map: RegionMap::default(),
             views: ReadViews::new(id),
             touched: BTreeSet::new(),
+            sleepers: Sleepers::default(),
             early_votes: VecDeque::new(),
             splitting: BTreeMap::new(),
             dying: BTreeMap::new(),
@@ -169,7 +174,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             StoreMsg::SnapshotSent { region_id, to, ok } => {
                 self.with_peer(region_id, now, effects, |peer, _| peer.on_snapshot_sent(to, ok));
             }
-            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id),
+            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id, now),
             StoreMsg::SnapshotGenerated { region_id, peer_id, to, generated } => {
                 self.with_peer(region_id, now, effects, |peer, _| {
                     if peer.id() == peer_id {
@@ -207,16 +212,22 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         self.last_tick = Some(now);
         self.ticks += 1;
-        let mut failed = Vec::new();
-        for (region_id, peer) in &mut self.peers {
+        self.tick_sleepers(now, effects);
+        let (mut failed, mut agreed) = (Vec::new(), Vec::new());
+        for region_id in self.sleepers.awake() {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
             let mut round = Round { config: &self.config, now, effects };
             if Self::tick_peer(peer, &mut round) {
-                self.touched.insert(*region_id);
+                self.touched.insert(region_id);
             }
             if peer.may_rebuild() {
-                failed.push(*region_id);
+                failed.push(region_id);
+            }
+            if peer.has_agreement() {
+                agreed.push(region_id);
             }
         }
+        self.put_the_agreed_to_sleep(agreed);
         for region_id in failed {
             self.rebuild(region_id, now, effects)?;
         }
@@ -260,6 +271,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let applied = peer.applied.index;
             peer.group.log_mut().forget_cached(applied);
         }
+        peer.tick_sleep(round);
         is_touched || peer.has_new_reads()
     }
 
@@ -403,7 +415,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         Ok(())
     }
 
-    /// Does something to a peer, if it is there, and flushes it later.
+    /// Does something to a peer, if it is there, and flushes it later. A peer that is wanted does not sleep.
     fn with_peer(
         &mut self,
         region_id: RegionId,
@@ -411,6 +423,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
         act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
     ) {
+        self.wake(region_id, Cause::Wanted, now);
         if let Some(peer) = self.peers.get_mut(&region_id) {
             act(peer, &mut Round { config: &self.config, now, effects });
             self.touched.insert(region_id);
@@ -522,7 +535,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         });
     }
 
-    fn on_unreachable(&mut self, store_id: StoreId) {
+    fn on_unreachable(&mut self, store_id: StoreId, now: Now) {
+        self.wake_those_who_count_on(store_id, Cause::Doubt, now);
         for peer in self.peers.values_mut().filter(|peer| peer.leader().is_some()) {
             if let Some(there) = region::peer_on(&peer.region, store_id) {
                 let there = proto::PeerId(there.id);

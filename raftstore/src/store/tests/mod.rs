@@ -11,6 +11,7 @@ mod joint;
 mod membership;
 mod reads;
 mod restarts;
+mod sleep;
 mod snapshots;
 mod splits;
 mod transfers;

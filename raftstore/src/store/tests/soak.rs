@@ -56,6 +56,8 @@ impl Soak {
             compact_log_ticks: 10,
             compact_log_entries_min: 4,
             compact_log_entries_max: 20,
+            // Soon, later, or never.
+            sleep_after_ticks: [3, 15, 0][seed as usize % 3],
             leader_missing_ticks: 60,
             snapshot_retry_ticks: 100,
             right_derive_when_split: seed.is_multiple_of(2),
