@@ -30,7 +30,7 @@
 //! | a write, a read without a lease, a split, an order | they are for this peer |
 //! | a raft message | any but a heartbeat that says nothing new, and the answers to one: those are dealt with in sleep |
 //! | `MsgRegionWakeUp` | a follower that woke for a reason of its own asks its leader to wake too |
-//! | a store it counts on is silent for an election timeout, cannot be reached, or was started anew | `store/sleepers.rs`; a leader counts on the stores of all members, a follower on its leader's |
+//! | a store it counts on is silent for an election timeout, stays out of reach, or was started anew | `store/sleepers.rs`; a leader counts on the stores of all members, a follower on its leader's |
 //! | the leader's store says that its peer does not lead | an answer to the follower's question, one in a long while |
 //! | a restart | every peer begins awake |
 //!

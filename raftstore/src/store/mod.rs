@@ -174,7 +174,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             StoreMsg::SnapshotSent { region_id, to, ok } => {
                 self.with_peer(region_id, now, effects, |peer, _| peer.on_snapshot_sent(to, ok));
             }
-            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id, now),
+            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id),
             StoreMsg::SnapshotGenerated { region_id, peer_id, to, generated } => {
                 self.with_peer(region_id, now, effects, |peer, _| {
                     if peer.id() == peer_id {
@@ -212,7 +212,6 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         self.last_tick = Some(now);
         self.ticks += 1;
-        self.tick_sleepers(now, effects);
         let (mut failed, mut agreed) = (Vec::new(), Vec::new());
         for region_id in self.sleepers.awake() {
             let Some(peer) = self.peers.get_mut(&region_id) else { continue };
@@ -227,7 +226,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                 agreed.push(region_id);
             }
         }
-        self.put_the_agreed_to_sleep(agreed);
+        // Those that wake now have had this tick in their sleep.
+        self.tick_sleepers(agreed, now, effects);
         for region_id in failed {
             self.rebuild(region_id, now, effects)?;
         }
@@ -535,8 +535,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         });
     }
 
-    fn on_unreachable(&mut self, store_id: StoreId, now: Now) {
-        self.wake_those_who_count_on(store_id, Cause::Doubt, now);
+    fn on_unreachable(&mut self, store_id: StoreId) {
+        self.doubt_store(store_id);
         for peer in self.peers.values_mut().filter(|peer| peer.leader().is_some()) {
             if let Some(there) = region::peer_on(&peer.region, store_id) {
                 let there = proto::PeerId(there.id);

@@ -18,9 +18,9 @@
 //!   a sign of life too, only one of two stores asks as a rule.
 //! - Silence is counted in the ticks of the store that waits, as raft does. A store that stood still has not
 //!   therefore missed anything.
-//! - **Silent for an election timeout**, or out of reach: all who count on it wake. Followers then campaign as
-//!   soon as they would have if they had been awake all the time; that is how a dead leader is replaced in the
-//!   usual time.
+//! - **Silent for an election timeout**: all who count on it wake. Followers then campaign as soon as they would
+//!   have if they had been awake all the time; that is how a dead leader is replaced in the usual time. When the
+//!   transport says that the store is out of reach, a third of that is enough.
 //! - **Started anew**: the answer names the life of the store. In another life none of its peers leads or knows
 //!   a leader: all who count on it wake.
 //! - The answer also says who leads the region that the question was about. A follower that hears of another
@@ -29,6 +29,10 @@
 //!
 //! A question that finds its peer removed is answered as every message from the past is, too
 //! (`operation/stale_peer.rs`).
+//!
+//! **All at once.** When ten thousand leaders wake in one moment their heartbeats do not fit into the queues to
+//! other stores. Leaders that wake for a neighbour's sake, or that followers call, do so a few at a time; those
+//! of which something is wanted do not wait.
 //!
 //! **Duties.** What a sleeper has to do now and then is in a list by tick; nothing looks through all sleepers.
 
@@ -49,6 +53,9 @@ use crate::peer::sleep::{Cause, Waking};
 /// Stores whose signs of life are noted; more are not, and nobody who would count on them sleeps.
 const NEIGHBOURS_MAX: usize = 4096;
 
+/// So many leaders wake in one tick for the sake of a neighbour; more wait for the next.
+const LEADERS_WOKEN_MAX: usize = 256;
+
 /// So many election timeouts after one question the next goes out to a store that is heard anyway.
 const QUESTION_ELECTIONS: u64 = 3;
 
@@ -61,6 +68,9 @@ pub(super) struct Sleepers {
     counting: BTreeMap<StoreId, BTreeSet<RegionId>>,
     /// What sleepers have to do, by the tick at which it is due.
     duties: BTreeSet<(u64, RegionId)>,
+    /// Leaders whose turn to wake has not come.
+    waking: BTreeMap<RegionId, Cause>,
+    woken_this_tick: usize,
     neighbours: BTreeMap<StoreId, Neighbour>,
 }
 
@@ -75,6 +85,8 @@ struct Slumber {
 struct Neighbour {
     /// The tick at which it was last heard.
     heard: u64,
+    /// The tick at which it was said to be out of reach, if it was not heard since.
+    doubted: Option<u64>,
     /// Which life it last said it was in.
     life: Option<u64>,
     /// The region that it was last asked about.
@@ -91,6 +103,7 @@ impl Sleepers {
     /// A peer is no more.
     pub(super) fn forget(&mut self, region_id: RegionId) {
         self.awake.remove(&region_id);
+        self.waking.remove(&region_id);
         let Some(slumber) = self.asleep.remove(&region_id) else { return };
         self.duties.remove(&(slumber.duty_at, region_id));
         for store in slumber.counts_on {
@@ -128,9 +141,10 @@ impl Sleepers {
         if !self.neighbours.contains_key(&store) && self.neighbours.len() >= NEIGHBOURS_MAX {
             return false;
         }
-        let new = Neighbour { heard: tick, life: None, asked: RegionId::default() };
+        let new = Neighbour { heard: tick, doubted: None, life: None, asked: RegionId::default() };
         let neighbour = self.neighbours.entry(store).or_insert(new);
         neighbour.heard = tick;
+        neighbour.doubted = None;
         // What comes late from an earlier life says nothing.
         let is_another = life.is_some_and(|life| neighbour.life.is_some_and(|known| life > known));
         neighbour.life = neighbour.life.max(life);
@@ -178,15 +192,23 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         tracing::debug!(store = %self.id, region = %region_id, "a peer falls asleep");
     }
 
-    /// Leaders whose members have all agreed sleep.
-    pub(super) fn put_the_agreed_to_sleep(&mut self, agreed: Vec<RegionId>) {
-        for region_id in agreed {
-            self.put_to_sleep(region_id);
+    /// The transport says that a store is out of reach. It may be a moment's trouble.
+    pub(super) fn doubt_store(&mut self, store: StoreId) {
+        if let Some(neighbour) = self.sleepers.neighbours.get_mut(&store) {
+            neighbour.doubted.get_or_insert(self.ticks);
         }
     }
 
-    /// Once a tick: looks after the stores that sleepers count on, and after duties.
-    pub(super) fn tick_sleepers(&mut self, now: Now, effects: &mut Effects) {
+    /// Once a tick: puts leaders to sleep whose members have all agreed, looks after the stores that
+    /// sleepers count on, and does duties.
+    pub(super) fn tick_sleepers(&mut self, agreed: Vec<RegionId>, now: Now, effects: &mut Effects) {
+        for region_id in agreed {
+            self.put_to_sleep(region_id);
+        }
+        self.sleepers.woken_this_tick = 0;
+        for (region_id, cause) in std::mem::take(&mut self.sleepers.waking) {
+            self.wake_in_turn(region_id, cause, now);
+        }
         let patience = self.config.election_ticks as u64;
         let pause = (patience / 3).max(1);
         let stores: Vec<StoreId> = self.sleepers.counting.keys().copied().collect();
@@ -194,9 +216,11 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let silence = self.sleepers.silence(store, self.ticks);
             let neighbour = self.sleepers.neighbours.get(&store);
             let is_stranger = neighbour.is_none_or(|neighbour| neighbour.life.is_none());
-            if silence >= patience {
+            let doubted = neighbour.and_then(|neighbour| neighbour.doubted);
+            if silence >= patience || doubted.is_some_and(|since| self.ticks - since > pause) {
                 self.wake_those_who_count_on(store, Cause::Doubt, now);
             } else if is_stranger
+                || doubted.is_some()
                 || (silence > 0 && silence.is_multiple_of(pause))
                 || self.ticks.is_multiple_of(QUESTION_ELECTIONS * patience)
             {
@@ -239,15 +263,28 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     }
 
     /// A store is silent, cannot be reached, or was started anew.
-    pub(super) fn wake_those_who_count_on(&mut self, store: StoreId, cause: Cause, now: Now) {
+    fn wake_those_who_count_on(&mut self, store: StoreId, cause: Cause, now: Now) {
         let sleepers = self.sleepers.counting_on(store);
         if !sleepers.is_empty() {
             let (peers, id) = (sleepers.len(), self.id);
             tracing::info!(store = %id, other = %store, peers, ?cause, "sleeping peers wake");
         }
         for region_id in sleepers {
-            self.wake(region_id, cause, now);
+            self.wake_in_turn(region_id, cause, now);
         }
+    }
+
+    /// Wakes a peer; leaders no more than so many in a tick.
+    fn wake_in_turn(&mut self, region_id: RegionId, cause: Cause, now: Now) {
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        if peer.is_asleep() && peer.leader().is_some() {
+            if self.sleepers.woken_this_tick == LEADERS_WOKEN_MAX {
+                self.sleepers.waking.insert(region_id, cause);
+                return;
+            }
+            self.sleepers.woken_this_tick += 1;
+        }
+        self.wake(region_id, cause, now);
     }
 
     /// Every message is a sign of life of its sender's store; some say more.
@@ -341,21 +378,22 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let region_id = RegionId(message.region_id);
         let Some(peer) = self.peers.get_mut(&region_id) else { return false };
         let mut round = Round { config: &self.config, now, effects };
-        match extra.r#type() {
-            ExtraMessageType::MsgHibernateRequest => {
+        // What is unknown here is not taken for the first of the known.
+        match ExtraMessageType::try_from(extra.r#type) {
+            Ok(ExtraMessageType::MsgHibernateRequest) => {
                 let epoch = message.region_epoch.unwrap_or_default();
                 if peer.on_asked_to_sleep(from, &epoch, extra.index, &mut round) {
                     self.put_to_sleep(region_id);
                 }
             }
-            ExtraMessageType::MsgHibernateResponse => {
+            Ok(ExtraMessageType::MsgHibernateResponse) => {
                 peer.on_agreed(PeerId(from.id), extra.index, &round);
                 if peer.has_agreement() {
                     self.put_to_sleep(region_id);
                 }
             }
-            ExtraMessageType::MsgRegionWakeUp if message.message.is_none() => {
-                self.wake(region_id, Cause::Spoken(PeerId(from.id)), now);
+            Ok(ExtraMessageType::MsgRegionWakeUp) if message.message.is_none() => {
+                self.wake_in_turn(region_id, Cause::Spoken(PeerId(from.id)), now);
             }
             _ => return false,
         }

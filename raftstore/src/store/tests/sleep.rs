@@ -274,21 +274,83 @@ fn a_follower_that_is_cut_off_does_not_disturb_the_rest() {
 }
 
 #[test]
-fn a_link_that_is_broken_is_noticed_at_once() {
+fn a_link_that_stays_broken_is_noticed_early() {
     let (mut cluster, leader) = Cluster::sleeping(sleepy());
     let (near, far) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     let term = cluster.term(leader);
+    // A moment's trouble.
     cluster.tell(StoreId(near), StoreMsg::Unreachable { store_id: StoreId(leader) });
-    cluster.run();
-    // The follower woke, and has woken its leader.
-    assert!(!cluster.is_asleep(near, 1) && !cluster.is_asleep(leader, 1));
-    assert!(cluster.is_asleep(far, 1));
-    cluster.until_asleep();
-    // Nobody counts on that store.
-    cluster.tell(StoreId(near), StoreMsg::Unreachable { store_id: StoreId(far) });
-    cluster.run();
+    cluster.ticks(20);
     assert!(cluster.all_sleep());
+    // Nobody counts on that store.
+    cluster.cut.insert((StoreId(near), StoreId(far)));
+    cluster.tell(StoreId(near), StoreMsg::Unreachable { store_id: StoreId(far) });
+    cluster.ticks(20);
+    assert!(cluster.all_sleep());
+    // What it sends is lost, and so nothing is answered.
+    cluster.cut.insert((StoreId(near), StoreId(leader)));
+    cluster.cut.insert((StoreId(leader), StoreId(near)));
+    cluster.tell(StoreId(near), StoreMsg::Unreachable { store_id: StoreId(leader) });
+    cluster.ticks(5);
+    assert!(!cluster.is_asleep(near, 1) && cluster.is_asleep(far, 1));
+    // The leader does not hear the follower any more, and wakes too.
+    cluster.ticks(ELECTION);
+    assert!(!cluster.is_asleep(leader, 1));
+    cluster.ticks(100);
     assert_eq!((cluster.leader(1), cluster.term(leader)), (Some(leader), term));
+    cluster.heal();
+    cluster.until_asleep();
+    assert_eq!((cluster.leader(1), cluster.term(leader)), (Some(leader), term));
+}
+
+#[test]
+fn a_follower_that_wakes_counts_no_more_time_than_has_passed() {
+    let (mut cluster, leader) = Cluster::sleeping(sleepy());
+    let follower = leader % 3 + 1;
+    cluster.ticks(37);
+    cluster.isolate(follower);
+    let last = cluster.now;
+    cluster.until("it wakes", |cluster| !cluster.is_asleep(follower, 1));
+    let ticks = cluster.now.since(last) / cluster.config.tick_micros();
+    // Its leader's store was heard at most three ticks before the cut.
+    assert!((ELECTION as u64 - 3..=ELECTION as u64).contains(&ticks), "{ticks} ticks");
+    let counted = cluster.store(follower).peers[&RegionId(1)].group.elapsed_ticks();
+    assert_eq!(counted, ELECTION as u64);
+    // A message wakes it: the store was heard a moment ago.
+    cluster.heal();
+    cluster.until_asleep();
+    cluster.ticks(37);
+    let read = cluster.barrier_at(follower, 1, true);
+    let counted = cluster.store(follower).peers[&RegionId(1)].group.elapsed_ticks();
+    assert!(cluster.is_done(read) && counted <= 4, "{counted}");
+}
+
+#[test]
+fn many_leaders_that_wake_for_a_neighbour_do_so_a_few_at_a_time() {
+    let (mut cluster, leader) = Cluster::sleeping(sleepy());
+    let keys: Vec<Bytes> = (0..600).map(|n| format!("k{n:04}").into()).collect();
+    let target = cluster.target(leader, 1);
+    cluster.tell(StoreId(leader), StoreMsg::Split { target, keys, reply: None });
+    cluster.run();
+    cluster.until_asleep();
+    assert_eq!(cluster.store(leader).peers.len(), 601);
+    let awake = |cluster: &Cluster, store| {
+        cluster.store(store).peers.values().filter(|peer| !peer.is_asleep()).count()
+    };
+    let follower = leader % 3 + 1;
+    cluster.isolate(follower);
+    let mut seen = Vec::new();
+    for _ in 0..16 {
+        cluster.tick();
+        seen.push(awake(&cluster, leader));
+    }
+    seen.dedup();
+    assert_eq!(seen, [0, 256, 512, 601]);
+    assert_eq!(awake(&cluster, follower), 601);
+    // One of which something is wanted does not wait; none is woken twice.
+    cluster.heal();
+    cluster.until_asleep();
+    assert_eq!(awake(&cluster, leader), 0);
 }
 
 #[test]
