@@ -30,6 +30,7 @@ pub(crate) struct RaftSection {
     raft_log_gc_count_limit: Option<u64>,
     raft_log_gc_size_limit: Option<Size>,
     raft_log_reserve_max_ticks: Option<u64>,
+    hibernate_regions: Option<bool>,
 }
 
 /// Keys to a mebibyte when only one of both is said.
@@ -82,6 +83,7 @@ impl RaftSection {
             raft_log_gc_count_limit,
             raft_log_gc_size_limit,
             raft_log_reserve_max_ticks,
+            hibernate_regions,
         } = self;
         to.raft_workers = raft_workers.unwrap_or(to.raft_workers);
         let set = |to: &mut u64, said: Option<u64>| *to = said.unwrap_or(*to);
@@ -99,6 +101,9 @@ impl RaftSection {
         set(&mut to.compact_log_entries_max, *raft_log_gc_count_limit);
         set(&mut to.compact_log_bytes_max, raft_log_gc_size_limit.map(|size| size.0));
         set(&mut to.compact_log_looks_max, *raft_log_reserve_max_ticks);
+        if *hibernate_regions == Some(false) {
+            to.sleep_after_ticks = 0;
+        }
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Config {
     /// Larger logs than this are cut even under a slow follower, in bytes.
     pub compact_log_bytes_max: u64,
 
+    /// A region where nothing happened for so many ticks falls asleep (`peer/sleep.rs`). 0: none does.
+    pub sleep_after_ticks: u64,
+
     /// How often a leader reports its region when nothing changes.
     pub region_heartbeat_ticks: u64,
     /// How often a store reports itself.
@@ -103,6 +106,7 @@ impl Default for Config {
             compact_log_looks_max: 6,
             compact_log_entries_max: 196_608,
             compact_log_bytes_max: 192 << 20,
+            sleep_after_ticks: 100,
             region_heartbeat_ticks: 1200,
             store_heartbeat_ticks: 200,
             down_after_ms: 600_000,

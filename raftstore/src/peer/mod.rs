@@ -18,6 +18,7 @@ pub(crate) mod lease;
 pub(crate) mod mail;
 pub(crate) mod proposals;
 mod ready;
+pub(crate) mod sleep;
 pub(crate) mod ticker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,6 +44,7 @@ use lease::{Lease, Mark, Voters};
 use mail::Mail;
 use proposals::Proposals;
 pub(crate) use ready::is_initial;
+use sleep::Rest;
 use ticker::Ticker;
 
 /// Senders remembered by a peer; beyond it newcomers that are no members get no answers.
@@ -145,6 +147,7 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) log_use: LogUse,
     pub(crate) traffic: Traffic,
     pub(crate) ticker: Ticker,
+    rest: Rest,
     pub(crate) publisher: Publisher,
     pub(crate) leaderless_ticks: u64,
     /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
@@ -204,6 +207,7 @@ impl<L: LogEngine> Peer<L> {
             log_use: LogUse::default(),
             traffic: Traffic::default(),
             ticker: Ticker::new(region_id),
+            rest: Rest::default(),
             publisher,
             leaderless_ticks: 0,
             abandoned: VecDeque::new(),
@@ -295,6 +299,9 @@ impl<L: LogEngine> Peer<L> {
         if is_vote && round.now < self.votes_from && !is_forced {
             return;
         }
+        if self.is_disturbed_by(&message) {
+            self.stir();
+        }
         let sender = PeerId(message.from);
         if self.senders.len() < SENDERS_MAX {
             self.senders.insert(sender, from);
@@ -344,6 +351,7 @@ impl<L: LogEngine> Peer<L> {
         if self.phase != Phase::Serving || self.awaits_sync.is_some() {
             return false;
         }
+        self.call_leader(round);
         self.follow_role(round);
         self.propose_writes(round);
         self.ask_reads(round);

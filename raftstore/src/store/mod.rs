@@ -17,6 +17,7 @@
 
 mod lifecycle;
 pub(crate) mod region_map;
+mod sleepers;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,12 +35,14 @@ use crate::msg::{
     Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, StoreMsg, Target,
 };
 use crate::peer::mail::{AppliedData, PeerMsg};
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
 use crate::read_view::ReadViews;
 use crate::storage::Tombstone;
 use crate::storage::group_log::Position;
 use lifecycle::Dying;
 use region_map::RegionMap;
+use sleepers::Sleepers;
 pub use turns::PeerShare;
 
 /// Siblings told to a caller whose epoch is old, at most.
@@ -66,6 +69,7 @@ pub struct Store<D: DataEngine, L: LogEngine> {
     /// Messages in the mail of all peers.
     unread: usize,
     lanes: Box<dyn Lanes<PeerShare<D, L>>>,
+    sleepers: Sleepers,
     /// Votes for regions that a split has yet to create here.
     early_votes: VecDeque<RaftMessage>,
     /// Regions that a split on its way to the applier will create, with the region it is of.
@@ -123,6 +127,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             touched: BTreeSet::new(),
             unread: 0,
             lanes: Box::new(OneLane),
+            sleepers: Sleepers::default(),
             early_votes: VecDeque::new(),
             splitting: BTreeMap::new(),
             dying: BTreeMap::new(),
@@ -181,6 +186,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             StoreMsg::Raft(message) => {
                 let region_id = RegionId(message.region_id);
                 if self.is_between_members(&message) {
+                    self.note_sign_of_life(&message);
                     self.mail(region_id, now, PeerMsg::Raft(message));
                 } else {
                     self.read_mail_of(region_id, effects);
@@ -231,16 +237,22 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.read_mail(effects);
         self.last_tick = Some(now);
         self.ticks += 1;
-        let mut failed = Vec::new();
-        for (region_id, peer) in &mut self.peers {
+        let (mut failed, mut agreed) = (Vec::new(), Vec::new());
+        for region_id in self.sleepers.awake() {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
             let mut round = Round { config: &self.config, now, effects };
             if Self::tick_peer(peer, &mut round) {
-                self.touched.insert(*region_id);
+                self.touched.insert(region_id);
             }
             if peer.may_rebuild() {
-                failed.push(*region_id);
+                failed.push(region_id);
+            }
+            if peer.has_agreement() {
+                agreed.push(region_id);
             }
         }
+        // Those that wake now have had this tick in their sleep.
+        self.tick_sleepers(agreed, now, effects);
         for region_id in failed {
             self.rebuild(region_id, now, effects)?;
         }
@@ -284,6 +296,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let applied = peer.applied.index;
             peer.group.log_mut().forget_cached(applied);
         }
+        peer.tick_sleep(round);
         is_touched || peer.has_new_reads()
     }
 
@@ -445,7 +458,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         Ok(())
     }
 
-    /// Does something to a peer, if it is there, and flushes it later.
+    /// Does something to a peer, if it is there, and flushes it later. A peer that is wanted does not sleep.
     fn with_peer(
         &mut self,
         region_id: RegionId,
@@ -453,6 +466,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
         act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
     ) {
+        self.wake(region_id, Cause::Wanted, now);
         if let Some(peer) = self.peers.get_mut(&region_id) {
             act(peer, &mut Round { config: &self.config, now, effects });
             self.touched.insert(region_id);
@@ -494,6 +508,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     }
 
     fn on_unreachable(&mut self, store_id: StoreId) {
+        self.doubt_store(store_id);
         for peer in self.peers.values_mut().filter(|peer| peer.leader().is_some()) {
             if let Some(there) = region::peer_on(&peer.region, store_id) {
                 let there = proto::PeerId(there.id);

@@ -20,6 +20,7 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         compact_log_ticks: dice.within(10..60),
         compact_log_entries_min: if small_log { 5 } else { 50 },
         compact_log_entries_max: if small_log { dice.within(10..60) } else { 1000 },
+        sleep_after_ticks: if dice.happens(600) { dice.within(2..40) } else { 0 },
         region_heartbeat_ticks: dice.within(10..40),
         store_heartbeat_ticks: 100,
         down_after_ms: 3_000,

@@ -15,6 +15,7 @@ mod lanes;
 mod membership;
 mod reads;
 mod restarts;
+mod sleep;
 mod snapshots;
 mod splits;
 mod transfers;
