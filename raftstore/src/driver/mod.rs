@@ -20,6 +20,8 @@
 mod background;
 mod background_worker;
 mod clock;
+#[cfg(test)]
+mod failed_sync;
 mod inbox;
 mod observer;
 mod pace;
