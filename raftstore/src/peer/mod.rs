@@ -462,7 +462,8 @@ impl<L: LogEngine> Peer<L> {
     /// Until when this peer may answer alone, if it may at all.
     pub(crate) fn lease_until(&self, round: &Round<'_>) -> Option<Now> {
         let leader = self.leader()?;
-        let may = self.phase == Phase::Serving
+        let may = round.config.leases
+            && self.phase == Phase::Serving
             // An entry of an earlier leader may be committed and not yet applied here.
             && self.applied.term == leader.term
             && leader.term == self.group.term()

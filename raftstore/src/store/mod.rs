@@ -140,6 +140,14 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.id
     }
 
+    /// Whether leaders here may answer reads alone from now on. What was published is taken back at once.
+    pub fn use_leases(&mut self, may: bool) {
+        let before = std::mem::replace(&mut self.config.leases, may);
+        if before && !may {
+            self.peers.values().for_each(|peer| peer.publisher.set_lease(None));
+        }
+    }
+
     /// Something happened.
     pub fn step(
         &mut self,

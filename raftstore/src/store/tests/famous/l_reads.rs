@@ -235,6 +235,36 @@ fn bug_l5_a_lease_is_counted_from_the_answer() {
 }
 
 #[test]
+fn bug_l5_a_store_that_doubts_its_clock_answers_alone() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    cluster.ticks(4);
+    let leader = cluster.leader(1).unwrap();
+    assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+    let use_leases = |cluster: &mut Cluster, may| {
+        let node = cluster.nodes.get_mut(&StoreId(leader)).unwrap();
+        node.machine.as_mut().unwrap().store.use_leases(may);
+    };
+    use_leases(&mut cluster, false);
+    for _ in 0..20 {
+        assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Barrier));
+        cluster.tick();
+    }
+    // Reads ask a quorum, and get no answer where there is none.
+    let read = cluster.barrier_at(leader, 1, false);
+    assert!(cluster.is_done(read));
+    assert_eq!(seen(&cluster, read, "k"), Some("v".into()));
+    cluster.isolate(leader);
+    let read = cluster.barrier_at(leader, 1, false);
+    assert_eq!(cluster.reply(read), None);
+    cluster.heal();
+    cluster.ticks(2);
+    use_leases(&mut cluster, true);
+    let lease = |cluster: &Cluster| cluster.read_path(leader, 1) == Ok(ReadPath::Lease);
+    cluster.until("the lease is back", lease);
+}
+
+#[test]
 fn bug_l6_the_lease_runs_out_between_the_check_and_the_snapshot() {
     let mut cluster = Cluster::three();
     cluster.write("k", "v");
