@@ -219,10 +219,10 @@ fn bug_l5_a_lease_is_counted_from_the_answer() {
     let kept = keep(&mut cluster, move |_, message| {
         goes_to(message, leader) && is_type(message, MessageType::MsgHeartbeatResponse)
     });
-    cluster.ticks(2);
+    let sees = kept.clone();
+    cluster.until("a heartbeat", |_| !sees.borrow().is_empty());
     let early = kept.borrow().clone();
-    assert!(!early.is_empty());
-    cluster.ticks(cluster.config.lease_ticks - 1);
+    cluster.ticks(cluster.config.lease_ticks);
     assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Barrier));
     // What was sent a lease ago is answered now: that says nothing about now.
     deliver(&mut cluster, &early);

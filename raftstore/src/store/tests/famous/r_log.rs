@@ -475,8 +475,8 @@ fn bug_r15_a_store_that_has_lost_its_disk_votes_again() {
     cluster.heal();
     cluster.filter =
         Some(Box::new(move |_, message| message.to_peer.is_none_or(|to| to.store_id != lost)));
-    cluster.add(1, &peer(14, 4));
     cluster.remove(1, &peer(lost, lost));
+    cluster.add(1, &peer(14, 4));
     cluster.until("the data", |cluster| cluster.value(4, "k") == Some("w".into()));
 }
 
