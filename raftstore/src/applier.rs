@@ -27,7 +27,8 @@ use crate::error::Fault;
 use crate::group::conf_change_v2_of;
 use crate::msg::{Applied, ApplyTask, Outcome};
 use crate::storage::group_log::Position;
-use crate::storage::{Tombstone, put_applied, put_region, put_tombstone};
+use crate::storage::region_hash::HashJob;
+use crate::storage::{Tombstone, put_applied, put_quarantine, put_region, put_tombstone};
 
 /// A batch larger than this, in bytes, is written before the round's tasks are through.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -46,6 +47,8 @@ pub(crate) struct Delegate {
     applied: Position,
     pub(crate) bytes_written: u64,
     pub(crate) keys_written: u64,
+    /// The last entry wants the data as they are now to be hashed.
+    is_hash_due: bool,
 }
 
 impl<D: DataEngine> Applier<D> {
@@ -80,9 +83,15 @@ impl<D: DataEngine> Applier<D> {
                         if is_removed {
                             break;
                         }
-                        if batch.bytes() > BATCH_BYTES_MAX {
+                        let is_hash_due = std::mem::take(&mut delegate.is_hash_due);
+                        if is_hash_due || batch.bytes() > BATCH_BYTES_MAX {
                             put_applied(&mut batch, region_id, delegate.applied);
                             self.data.write(std::mem::take(&mut batch))?;
+                        }
+                        if is_hash_due {
+                            let (view, region) = (self.data.snapshot(), delegate.region.clone());
+                            let job = HashJob::new(view, region, delegate.applied.index);
+                            applied.outcomes.push(Outcome::HashDue { job });
                         }
                     }
                     delegate.report(&mut applied);
@@ -92,6 +101,9 @@ impl<D: DataEngine> Applier<D> {
                         put_applied(&mut batch, region_id, delegate.applied);
                     }
                     all.push(applied);
+                }
+                ApplyTask::Quarantine { region_id, odd } => {
+                    put_quarantine(&mut batch, region_id, odd);
                 }
                 ApplyTask::Destroy { region_id, peer_id } => {
                     all.extend(self.destroy(region_id, peer_id, &mut batch));
@@ -106,7 +118,14 @@ impl<D: DataEngine> Applier<D> {
 
     fn start(&mut self, region: metapb::Region, peer_id: PeerId, applied: Position) {
         let region_id = region::id(&region);
-        let delegate = Delegate { region, peer_id, applied, bytes_written: 0, keys_written: 0 };
+        let delegate = Delegate {
+            region,
+            peer_id,
+            applied,
+            bytes_written: 0,
+            keys_written: 0,
+            is_hash_due: false,
+        };
         self.delegates.insert(region_id, delegate);
     }
 
@@ -202,6 +221,11 @@ impl Delegate {
                 let regions = self.apply_split(&split, skip_children, batch)?;
                 Ok(Some(Outcome::Split { index, regions, skipped: skip_children.to_vec() }))
             }
+            Command::ComputeHash => {
+                self.is_hash_due = true;
+                Ok(None)
+            }
+            Command::VerifyHash { index, hash } => Ok(Some(Outcome::HashAgreed { index, hash })),
             Command::Member(_) | Command::Members(_) => {
                 Err(Refusal::Other { message: "a member outside a change of membership".into() })
             }

@@ -106,6 +106,10 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
                     let reply = Some(self.replies.wait_for_regions(done));
                     StoreMsg::Split { target, keys, reply }
                 }
+                Envelope::CheckConsistency { region_id, done } => {
+                    let reply = self.replies.wait_for_done(done);
+                    StoreMsg::CheckConsistency { region_id, reply }
+                }
                 Envelope::Stop => return Ok(true),
             };
             self.store.step(message, now, effects)?;

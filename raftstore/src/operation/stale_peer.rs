@@ -87,7 +87,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             }
             return Ok(());
         }
-        self.deliver(message, now, effects);
+        if !self.on_check_message(&message, &from, now, effects) {
+            self.deliver(message, now, effects);
+        }
         Ok(())
     }
 

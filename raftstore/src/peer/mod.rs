@@ -10,8 +10,8 @@
 //! What a leader knows besides lives in [`Role::Leader`] and is gone with the role. Proposals and
 //! reads whose index is known outlive it: they are settled by the log.
 //!
-//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, it takes
-//! no ready: it is silent, and raft takes silence for a slow network.
+//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, or in
+//! quarantine, it takes no ready: it is silent, and raft takes silence for a slow network.
 
 pub(crate) mod admission;
 pub(crate) mod lease;
@@ -30,6 +30,7 @@ use crate::engine::{LogEngine, RangeSize};
 use crate::error::Fault;
 use crate::group::{Group, GroupSettings};
 use crate::msg::{Now, Reply, ReplyId};
+use crate::operation::check_consistency::{Check, Hashes};
 use crate::operation::compact_log::LogUse;
 use crate::operation::read::WaitingReads;
 use crate::operation::snapshot::Snapshots;
@@ -72,6 +73,8 @@ pub(crate) enum Phase {
     Installing,
     /// Its tombstone is being written.
     Leaving,
+    /// Its data differ from those of a majority: it takes part in nothing until it is removed.
+    Quarantined,
 }
 
 /// Who a peer is in its group. Candidates are followers that know no leader.
@@ -106,6 +109,10 @@ pub(crate) struct Leader {
     pub(crate) reported_pending: BTreeSet<PeerId>,
     /// A look for split keys is under way.
     pub(crate) split_check_since: Option<u64>,
+    /// A comparison of the replicas is under way.
+    pub(crate) check: Option<Check>,
+    /// Peers that said they are in quarantine.
+    pub(crate) quarantined: BTreeSet<PeerId>,
 }
 
 /// How much a region holds and how much of it is new. Estimates.
@@ -139,6 +146,7 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) reads: WaitingReads,
     pub(crate) snapshots: Snapshots,
     pub(crate) log_use: LogUse,
+    pub(crate) hashes: Hashes,
     pub(crate) traffic: Traffic,
     pub(crate) ticker: Ticker,
     pub(crate) publisher: Publisher,
@@ -146,7 +154,7 @@ pub(crate) struct Peer<L: LogEngine> {
     /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
     /// what was proposed in them.
     abandoned: VecDeque<(u64, u64)>,
-    voters: Voters,
+    pub(crate) voters: Voters,
     /// Peers that spoke to us; those of the region itself come first.
     senders: BTreeMap<PeerId, metapb::Peer>,
     /// Before this moment no votes: a promise of an earlier life may still hold.
@@ -197,6 +205,7 @@ impl<L: LogEngine> Peer<L> {
             reads: WaitingReads::default(),
             snapshots: Snapshots::default(),
             log_use: LogUse::default(),
+            hashes: Hashes::default(),
             traffic: Traffic::default(),
             ticker: Ticker::new(region_id),
             publisher,
@@ -380,6 +389,8 @@ impl<L: LogEngine> Peer<L> {
                 heartbeat_at: None,
                 reported_pending: BTreeSet::new(),
                 split_check_since: None,
+                check: None,
+                quarantined: BTreeSet::new(),
             }))
         } else {
             Role::Follower

@@ -169,6 +169,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             StoreMsg::Split { target, keys, reply } => {
                 self.on_split(&target, keys, reply, now, effects);
             }
+            StoreMsg::CheckConsistency { region_id, reply } => {
+                self.on_check_consistency(region_id, reply, now, effects);
+            }
+            StoreMsg::HashComputed { region_id, peer_id, index, hash } => {
+                self.on_hash_computed((region_id, peer_id), index, hash, now, effects);
+            }
             StoreMsg::Order(order) => self.on_order(*order, now, effects),
             StoreMsg::Raft(message) => self.on_raft(*message, now, effects)?,
             StoreMsg::SnapshotReceived { message, source } => {
@@ -242,6 +248,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     fn tick_peer(peer: &mut Peer<L>, round: &mut Round<'_>) -> bool {
         let due = peer.ticker.tick(round.config);
         peer.tick_abandoned(round);
+        if peer.phase == Phase::Quarantined {
+            peer.tick_quarantined(round);
+        }
         if peer.phase != Phase::Serving {
             return false;
         }
@@ -252,6 +261,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         peer.tick_split(due.split_check, round);
         peer.tick_stale(round);
         is_touched |= peer.tick_members(round);
+        peer.tick_check(round);
         if due.compact_log {
             peer.tick_compact_log(round);
         }
@@ -357,6 +367,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         let mut answers: BTreeMap<u64, Reply> = BTreeMap::new();
         let mut tombstone = None;
+        let mut odd = None;
         // In log order: a change of membership after a split knows of the split.
         for outcome in applied.outcomes {
             match outcome {
@@ -377,6 +388,15 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                     self.with_peer(region_id, now, effects, |peer, _| {
                         peer.log_use.cut = Some(cut);
                     });
+                }
+                Outcome::HashDue { job } => {
+                    self.with_peer(region_id, now, effects, |peer, round| {
+                        peer.begin_hash(job, round);
+                    });
+                }
+                Outcome::HashAgreed { index, hash } => {
+                    let peer = self.peers.get_mut(&region_id);
+                    odd = odd.or(peer.and_then(|peer| peer.on_hash_agreed(index, hash)));
                 }
                 Outcome::Removed { tombstone: found } => tombstone = Some(found),
             }
@@ -407,6 +427,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             peer.serve_reads(&mut round);
             peer.maybe_install(&mut round);
             self.touched.insert(region_id);
+        }
+        if let Some(odd) = odd {
+            self.quarantine(region_id, odd, now, effects);
         }
         Ok(())
     }
@@ -446,7 +469,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.id.0 });
         }
         let region_id = target.region_id;
-        let Some(peer) = self.peers.get(&region_id) else {
+        let serves = |peer: &&Peer<L>| peer.phase != Phase::Quarantined;
+        let Some(peer) = self.peers.get(&region_id).filter(serves) else {
             return Err(Refusal::RegionNotFound { region_id: region_id.0 });
         };
         match (peer.view().admit(target, self.id), &peer.phase) {
@@ -455,7 +479,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             (Ok(()), Phase::Installing) => {
                 Err(Refusal::Other { message: "peer is applying snapshot".into() })
             }
-            (Ok(()), Phase::Leaving) => Err(Refusal::RegionNotFound { region_id: region_id.0 }),
+            (Ok(()), Phase::Leaving | Phase::Quarantined) => {
+                Err(Refusal::RegionNotFound { region_id: region_id.0 })
+            }
         }
     }
 

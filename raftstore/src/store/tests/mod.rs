@@ -5,6 +5,7 @@
 //! simulator's, not this one's.
 
 mod soak;
+mod consistency;
 mod elections;
 mod famous;
 mod joint;
