@@ -25,6 +25,7 @@ pub(crate) struct RaftSection {
     raft_log_gc_count_limit: Option<u64>,
     raft_log_gc_size_limit: Option<Size>,
     raft_log_reserve_max_ticks: Option<u64>,
+    consistency_check_interval: Option<Period>,
 }
 
 /// Keys to a mebibyte when only one of both is said.
@@ -72,6 +73,7 @@ impl RaftSection {
             raft_log_gc_count_limit,
             raft_log_gc_size_limit,
             raft_log_reserve_max_ticks,
+            consistency_check_interval,
         } = self;
         let set = |to: &mut u64, said: Option<u64>| *to = said.unwrap_or(*to);
         to.right_derive_when_split = right_derive_when_split.unwrap_or(to.right_derive_when_split);
@@ -80,6 +82,9 @@ impl RaftSection {
         set(&mut to.compact_log_entries_max, *raft_log_gc_count_limit);
         set(&mut to.compact_log_bytes_max, raft_log_gc_size_limit.map(|size| size.0));
         set(&mut to.compact_log_looks_max, *raft_log_reserve_max_ticks);
+        let ticks = |period: Period| period.0.div_ceil(to.tick_interval_ms);
+        let check = consistency_check_interval.map(ticks);
+        set(&mut to.consistency_check_ticks, check);
     }
 }
 
@@ -119,9 +124,68 @@ fn parse(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// A span of time in milliseconds, said as "1h30m", "10s", "500ms".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period(pub(crate) u64);
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let period = parse_period(&text).map(Self);
+        period.ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is no span of time")))
+    }
+}
+
+fn parse_period(text: &str) -> Option<u64> {
+    let (mut rest, mut total) = (text.trim(), 0u64);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let unit =
+            rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let millis = match &rest[digits..unit] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        total = rest[..digits].parse::<u64>().ok()?.checked_mul(millis)?.checked_add(total)?;
+        rest = &rest[unit..];
+    }
+    Some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_time_are_read_in_their_units() {
+        let cases =
+            [("0s", 0), ("500ms", 500), ("10m", 600_000), ("1h30m", 5_400_000), ("1d", 86_400_000)];
+        for (text, millis) in cases {
+            assert_eq!(parse_period(text), Some(millis), "{text}");
+        }
+        for text in ["", "5", "s", "1w", "1h30", "-1s", "99999999999999d"] {
+            assert_eq!(parse_period(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_compared_as_often_as_is_said() {
+        let mut config = raftstore::config::Config::default();
+        let section = |text| toml::from_str::<RaftSection>(text).unwrap();
+        section("").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks, 0);
+        section("consistency-check-interval = \"1h\"").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks * config.tick_interval_ms, 3_600_000);
+        section("consistency-check-interval = \"0s\"").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks, 0);
+    }
 
     #[test]
     fn sizes_are_read_with_and_without_units() {

@@ -470,13 +470,16 @@ fn serve<D: DataEngine>(
         };
         let v1 = reflection().build_v1().expect("our own descriptors decode");
         let v1alpha = reflection().build_v1alpha().expect("our own descriptors decode");
+        let service = Service::new(store);
+        let debug = service.debug_server();
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .tcp_nodelay(true)
-            .add_service(Service::new(store).into_server(compress))
+            .add_service(service.into_server(compress))
+            .add_service(debug)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
             .add_service(v1)
             .add_service(v1alpha);
