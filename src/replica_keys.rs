@@ -31,6 +31,7 @@ pub(crate) struct RaftSection {
     raft_log_gc_size_limit: Option<Size>,
     raft_log_reserve_max_ticks: Option<u64>,
     hibernate_regions: Option<bool>,
+    consistency_check_interval: Option<Period>,
 }
 
 /// Keys to a mebibyte when only one of both is said.
@@ -84,6 +85,7 @@ impl RaftSection {
             raft_log_gc_size_limit,
             raft_log_reserve_max_ticks,
             hibernate_regions,
+            consistency_check_interval,
         } = self;
         to.raft_workers = raft_workers.unwrap_or(to.raft_workers);
         let set = |to: &mut u64, said: Option<u64>| *to = said.unwrap_or(*to);
@@ -104,6 +106,9 @@ impl RaftSection {
         if *hibernate_regions == Some(false) {
             to.sleep_after_ticks = 0;
         }
+        let ticks = |period: Period| period.0.div_ceil(to.tick_interval_ms);
+        let check = consistency_check_interval.map(ticks);
+        set(&mut to.consistency_check_ticks, check);
     }
 }
 
@@ -181,6 +186,30 @@ fn parse_period(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_time_are_read_in_their_units() {
+        let cases =
+            [("0s", 0), ("500ms", 500), ("10m", 600_000), ("1h30m", 5_400_000), ("1d", 86_400_000)];
+        for (text, millis) in cases {
+            assert_eq!(parse_period(text), Some(millis), "{text}");
+        }
+        for text in ["", "5", "s", "1w", "1h30", "-1s", "99999999999999d"] {
+            assert_eq!(parse_period(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_compared_as_often_as_is_said() {
+        let mut config = raftstore::config::Config::default();
+        let section = |text| toml::from_str::<RaftSection>(text).unwrap();
+        section("").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks, 0);
+        section("consistency-check-interval = \"1h\"").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks * config.tick_interval_ms, 3_600_000);
+        section("consistency-check-interval = \"0s\"").apply(&mut config);
+        assert_eq!(config.consistency_check_ticks, 0);
+    }
 
     #[test]
     fn sizes_are_read_with_and_without_units() {

@@ -480,6 +480,8 @@ fn serve<D: DataEngine>(
         };
         let v1 = reflection().build_v1().expect("our own descriptors decode");
         let v1alpha = reflection().build_v1alpha().expect("our own descriptors decode");
+        let service = Service::new(store);
+        let debug = service.debug_server();
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -488,7 +490,8 @@ fn serve<D: DataEngine>(
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .tcp_nodelay(true)
-            .add_service(Service::new(store).into_server(compress))
+            .add_service(service.into_server(compress))
+            .add_service(debug)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
             .add_service(v1)
             .add_service(v1alpha);

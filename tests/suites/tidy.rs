@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 /// the vocabulary may be used by everybody.
 const RAFTSTORE: &[(&str, &[&str])] = &[
     // It runs the machines and performs their effects.
-    ("driver", &["store", "applier", "operation", "transport", "read_view", "storage"]),
+    (
+        "driver",
+        &["store", "applier", "operation", "transport", "read_view", "storage", "clock_trust"],
+    ),
     // It adds to the machines what they can do.
     ("operation", &["store", "peer", "applier", "storage", "group", "read_view"]),
     ("store", &["peer", "operation", "storage", "group", "read_view", "applier"]),
@@ -18,6 +21,7 @@ const RAFTSTORE: &[(&str, &[&str])] = &[
     ("applier", &["storage", "group"]),
     ("group", &["storage"]),
     ("storage", &[]),
+    ("clock_trust", &[]),
     ("engine", &[]),
     ("transport", &[]),
     ("read_view", &[]),

@@ -277,6 +277,7 @@ impl<L: LogEngine> Peer<L> {
             self.snapshots.installing = Some(installing);
             return true;
         }
+        self.hashes.forget();
         self.set_region(installing.region.clone());
         self.applied = installing.at;
         self.handed_index = installing.at.index;

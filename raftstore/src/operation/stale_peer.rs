@@ -46,7 +46,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let Some(peer) = self.peers.get(&RegionId(message.region_id)) else { return false };
         !message.is_tombstone
             && message.extra_msg.is_none()
+            && message.extra_ctx.is_empty()
             && !peer.is_asleep()
+            && peer.phase != Phase::Quarantined
             && to.id == peer.meta.id
             && !is_outdated(peer, &from, &epoch)
     }
@@ -98,7 +100,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             }
             return Ok(());
         }
-        if !self.on_sleep_message(&message, from, now, effects) {
+        if !self.on_check_message(&message, &from, now, effects)
+            && !self.on_sleep_message(&message, from, now, effects)
+        {
             self.deliver(message, now, effects);
         }
         Ok(())

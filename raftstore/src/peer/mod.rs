@@ -10,8 +10,8 @@
 //! What a leader knows besides lives in [`Role::Leader`] and is gone with the role. Proposals and
 //! reads whose index is known outlive it: they are settled by the log.
 //!
-//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, it takes
-//! no ready: it is silent, and raft takes silence for a slow network.
+//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, or in
+//! quarantine, it takes no ready: it is silent, and raft takes silence for a slow network.
 
 pub(crate) mod admission;
 pub(crate) mod lease;
@@ -32,6 +32,7 @@ use crate::engine::{LogEngine, RangeSize};
 use crate::error::Fault;
 use crate::group::{Group, GroupSettings};
 use crate::msg::{Now, Reply, ReplyId};
+use crate::operation::check_consistency::{Check, Hashes};
 use crate::operation::compact_log::LogUse;
 use crate::operation::read::WaitingReads;
 use crate::operation::snapshot::Snapshots;
@@ -76,6 +77,8 @@ pub(crate) enum Phase {
     Installing,
     /// Its tombstone is being written.
     Leaving,
+    /// Its data differ from those of a majority: it takes part in nothing until it is removed.
+    Quarantined,
 }
 
 /// Who a peer is in its group. Candidates are followers that know no leader.
@@ -110,6 +113,10 @@ pub(crate) struct Leader {
     pub(crate) reported_pending: BTreeSet<PeerId>,
     /// A look for split keys is under way.
     pub(crate) split_check_since: Option<u64>,
+    /// A comparison of the replicas is under way.
+    pub(crate) check: Option<Check>,
+    /// Peers that said they are in quarantine.
+    pub(crate) quarantined: BTreeSet<PeerId>,
 }
 
 /// How much a region holds and how much of it is new. Estimates.
@@ -145,6 +152,7 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) reads: WaitingReads,
     pub(crate) snapshots: Snapshots,
     pub(crate) log_use: LogUse,
+    pub(crate) hashes: Hashes,
     pub(crate) traffic: Traffic,
     pub(crate) ticker: Ticker,
     rest: Rest,
@@ -153,7 +161,7 @@ pub(crate) struct Peer<L: LogEngine> {
     /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
     /// what was proposed in them.
     abandoned: VecDeque<(u64, u64)>,
-    voters: Voters,
+    pub(crate) voters: Voters,
     /// Peers that spoke to us; those of the region itself come first.
     senders: BTreeMap<PeerId, metapb::Peer>,
     /// Before this moment no votes: a promise of an earlier life may still hold.
@@ -205,6 +213,7 @@ impl<L: LogEngine> Peer<L> {
             reads: WaitingReads::default(),
             snapshots: Snapshots::default(),
             log_use: LogUse::default(),
+            hashes: Hashes::default(),
             traffic: Traffic::default(),
             ticker: Ticker::new(region_id),
             rest: Rest::default(),
@@ -393,6 +402,8 @@ impl<L: LogEngine> Peer<L> {
                 heartbeat_at: None,
                 reported_pending: BTreeSet::new(),
                 split_check_since: None,
+                check: None,
+                quarantined: BTreeSet::new(),
             }))
         } else {
             Role::Follower
@@ -475,7 +486,8 @@ impl<L: LogEngine> Peer<L> {
     /// Until when this peer may answer alone, if it may at all.
     pub(crate) fn lease_until(&self, round: &Round<'_>) -> Option<Now> {
         let leader = self.leader()?;
-        let may = self.phase == Phase::Serving
+        let may = round.config.leases
+            && self.phase == Phase::Serving
             // An entry of an earlier leader may be committed and not yet applied here.
             && self.applied.term == leader.term
             && leader.term == self.group.term()

@@ -189,6 +189,7 @@ impl<L: LogEngine> Peer<L> {
             && self.group.is_settled()
             && self.is_idle()
             && leader.pending_split.is_none()
+            && leader.check.is_none()
             && leader.split_ask.is_none()
             && leader.joint_since.is_none()
             && leader.heartbeat_at.is_none()

@@ -37,7 +37,8 @@ use crate::peer::sleep::Cause;
 use crate::peer::{Peer, PeerStart, Phase, Round, is_initial};
 use crate::storage::group_log::{GroupLog, Position};
 use crate::storage::{
-    FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, region_states,
+    FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, quarantine_of,
+    region_states,
 };
 use crate::wire;
 
@@ -103,13 +104,30 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             self.region_map.insert(KeyRange::of(&region), region_id);
             // What is found after a crash of the process may still be lost with the power.
             let awaits_sync = (!has_log).then(|| self.syncs.want());
+            let odd = quarantine_of(&snapshot, region_id, PeerId(meta.id))?;
             let new = NewPeer { meta, region, applied, promised: None, votes_from, awaits_sync };
             self.add_peer(new, effects)?;
+            if odd.is_some() {
+                self.set_aside(region_id);
+            }
         }
         for range in self.region_map.gaps() {
             effects.background.push(BackgroundTask::ClearRange { range });
         }
         Ok(())
+    }
+
+    /// The peer is in quarantine: nobody sees it, and it does nothing.
+    pub(crate) fn set_aside(&mut self, region_id: RegionId) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.phase = Phase::Quarantined;
+            self.views.remove(region_id, &peer.publisher);
+        }
+    }
+
+    /// What was and will be written in this round shall be durable soon.
+    pub(crate) fn want_sync(&mut self) {
+        self.syncs.want();
     }
 
     /// A crash may fall between a tombstone and the clearing of its log.
@@ -316,7 +334,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             Phase::Serving if !peer.is_initialized() => {
                 self.remove_empty_peer(region_id, now, effects);
             }
-            Phase::Serving => {
+            Phase::Serving | Phase::Quarantined => {
                 peer.phase = Phase::Leaving;
                 peer.publisher.set_lease(None);
                 let peer_id = peer.id();

@@ -152,6 +152,17 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.id
     }
 
+    /// Whether leaders here may answer reads alone from now on. What was published is taken back at once.
+    pub fn use_leases(&mut self, may: bool) {
+        if self.config.leases == may {
+            return;
+        }
+        Arc::make_mut(&mut self.config).leases = may;
+        if !may {
+            self.peers.values().for_each(|peer| peer.publisher.set_lease(None));
+        }
+    }
+
     /// Something happened. What concerns one peer only goes into its mail.
     pub fn step(
         &mut self,
@@ -192,6 +203,14 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                     self.read_mail_of(region_id, effects);
                     self.on_raft(*message, now, effects)?;
                 }
+            }
+            StoreMsg::CheckConsistency { region_id, reply } => {
+                self.read_mail_of(region_id, effects);
+                self.on_check_consistency(region_id, reply, now, effects);
+            }
+            StoreMsg::HashComputed { region_id, peer_id, index, hash } => {
+                self.read_mail_of(region_id, effects);
+                self.on_hash_computed((region_id, peer_id), index, hash, now, effects);
             }
             StoreMsg::SnapshotReceived { message, source } => {
                 self.read_mail(effects);
@@ -270,6 +289,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     fn tick_peer(peer: &mut Peer<L>, round: &mut Round<'_>) -> bool {
         let due = peer.ticker.tick(round.config);
         peer.tick_abandoned(round);
+        if peer.phase == Phase::Quarantined {
+            peer.tick_quarantined(round);
+        }
         if peer.phase != Phase::Serving {
             return false;
         }
@@ -280,6 +302,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         peer.tick_split(due.split_check, round);
         peer.tick_stale(round);
         is_touched |= peer.tick_members(round);
+        peer.tick_check(round);
         if due.compact_log {
             peer.tick_compact_log(round);
         }
@@ -418,6 +441,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         let mut answers: BTreeMap<u64, Reply> = BTreeMap::new();
         let mut tombstone = None;
+        let mut odd = None;
         // In log order: a change of membership after a split knows of the split.
         for outcome in outcomes {
             match outcome {
@@ -435,6 +459,15 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                 }
                 // In `data`.
                 Outcome::LogCut { .. } => {}
+                Outcome::HashDue { job } => {
+                    self.with_peer(region_id, now, effects, |peer, round| {
+                        peer.begin_hash(job, round);
+                    });
+                }
+                Outcome::HashAgreed { index, hash } => {
+                    let peer = self.peers.get_mut(&region_id);
+                    odd = odd.or(peer.and_then(|peer| peer.on_hash_agreed(index, hash)));
+                }
                 Outcome::Removed { tombstone: found } => tombstone = Some(found),
             }
         }
@@ -454,6 +487,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         });
         if let Some(tombstone) = tombstone {
             self.destroy(tombstone, now, effects);
+        }
+        if let Some(odd) = odd {
+            self.quarantine(region_id, odd, now, effects);
         }
         Ok(())
     }
@@ -479,7 +515,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.id.0 });
         }
         let region_id = target.region_id;
-        let Some(peer) = self.peers.get(&region_id) else {
+        let serves = |peer: &&Box<Peer<L>>| peer.phase != Phase::Quarantined;
+        let Some(peer) = self.peers.get(&region_id).filter(serves) else {
             return Err(Refusal::RegionNotFound { region_id: region_id.0 });
         };
         match (peer.view().admit(target, self.id), &peer.phase) {
@@ -488,7 +525,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             (Ok(()), Phase::Installing) => {
                 Err(Refusal::Other { message: "peer is applying snapshot".into() })
             }
-            (Ok(()), Phase::Leaving) => Err(Refusal::RegionNotFound { region_id: region_id.0 }),
+            (Ok(()), Phase::Leaving | Phase::Quarantined) => {
+                Err(Refusal::RegionNotFound { region_id: region_id.0 })
+            }
         }
     }
 

@@ -30,6 +30,7 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         split_check_ticks: 40,
         right_derive_when_split: dice.happens(500),
         snapshot_retry_ticks: 40,
+        consistency_check_ticks: if dice.happens(300) { dice.within(30..300) } else { 0 },
         ..Config::default()
     };
     if options.topology && dice.happens(500) {

@@ -475,6 +475,9 @@ impl Node {
                 );
             }
         }
+        if let ApplyTask::Quarantine { region_id, odd } = &task {
+            judges.fail(format!("s{} {region_id} differs from a quorum: {odd:?}", self.id));
+        }
         let process = self.process();
         process.applying.push_back(task);
         if process.applying.len() == 1 {

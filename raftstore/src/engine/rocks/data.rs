@@ -55,6 +55,11 @@ impl RocksData {
         Ok(Self { shared: Arc::new(Shared { db: Arc::new(db), directory, watermark }) })
     }
 
+    /// The number of the newest change, as RocksDB counts them. It only grows.
+    pub fn newest_change(&self) -> u64 {
+        self.shared.db.latest_sequence_number()
+    }
+
     fn fault(&self, attempt: &'static str, error: &rocksdb::Error) -> Fault {
         fault(attempt, self.shared.directory.path(), error)
     }
