@@ -38,6 +38,7 @@ const CHANGES: GenericTest = GenericTest {
     log_entries_max: None,
     conf_change: true,
     split: false,
+    plant: None,
 };
 
 /// … or regions are split.

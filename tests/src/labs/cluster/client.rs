@@ -39,7 +39,7 @@ const LEADER_LOOKS: u64 = 500;
 pub(super) const POLL_PAUSE: Instant = 10 * MILLISECOND;
 
 /// A store that has not answered for so long is given up.
-pub const ANSWER_PATIENCE: Instant = SECOND;
+const ANSWER_PATIENCE: Instant = SECOND;
 
 /// Reads and writes go on for at least so long, and at least [`ATTEMPTS_MIN`] times.
 const REQUEST_PATIENCE: Instant = 5 * SECOND;

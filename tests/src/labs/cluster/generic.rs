@@ -17,6 +17,7 @@ use super::settings::{ELECTION_TIMEOUT, Settings};
 use super::tasks::{Cluster, run};
 use super::trouble::{Stop, change_members, trouble_network};
 use crate::sim::events::{Instant, MILLISECOND, SECOND};
+use crate::sim::options::Plant;
 
 const ROUNDS: usize = 3;
 
@@ -39,9 +40,9 @@ const SPLIT_WITHIN: Instant = 2 * SECOND;
 /// Regions are split at so many bytes, into parts of so many.
 const REGION_BYTES: (u64, u64) = (300, 200);
 
-/// All clients together make at most about one request in this time, and a half as many when a few hundred
+/// All clients together make at most about one request in this time, and a third of that when a few hundred
 /// bytes are a region: each region costs.
-const REQUEST_EVERY: Instant = 1_600;
+const REQUEST_EVERY: Instant = 600;
 
 /// What an instance is made of. Everything that is not set does not happen.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +61,8 @@ pub struct GenericTest {
     pub conf_change: bool,
     /// Whether regions are split when they have a few hundred bytes.
     pub split: bool,
+    /// A bug to plant, to see the test find it.
+    pub plant: Option<Plant>,
 }
 
 impl GenericTest {
@@ -74,6 +77,7 @@ impl GenericTest {
             log_entries_max: self.log_entries_max,
             region_bytes: self.split.then_some(REGION_BYTES),
             members_change: self.conf_change,
+            plant: self.plant,
             ..Settings::of(test)
         };
         run(settings, move |cluster| async move {
@@ -86,7 +90,7 @@ impl GenericTest {
 
     async fn round(&self, cluster: &Cluster) {
         let (clients_stop, trouble_stop) = (Stop::default(), Stop::default());
-        let think = REQUEST_EVERY * self.clients * if self.split { 2 } else { 1 };
+        let think = REQUEST_EVERY * self.clients * if self.split { 3 } else { 1 };
         let clients: Vec<_> = (0..self.clients)
             .map(|number| {
                 cluster.spawn(client(cluster.clone(), number, think, clients_stop.clone()))
@@ -114,7 +118,8 @@ impl GenericTest {
             cluster.pause(ELECTION_TIMEOUT).await;
         }
         if let Some(members) = members {
-            members.join().await;
+            let changes = members.join().await;
+            assert!(changes > 0, "members do not change");
         }
         let mut counts = Vec::new();
         for client in clients {
@@ -233,11 +238,20 @@ mod tests {
                 log_entries_max: Some(100),
                 conf_change: true,
                 split: true,
+                plant: None,
             };
             generic.run_rounds(test, 1)
         };
         assert_eq!(run("a"), run("a"));
         assert_ne!(run("a"), run("b"));
+    }
+
+    /// A lab that cannot fail teaches nothing. (For a lease that is too long see lab 2B.)
+    #[test]
+    #[should_panic(expected = "is committed but durable only on")]
+    fn a_planted_bug_is_found() {
+        let plant = Some(Plant::AcknowledgeBeforeSync);
+        GenericTest { clients: 1, plant, ..GenericTest::default() }.run("a_planted_bug_is_found");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use raftstore::config::Config;
 
 use crate::sim::dice::{digest, mix};
 use crate::sim::events::{Instant, SECOND};
+use crate::sim::options::Plant;
 
 /// A store that starts to campaign has heard nothing for at least so long.
 pub const ELECTION_TIMEOUT: Instant = SECOND / 2;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub region_bytes: Option<(u64, u64)>,
     /// Whether membership may change, so that the judges cannot know a quorum.
     pub members_change: bool,
+    /// A bug to plant, to see a lab find it.
+    pub plant: Option<Plant>,
 }
 
 impl Settings {
@@ -40,6 +43,7 @@ impl Settings {
             log_entries_max: None,
             region_bytes: None,
             members_change: false,
+            plant: None,
         }
     }
 
@@ -61,10 +65,15 @@ impl Settings {
             snapshot_retry_ticks: 40,
             ..Config::default()
         };
+        if self.plant == Some(Plant::LongLease) {
+            config.lease_ticks = 60;
+            return config;
+        }
         if let Some((most, part)) = self.region_bytes {
             config.region_split_bytes = most;
             config.region_part_bytes = part;
-            config.split_check_written_bytes = part / 8;
+            // Regions are so small that a look costs nothing, and the last byte may be one too many.
+            config.split_check_written_bytes = 1;
         }
         config.validate().expect("the settings of a lab work together");
         config

@@ -92,8 +92,9 @@ pub(super) async fn trouble_network(
 }
 
 /// A peer of some region comes on some store, or goes from there; the last one stays. The leader is not
-/// spared.
-pub(super) async fn change_members(cluster: Cluster, stop: Stop) {
+/// spared. Returns how many changes there were.
+pub(super) async fn change_members(cluster: Cluster, stop: Stop) -> u64 {
+    let mut changes = 0;
     let mut dice = cluster.dice(&format!("changes of membership at {}", cluster.now()));
     let stores = cluster.stores();
     while !stop.is_due() {
@@ -102,14 +103,17 @@ pub(super) async fn change_members(cluster: Cluster, stop: Stop) {
             match region::peer_on(region, StoreId(*store)) {
                 Some(there) if region.peers.len() > 1 => {
                     cluster.must_remove_peer(region.id, *there).await;
+                    changes += 1;
                 }
                 Some(_) => {}
                 None => {
                     let added = peer(*store, cluster.new_id());
                     cluster.must_add_peer(region.id, added).await;
+                    changes += 1;
                 }
             }
         }
         cluster.pause(dice.within(CHANGE_PAUSE)).await;
     }
+    changes
 }

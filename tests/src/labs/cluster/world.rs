@@ -93,7 +93,7 @@ impl World {
             .map(|store| {
                 let dice = dice.stream(&format!("store {store}"));
                 let config = settings.config_of(*store);
-                (*store, Node::new(*store, config, dice, CLOCK_DRIFT, None))
+                (*store, Node::new(*store, config, dice, CLOCK_DRIFT, settings.plant))
             })
             .collect();
         let peer = |store: &u64| metapb::Peer { id: *store, store_id: *store, ..Default::default() };

@@ -15,6 +15,7 @@ const SHORT_LOGS: GenericTest = GenericTest {
     log_entries_max: Some(100),
     conf_change: false,
     split: false,
+    plant: None,
 };
 
 /// A store that was away while the logs were cut gets a snapshot, and loses what is not in it.
