@@ -98,11 +98,8 @@ fn told(tests: &[Test], name: &str) -> Result<String, String> {
         part.iter().for_each(|line| text.extend([line, "\n"]));
         text.push_str(if part.is_empty() { "" } else { "\n" });
     }
-    let _ = write!(
-        text,
-        "run it: cargo test --package tessera-tests --test suites -- {}",
-        test.name
-    );
+    let _ =
+        write!(text, "run it: cargo test --package tessera-tests --test suites -- {}", test.name);
     Ok(text)
 }
 
@@ -248,14 +245,26 @@ async fn test_replicas_1_3c() {}
     }
 
     #[test]
-    fn every_test_of_labs_2_and_3_says_what_it_is_about() {
+    fn every_test_says_what_it_is_about() {
         let tests = tests(&root()).unwrap();
-        let is_of = |test: &Test| test.lab().is_some_and(|lab| lab.starts_with(['2', '3']));
         let silent: Vec<&str> = tests
             .iter()
-            .filter(|test| is_of(test) && test.about.is_empty())
+            .filter(|test| test.about.is_empty() && test.lab().is_some())
             .map(|test| test.name.as_str())
             .collect();
         assert_eq!(silent, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn every_place_to_look_exists() {
+        let root = root();
+        let tests = tests(&root).unwrap();
+        let lines = tests.iter().flat_map(|test| test.about.iter().chain(&test.look));
+        let places = lines.flat_map(|line| line.split('`').skip(1).step_by(2));
+        let gone: Vec<&str> = places
+            .filter(|place| place.contains('/') && !place.contains(' '))
+            .filter(|place| !root.join(place).exists())
+            .collect();
+        assert_eq!(gone, Vec::<&str>::new());
     }
 }

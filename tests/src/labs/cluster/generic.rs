@@ -100,8 +100,7 @@ impl GenericTest {
         if self.unreliable || self.partitions {
             cluster.pause(TROUBLE_AFTER).await;
             let stop = trouble_stop.clone();
-            let trouble =
-                trouble_network(cluster.clone(), self.partitions, self.unreliable, stop);
+            let trouble = trouble_network(cluster.clone(), self.partitions, self.unreliable, stop);
             network = Some(cluster.spawn(trouble));
         }
         let mut members = None;
@@ -256,9 +255,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_appends_is_found() {
-        let found = |text: &str, count| {
-            std::panic::catch_unwind(|| check_appends(text, 1, count)).is_err()
-        };
+        let found =
+            |text: &str, count| std::panic::catch_unwind(|| check_appends(text, 1, count)).is_err();
         assert!(!found("x 1 0 yx 1 1 y", 2));
         assert!(found("x 1 0 y", 2), "one is missing");
         assert!(found("x 1 0 yx 1 1 yx 1 0 y", 2), "one is there twice");

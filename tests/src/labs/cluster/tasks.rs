@@ -132,9 +132,11 @@ impl Cluster {
             world.events.after(length, Event::Wake(task));
             world.events.now() + length
         };
-        poll_fn(move |_| {
-            if world.borrow().events.now() < until { Poll::Pending } else { Poll::Ready(()) }
-        })
+        poll_fn(
+            move |_| {
+                if world.borrow().events.now() < until { Poll::Pending } else { Poll::Ready(()) }
+            },
+        )
     }
 
     fn poll_the_ready(&self) {

@@ -96,7 +96,8 @@ impl World {
                 (*store, Node::new(*store, config, dice, CLOCK_DRIFT, settings.plant))
             })
             .collect();
-        let peer = |store: &u64| metapb::Peer { id: *store, store_id: *store, ..Default::default() };
+        let peer =
+            |store: &u64| metapb::Peer { id: *store, store_id: *store, ..Default::default() };
         let first = metapb::Region {
             id: FIRST_REGION,
             region_epoch: Some(region::FIRST_EPOCH),
