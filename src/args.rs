@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ctl::region::RegionFlags;
 use crate::keys::{self, Key};
 use crate::output::Format;
 
@@ -279,8 +280,11 @@ pub(crate) enum CtlCommand {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// One region, by id or by a key in it
+    /// One region, by id or by a key in it; split it, move its leader and its peers
     Region(RegionFlags),
+    /// What the scheduler is having regions do
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// A fresh timestamp, or what a given one means
     Tso {
         /// A timestamp to take apart instead of fetching one
@@ -296,14 +300,20 @@ pub(crate) enum CtlCommand {
     Txn(TxnCommand),
 }
 
-#[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct RegionFlags {
-    /// The region's id
-    pub(crate) id: Option<u64>,
-    /// A key as regions are cut (transactional keys: `enc` form as shown by `ctl regions`)
-    #[arg(long, value_parser = keys::parse_argument)]
-    pub(crate) key: Option<Key>,
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum OperatorCommand {
+    /// The operators under way
+    List,
+    /// A region's operator step by step, or its last one
+    Show {
+        /// The region's id
+        region: u64,
+    },
+    /// Give up a region's operator; what is done stays done
+    Cancel {
+        /// The region's id
+        region: u64,
+    },
 }
 
 /// Which API version the cluster runs, and which keyspace is meant.

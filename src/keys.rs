@@ -9,6 +9,14 @@
 //! | `esc:a\x00b` | bytes with `\xNN`, `\n`, `\r`, `\t` and `\\` |
 //! | `enc:61…fa` | the memcomparable encoding of a key, in hexadecimal: the form regions are cut in |
 //! | `text:hex:a` | these bytes, even if they look like another form |
+//!
+//! A **bound** is a key in the form that regions are cut in: raw keys of API version 1 as they are,
+//! all others memcomparable-encoded. Bounds are read and shown in these forms as well:
+//!
+//! | form | means |
+//! |---|---|
+//! | `enc(user:1)` | the encoding of a key, which is in any of the forms above |
+//! | `enc:61…fa` | the same, in hexadecimal |
 
 use proto::memcomparable;
 
@@ -58,8 +66,35 @@ pub(crate) fn show_bound(bytes: &[u8], infinity: &str) -> String {
     }
     match memcomparable::decode(bytes) {
         Some(key) => format!("enc({})", show(&key)),
+        None if encoded_inside(&show(bytes)).is_some() => format!("text:{}", show(bytes)),
         None => show(bytes),
     }
+}
+
+/// A bound given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// In the form that regions are cut in.
+    pub(crate) bytes: Vec<u8>,
+    /// Whether it was written as an encoding.
+    pub(crate) is_encoded: bool,
+}
+
+/// For clap: a bound argument.
+pub(crate) fn parse_bound(text: &str) -> Result<Bound, String> {
+    let key = match encoded_inside(text) {
+        Some(inside) => Some(parse(inside)?),
+        None if text.starts_with("enc:") => Some(parse(text)?),
+        None => None,
+    };
+    Ok(match key {
+        Some(key) => Bound { bytes: memcomparable::encode(&key).to_vec(), is_encoded: true },
+        None => Bound { bytes: parse(text)?, is_encoded: false },
+    })
+}
+
+fn encoded_inside(text: &str) -> Option<&str> {
+    text.strip_prefix("enc(")?.strip_suffix(')')
 }
 
 /// Lower-case hexadecimal digits.
@@ -117,6 +152,23 @@ mod tests {
     fn nonsense_is_refused_in_words() {
         for nonsense in ["hex:0", "hex:zz", "hex:ää", r"esc:\q", r"esc:\x0", "enc:00"] {
             assert!(parse(nonsense).is_err_and(|error| error.contains(nonsense)), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_bound_is_an_encoding_or_the_bytes_themselves() {
+        let encoded = memcomparable::encode(b"abc").to_vec();
+        for text in ["enc(abc)", "enc(hex:616263)", "enc:6162630000000000fa"] {
+            let bound = Bound { bytes: encoded.clone(), is_encoded: true };
+            assert_eq!(parse_bound(text), Ok(bound), "{text}");
+        }
+        let plain = Bound { bytes: b"abc".to_vec(), is_encoded: false };
+        assert_eq!(parse_bound("abc"), Ok(plain));
+        for nonsense in ["enc(hex:6)", "enc:00", "hex:zz"] {
+            assert!(parse_bound(nonsense).is_err(), "{nonsense}");
+        }
+        for bytes in [&encoded[..], b"m", b"enc(a)", b"enc:a", b"\0"] {
+            assert_eq!(parse_bound(&show_bound(bytes, "+inf")).unwrap().bytes, bytes);
         }
     }
 

@@ -341,16 +341,13 @@ impl Cluster {
         match replicas::check(self.view(moment), &record, ids) {
             Finding::Healthy | Finding::Blocked(_) => (None, None),
             Finding::NeedsIds(bound) => (None, Some(bound)),
-            Finding::Wants(operator) => {
-                let added = self.operators.add(operator, Some(&record), &self.policy, moment);
-                match added {
-                    Ok(()) => (self.operators.on_heartbeat(&record, moment), None),
-                    Err(declined) => {
-                        tracing::debug!(region = %id, %declined, "a plan has to wait");
-                        (None, None)
-                    }
+            Finding::Wants(operator) => match self.add_operator(operator, moment) {
+                Ok(order) => (order, None),
+                Err(declined) => {
+                    tracing::debug!(%declined, "a plan has to wait");
+                    (None, None)
                 }
-            }
+            },
         }
     }
 
@@ -401,12 +398,7 @@ impl Cluster {
             }
         }
         for plan in plans {
-            let region = plan.region;
-            if self.add_operator(plan, moment).is_ok()
-                && let Some(record) = self.regions.by_id(region)
-            {
-                ticked.orders.extend(self.operators.on_heartbeat(record, moment));
-            }
+            ticked.orders.extend(self.add_operator(plan, moment).ok().flatten());
         }
     }
 
@@ -425,14 +417,19 @@ impl Cluster {
         Writes { stores, cluster_version, ..Writes::default() }
     }
 
-    /// Takes a plan, for an administrator or a balancer. Its first order goes out with the next
-    /// heartbeat or tick.
-    pub fn add_operator(&mut self, operator: Operator, moment: Moment) -> Result<(), Refusal> {
+    /// Takes a plan, for an administrator or a balancer. Returns its first order, to be sent at
+    /// once: the leader need not wait for its next heartbeat to hear of it.
+    pub fn add_operator(
+        &mut self,
+        operator: Operator,
+        moment: Moment,
+    ) -> Result<Option<pdpb::RegionHeartbeatResponse>, Refusal> {
         let region = operator.region;
         let record = self.regions.by_id(region).cloned();
         self.operators
             .add(operator, record.as_deref(), &self.policy, moment)
-            .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })
+            .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })?;
+        Ok(record.and_then(|record| self.operators.on_heartbeat(&record, moment)))
     }
 
     /// Gives up the region's plan.
@@ -440,7 +437,7 @@ impl Cluster {
         if self.operators.cancel(region, "an administrator gave it up", moment) {
             Ok(())
         } else {
-            Err(Refusal::RegionNotFound)
+            Err(Refusal::NotFound(format!("{region}: no operator is under way")))
         }
     }
 

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `members.rs` | `/members`, `/leader`, `/health`, `/ping`, `/version`, `/status` |
 //! | `stores.rs` | `/stores`, `/store/{id}` |
-//! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}`, `/operators`, `/explain/region/{id}` |
+//! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}`, `/explain/region/{id}` |
+//! | `operators.rs` | `/operators`, `/operators/{region id}`, `/operators/records` |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 
@@ -17,6 +18,7 @@ mod format;
 mod forward;
 mod keyspaces;
 mod members;
+mod operators;
 mod regions;
 mod settings;
 mod stores;
@@ -152,8 +154,9 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/regions/sibling/{id}", get(regions::siblings))
         .route("/region/id/{id}", get(regions::by_id))
         .route("/region/key/{key}", get(regions::by_key))
-        .route("/operators", get(regions::operators))
-        .route("/operators/{id}", get(regions::operator).delete(regions::cancel_operator))
+        .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/records", get(operators::records))
+        .route("/operators/{id}", get(operators::show).delete(operators::cancel))
         .route("/explain/region/{id}", get(regions::explain))
         .route("/cluster", get(settings::cluster))
         .route("/cluster/status", get(settings::cluster_status))

@@ -168,4 +168,4 @@ impl<'a> Judge<'a> {
 }
 
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
