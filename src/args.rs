@@ -285,6 +285,9 @@ pub(crate) enum CtlCommand {
     /// What the scheduler is having regions do
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Why a region does (not) move, and a store does (not) fill or empty
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// A fresh timestamp, or what a given one means
     Tso {
         /// A timestamp to take apart instead of fetching one
@@ -313,6 +316,23 @@ pub(crate) enum OperatorCommand {
     Cancel {
         /// The region's id
         region: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ExplainCommand {
+    /// What the checker and the balancers say of a region, and of each store for it
+    Region {
+        /// The region's id
+        id: u64,
+    },
+    /// What stands against new peers on a store, and what is said of its regions
+    Store {
+        /// The store's id
+        id: u64,
+        /// Of at most this many regions
+        #[arg(long, default_value_t = 16)]
+        limit: u32,
     },
 }
 

@@ -8,6 +8,7 @@
 //! HTTP API, since its gRPC service has no call for it.
 
 mod cluster;
+mod explain;
 mod http;
 mod keyspace;
 mod operator;
@@ -63,6 +64,7 @@ fn name_of(command: &CtlCommand) -> &'static str {
         CtlCommand::Regions { .. } => "regions",
         CtlCommand::Region(flags) => flags.name(),
         CtlCommand::Operator(_) => "operator",
+        CtlCommand::Explain(_) => "explain",
         CtlCommand::Tso { .. } => "tso",
         CtlCommand::Status => "status",
         CtlCommand::Raw(_) => "raw",
@@ -78,6 +80,7 @@ async fn dispatch(flags: CtlFlags, waiting: &Waiting) -> Outcome {
         CtlCommand::Regions { limit } => cluster::regions(&pd, limit, output).await,
         CtlCommand::Region(flags) => region::run(&pd, flags, output, waiting).await,
         CtlCommand::Operator(command) => operator::run(&pd, command, output).await,
+        CtlCommand::Explain(command) => explain::run(&pd, command, output).await,
         CtlCommand::Tso { timestamp } => cluster::tso(&pd, timestamp, output).await,
         CtlCommand::Status => cluster::status(&pd, output).await,
         CtlCommand::Raw(command) => raw::run(&pd, command, output).await,

@@ -183,6 +183,14 @@ async fn leaders_and_peers_go_where_a_person_says() {
             assert!(tries < 1_000, "it is never done");
         }
         assert!(ctl.ok(&["operator", "show", &name]).contains("success"));
+        let explained = ctl.json(&["explain", "region", &name]);
+        assert_eq!(explained["replicas"], "scheduling is halted");
+        assert_eq!(explained["stores"].as_array().unwrap().len(), 4);
+        assert!(ctl.ok(&["explain", "region", &name]).contains("already has a peer of the region"));
+        let explained = ctl.json(&["explain", "store", &spare.to_string()]);
+        assert_eq!((&explained["state"], &explained["peers"]), (&"Up".into(), &1.into()));
+        assert!(ctl.ok(&["explain", "store", &spare.to_string()]).contains("holds 1 peers"));
+        ctl.refused(&["explain", "store", "777"], 1);
         assert!(stores(&ctl.region(id)).contains(&spare));
     })
     .await;

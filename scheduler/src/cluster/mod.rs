@@ -224,10 +224,16 @@ impl Cluster {
         }
     }
 
+    /// How many of the regions that were loaded have been heard from their leaders, and how many there
+    /// were.
+    pub fn heard(&self) -> (usize, usize) {
+        (self.loaded_count - self.unheard.len(), self.loaded_count)
+    }
+
     /// Whether enough of the regions have been heard to judge how full the stores are.
     pub fn is_prepared(&self, moment: Moment) -> bool {
-        let heard = self.loaded_count - self.unheard.len();
-        heard * 100 >= self.loaded_count * PREPARED_PERCENT
+        let (heard, loaded) = self.heard();
+        heard * 100 >= loaded * PREPARED_PERCENT
             || moment.steady_ms.saturating_sub(self.loaded_at_ms) >= PREPARED_AFTER_MS
     }
 

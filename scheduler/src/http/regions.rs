@@ -1,4 +1,4 @@
-//! Regions, and why they do (not) move.
+//! Regions, as their leaders describe them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::{Failure, Json, Reply, Shared, format, serving};
 use crate::cluster::{RegionRecord, Regions as Picture};
-use crate::explain::Explanation;
 use crate::service::regions::regions_of;
 
 /// Regions a listing returns when no limit is given.
@@ -176,12 +175,4 @@ pub(super) async fn by_key(State(node): Shared, Path(key): Path<String>) -> Repl
     look(&node, |regions| {
         regions.by_key(key.as_bytes()).map(|record| Region::from(record.as_ref()))
     })
-}
-
-pub(super) async fn explain(State(node): Shared, Path(id): Path<u64>) -> Reply<Explanation> {
-    let moment = node.clock.moment();
-    let serving = serving(&node)?;
-    let mut affairs = serving.lock();
-    let explained = crate::explain::region(affairs.cluster()?, RegionId(id), moment);
-    explained.map(Json).ok_or_else(|| Failure::not_found(format!("region {id} not found")))
 }

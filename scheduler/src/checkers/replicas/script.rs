@@ -126,6 +126,13 @@ impl World {
         ids.into_iter().map(|id| self.beat_region(id)).collect()
     }
 
+    /// What the balancers say: `balance r1`.
+    fn balance(&self, id: u64) -> Result<String, Box<dyn Error>> {
+        let explained =
+            explain::region(&self.cluster, RegionId(id), self.moment).ok_or("no such region")?;
+        Ok(format!("leader: {}\nregion: {}\n", explained.balance_leader, explained.balance_region))
+    }
+
     /// An administrator speaks: `instruct r1 add-peer s4`.
     fn instruct(&mut self, args: &mut ArgumentConsumer<'_>) -> Result<String, Box<dyn Error>> {
         let region = RegionId(number('r', args.next_pos().ok_or("which region?")?)?);
@@ -355,6 +362,10 @@ impl Runner for World {
                 self.cluster = Cluster::load(policy, &version, stores, regions, self.moment);
                 self.orders.clear();
                 String::new()
+            }
+            "balance" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.balance(id)?
             }
             "instruct" => self.instruct(&mut args)?,
             "cancel" => {
