@@ -13,6 +13,10 @@ impl Ctl {
     pub(crate) fn output(&self, words: &[&str]) -> (i32, String, String) {
         let mut arguments = vec!["ctl", "--pd", &self.endpoint];
         arguments.extend_from_slice(words);
+        // Far beyond what is expected: the machine may be busy.
+        if !words.contains(&"--timeout") {
+            arguments.extend(["--timeout", "60"]);
+        }
         let output = run(&arguments);
         (
             output.status.code().unwrap_or(-1),

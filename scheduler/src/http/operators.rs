@@ -124,7 +124,7 @@ pub(super) async fn show(
     Path(id): Path<u64>,
     Query(query): Parameters,
 ) -> Result<Response, Failure> {
-    let number = query.get("number").map(|text| text.parse()).transpose();
+    let number = query.get("number").map(|text| text.parse::<u64>()).transpose();
     let number = number.map_err(|_| Failure::bad_request("the operator's number is no number"))?;
     let moment = node.clock.moment();
     let serving = serving(&node)?;

@@ -283,17 +283,16 @@ impl Planner<'_> {
         }
         let added: Vec<_> =
             wanted.iter().filter(|(store, _)| record.peer_on(**store).is_none()).collect();
-        let mut new_ids = match added.len() as u64 {
-            0 => 1..=0,
+        let first_id = match added.len() as u64 {
+            0 => 0,
             count => match self.ids.take(count) {
-                Taken::Block(block) => block,
+                Taken::Block(block) => *block.start(),
                 Taken::NeedBound(bound) => return Ok(Planned::NeedBound(bound)),
             },
         };
         let as_learner = self.view.policy.add_as_learner;
         let mut builder = Builder::new(name, Purpose::Admin, record, as_learner);
-        for (&store, &role) in added {
-            let id = new_ids.next().expect("there are as many ids as peers to add");
+        for (id, (&store, &role)) in (first_id..).zip(added) {
             builder = match role {
                 Role::Learner => builder.add_learner(store, id),
                 Role::Voter | Role::Leader => builder.add_peer(store, id),

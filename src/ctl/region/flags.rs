@@ -127,6 +127,13 @@ pub(crate) enum Policy {
     Approximate,
 }
 
+impl KeyMeaning {
+    /// Whether any of these was said.
+    pub(super) fn is_given(&self) -> bool {
+        self.txn || self.raw || self.keyspace.is_some()
+    }
+}
+
 impl RegionFlags {
     /// The command's name, for messages.
     pub(crate) fn name(&self) -> &'static str {

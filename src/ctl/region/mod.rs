@@ -26,27 +26,28 @@ pub(crate) async fn run(
     waiting: &Waiting,
 ) -> Outcome {
     let RegionFlags { which, meaning, command } = flags;
-    match (command, which.id, which.key) {
-        (Some(_), Some(id), _) => Err(Failure::usage(format!(
-            "the region's id comes after the command: `tessera ctl region COMMAND {id}`"
-        ))),
-        (Some(_), None, Some(_)) => {
-            Err(Failure::usage("a command takes the region's id (see `tessera ctl region --key`)"))
+    if let Some(command) = command {
+        if let Some(id) = which.id {
+            return Err(Failure::usage(format!(
+                "the region's id comes after the command: `tessera ctl region COMMAND {id}`"
+            )));
         }
-        (Some(command), None, None) => orders::run(endpoints, command, format, waiting).await,
-        (None, Some(id), _) => {
-            let mut scheduler = Scheduler::connect(endpoints).await?;
-            show(format!("region {id}"), by_id(&mut scheduler, id).await?, format)
+        if which.key.is_some() || meaning.is_given() {
+            return Err(Failure::usage("flags about keys come after the command, if it takes any"));
         }
-        (None, None, key) => {
-            let key = bound::resolve(endpoints, &key.into_iter().collect::<Vec<_>>(), &meaning);
-            let key = key.await?.into_iter().next().unwrap_or_default();
-            let mut scheduler = Scheduler::connect(endpoints).await?;
-            let asked = format!("region of {}", keys::show_bound(&key, "the first key"));
-            let found = by_key(&mut scheduler, &asked, key).await?;
-            show(asked, found, format)
-        }
+        return orders::run(endpoints, command, format, waiting).await;
     }
+    if let Some(id) = which.id {
+        let mut scheduler = Scheduler::connect(endpoints).await?;
+        return show(format!("region {id}"), by_id(&mut scheduler, id).await?, format);
+    }
+    let key: Vec<_> = which.key.into_iter().collect();
+    let key = bound::resolve(endpoints, &key, &meaning).await?.into_iter().next();
+    let key = key.unwrap_or_default();
+    let mut scheduler = Scheduler::connect(endpoints).await?;
+    let asked = format!("region of {}", keys::show_bound(&key, "the first key"));
+    let found = by_key(&mut scheduler, &asked, key).await?;
+    show(asked, found, format)
 }
 
 fn show(asked: String, found: Option<pdpb::Region>, format: Format) -> Outcome {
