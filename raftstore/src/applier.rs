@@ -33,7 +33,8 @@ use crate::group::conf_change_v2_of;
 use crate::lanes::{Lanes, OneLane, Share};
 use crate::msg::{Applied, ApplyTask, Outcome};
 use crate::storage::group_log::Position;
-use crate::storage::{Tombstone, put_applied, put_region, put_tombstone};
+use crate::storage::region_hash::HashJob;
+use crate::storage::{Tombstone, put_applied, put_quarantine, put_region, put_tombstone};
 
 /// A batch larger than this, in bytes, is written before the share's tasks are through.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -58,6 +59,8 @@ pub(crate) struct Delegate {
     applied: Position,
     pub(crate) bytes_written: u64,
     pub(crate) keys_written: u64,
+    /// The last entry wants the data as they are now to be hashed.
+    is_hash_due: bool,
 }
 
 impl<D: DataEngine> Applier<D> {
@@ -130,14 +133,16 @@ impl<D: DataEngine> Applier<D> {
 fn region_of(task: &ApplyTask) -> RegionId {
     match task {
         ApplyTask::Start { region, .. } => region::id(region),
-        ApplyTask::Entries { region_id, .. } | ApplyTask::Destroy { region_id, .. } => *region_id,
+        ApplyTask::Entries { region_id, .. }
+        | ApplyTask::Quarantine { region_id, .. }
+        | ApplyTask::Destroy { region_id, .. } => *region_id,
     }
 }
 
 fn bytes_of(task: &ApplyTask) -> usize {
     match task {
         ApplyTask::Entries { entries, .. } => entries.iter().map(|entry| entry.data.len()).sum(),
-        ApplyTask::Start { .. } | ApplyTask::Destroy { .. } => 0,
+        ApplyTask::Start { .. } | ApplyTask::Quarantine { .. } | ApplyTask::Destroy { .. } => 0,
     }
 }
 
@@ -194,13 +199,22 @@ impl RegionPart {
         match task {
             ApplyTask::Start { region, peer_id, applied_index, applied_term } => {
                 let applied = Position { index: applied_index, term: applied_term };
-                let (bytes_written, keys_written) = (0, 0);
-                self.delegate =
-                    Some(Delegate { region, peer_id, applied, bytes_written, keys_written });
+                self.delegate = Some(Delegate {
+                    region,
+                    peer_id,
+                    applied,
+                    bytes_written: 0,
+                    keys_written: 0,
+                    is_hash_due: false,
+                });
                 Ok(None)
             }
             ApplyTask::Entries { peer_id, entries, skip_children, .. } => {
                 self.apply_entries(peer_id, &entries, &skip_children, batch, data)
+            }
+            ApplyTask::Quarantine { region_id, odd } => {
+                put_quarantine(batch, region_id, odd);
+                Ok(None)
             }
             ApplyTask::Destroy { peer_id, .. } => Ok(self.destroy(peer_id, batch)),
         }
@@ -224,9 +238,15 @@ impl RegionPart {
             if is_removed {
                 break;
             }
-            if batch.bytes() > BATCH_BYTES_MAX {
+            let is_hash_due = std::mem::take(&mut delegate.is_hash_due);
+            if is_hash_due || batch.bytes() > BATCH_BYTES_MAX {
                 put_applied(batch, region_id, delegate.applied);
                 data.write(std::mem::take(batch))?;
+            }
+            if is_hash_due {
+                let (view, region) = (data.snapshot(), delegate.region.clone());
+                let job = HashJob::new(view, region, delegate.applied.index);
+                applied.outcomes.push(Outcome::HashDue { job });
             }
         }
         delegate.report(&mut applied);
@@ -322,6 +342,11 @@ impl Delegate {
                 let regions = self.apply_split(&split, skip_children, batch)?;
                 Ok(Some(Outcome::Split { index, regions, skipped: skip_children.to_vec() }))
             }
+            Command::ComputeHash => {
+                self.is_hash_due = true;
+                Ok(None)
+            }
+            Command::VerifyHash { index, hash } => Ok(Some(Outcome::HashAgreed { index, hash })),
             Command::Member(_) | Command::Members(_) => {
                 Err(Refusal::Other { message: "a member outside a change of membership".into() })
             }

@@ -5,6 +5,7 @@ pub mod msg;
 pub mod effects;
 pub mod command;
 pub mod config;
+pub mod clock_trust;
 pub mod error;
 pub mod lanes;
 

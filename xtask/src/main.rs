@@ -7,6 +7,7 @@
 
 mod cargo;
 mod compat;
+mod lab;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -20,7 +21,9 @@ usage: cargo xtask COMMAND
   check              formatting, lints, documentation: what a change must be silent on
   compat [LANGUAGE…]  official clients against a playground: rust, go, java, python; those whose
                      tools are missing are skipped and named
-  lab NAME | list    one lab of the course: 1, 4a, 4b, 4c; exit code is the grade
+  lab NAME           one lab of the course, 1 to 4c; the exit code is the grade
+  lab list           all labs, and how many tests each has
+  lab why TEST       what a test is about, and where to look: TestBasic2B or test_basic_2b
   sim [--seeds N] [--from SEED]
                      the cluster under simulation; a failing seed prints how to replay it
   replay SEED        one seed again, with its trace
@@ -42,13 +45,13 @@ fn main() -> ExitCode {
         ["test", filter @ ..] => test(filter),
         ["check"] => check(),
         ["compat", languages @ ..] => compat::run(languages),
-        ["lab", "list"] => {
-            println!(
-                "1   standalone key-value store\n4a  multi-version records\n4b  transactions: get, prewrite, commit\n4c  transactions: scan, status, rollback, resolve"
-            );
-            Ok(())
-        }
-        ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
+        ["lab", "list"] => lab::list(),
+        ["lab", "why", test] => match lab::why(test) {
+            Ok(()) => Ok(()),
+            Err(mistake) => return misused(&mistake),
+        },
+        ["lab", name] if lab::is_known(name) => lab::run(name),
+        ["lab", name] => return misused(&format!("no lab is called {name}; see `lab list`")),
         ["sim", flags @ ..] => sim(flags),
         ["replay", seed] => replay(seed),
         ["chaos", flags @ ..] => chaos(flags),
@@ -71,6 +74,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A mistake of the caller's, in one line.
+fn misused(mistake: &str) -> ExitCode {
+    eprintln!("cargo xtask: {mistake}");
+    ExitCode::from(2)
 }
 
 /// What a person reads when a command fails; the exit code is 1.
@@ -102,13 +111,6 @@ fn check() -> Outcome {
     // Heads of modules name private items too: those links serve whoever reads the source.
     let flags = "-D warnings -A rustdoc::private_intra_doc_links";
     cargo::run(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", flags)])
-}
-
-/// Labs are tests in the one suite, under their course names.
-fn lab(name: &str) -> Outcome {
-    toolchain::ensure()?;
-    let filter = format!("labs::lab{name}::");
-    cargo::run(&["test", "--package", "tessera-tests", "--test", "suites", "--", &filter], &[])
 }
 
 fn sim(flags: &[&str]) -> Outcome {

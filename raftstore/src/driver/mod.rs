@@ -21,6 +21,8 @@
 mod background;
 mod background_worker;
 mod clock;
+#[cfg(test)]
+mod failed_sync;
 mod inbox;
 mod lanes;
 mod observer;
@@ -48,6 +50,7 @@ use crossbeam_channel::unbounded;
 use proto::StoreId;
 
 use crate::applier::Applier;
+use crate::clock_trust::ClockTrust;
 use crate::config::Config;
 use crate::effects::Effects;
 use crate::engine::{DataEngine, LogEngine};
@@ -91,6 +94,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
     ) -> Result<Self, Fault> {
         let clock = Clock::start();
         let tick_micros = config.tick_micros();
+        let clock_trust = ClockTrust::new(&config);
         let (inbox, inbox_end) = Inbox::open();
         // Not bounded: the machines have at most one task of a kind under way for each region.
         let (tasks_tx, tasks_rx) = unbounded();
@@ -131,6 +135,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             transport,
             observer: Arc::clone(&observer),
             clock,
+            clock_trust,
             tick_micros,
             replies: Replies::default(),
         };

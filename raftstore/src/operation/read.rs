@@ -72,7 +72,8 @@ impl WaitingReads {
         self.new.len() + asked.sum::<usize>()
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
         self.new.is_empty() && self.asked.is_empty()
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         compact_log_ticks: dice.within(10..60),
         compact_log_entries_min: if small_log { 5 } else { 50 },
         compact_log_entries_max: if small_log { dice.within(10..60) } else { 1000 },
+        sleep_after_ticks: if dice.happens(600) { dice.within(2..40) } else { 0 },
         region_heartbeat_ticks: dice.within(10..40),
         store_heartbeat_ticks: 100,
         down_after_ms: 3_000,
@@ -29,6 +30,7 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         split_check_ticks: 40,
         right_derive_when_split: dice.happens(500),
         snapshot_retry_ticks: 40,
+        consistency_check_ticks: if dice.happens(300) { dice.within(30..300) } else { 0 },
         ..Config::default()
     };
     if options.topology && dice.happens(500) {

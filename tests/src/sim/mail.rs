@@ -38,6 +38,8 @@ impl World {
                         self.events.after(*delay, Event::Respond(store, response));
                     }
                 }
+                // Clients here send requests, never messages with a reply of their own.
+                Out::Reply(..) => {}
                 Out::After(delay, local) => {
                     let life = self.nodes[&store].life();
                     let life = local.belongs_to_process().then_some(life);

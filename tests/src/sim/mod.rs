@@ -32,7 +32,7 @@ mod mail;
 pub mod nemesis;
 pub mod network;
 pub mod node;
-mod notation;
+pub(crate) mod notation;
 pub mod options;
 pub mod overseer;
 mod server;

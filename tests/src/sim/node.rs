@@ -26,7 +26,8 @@ use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::{LogBatch, LogEngine as _};
 use raftstore::error::Fault;
 use raftstore::lanes::ShuffledLanes;
-use raftstore::msg::{Applied, ApplyTask, BackgroundTask, Now, StoreMsg};
+use raftstore::msg::{Applied, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg};
+use raftstore::read_view::ReadViews;
 use raftstore::store::Store;
 
 use super::clients::{Request, Response};
@@ -90,6 +91,8 @@ pub enum Out {
     Report(Report),
     /// For a client.
     Respond(Response),
+    /// For whoever sent a `StoreMsg` with this reply.
+    Reply(ReplyId, Reply),
     /// Something that happens here after a while.
     After(Instant, Local),
 }
@@ -175,8 +178,13 @@ impl Node {
         self.process.is_some()
     }
 
+    /// What RPC tasks may see of the regions, while a process runs.
+    pub fn views(&self) -> Option<&ReadViews> {
+        self.process.as_ref().map(|process| process.store.read_views())
+    }
+
     /// What the store's clock says.
-    pub(super) fn now(&self, instant: Instant) -> Now {
+    pub fn now(&self, instant: Instant) -> Now {
         Now(self.clock_offset
             + (u128::from(instant) * u128::from(self.clock_rate) / 1_000_000) as u64)
     }
@@ -474,6 +482,9 @@ impl Node {
                     view.as_ref().map(|view| &view.region),
                 );
             }
+        }
+        if let ApplyTask::Quarantine { region_id, odd } = &task {
+            judges.fail(format!("s{} {region_id} differs from a quorum: {odd:?}", self.id));
         }
         let process = self.process();
         process.applying.push_back(task);

@@ -35,7 +35,7 @@ pub(super) fn line_of(event: &Event) -> String {
 }
 
 /// A raft message: `r2.p4@5 -> p6 MsgAppend base=11@5 commit=10 [12@5]`.
-struct Words<'a>(&'a RaftMessage);
+pub(crate) struct Words<'a>(pub(crate) &'a RaftMessage);
 
 impl std::fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

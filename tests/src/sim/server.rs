@@ -163,8 +163,10 @@ impl Node {
     }
 
     pub(super) fn on_reply(&mut self, id: ReplyId, reply: Reply, outs: &mut Vec<Out>) {
-        // Nobody waits for a split that an order asked for.
-        let Some(waiting) = self.process().server.waiting.remove(&id) else { return };
+        // Not a register request's.
+        let Some(waiting) = self.process().server.waiting.remove(&id) else {
+            return outs.push(Out::Reply(id, reply));
+        };
         match (waiting, reply) {
             (Waiting::Barrier(request, _) | Waiting::Write(request, _), Err(refusal)) => {
                 self.end(&request, Err(refusal), outs);

@@ -8,6 +8,7 @@
 //! on them.
 
 mod soak;
+mod consistency;
 mod elections;
 mod famous;
 mod joint;
@@ -15,6 +16,7 @@ mod lanes;
 mod membership;
 mod reads;
 mod restarts;
+mod sleep;
 mod snapshots;
 mod splits;
 mod transfers;
@@ -33,9 +35,9 @@ use super::Store;
 use crate::applier::Applier;
 use crate::config::Config;
 use crate::driver::{Background, SnapshotStorage};
-use crate::effects::{Effects, Report};
+use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::memory::{Fuse, MemoryData, MemoryLog, MemorySnapshot};
-use crate::engine::{ColumnFamily, DataEngine, LogEngine, Snapshot as _, WriteBatch};
+use crate::engine::{ColumnFamily, DataEngine, LogBatch, LogEngine, Snapshot as _, WriteBatch};
 use crate::error::Fault;
 use crate::lanes::ShuffledLanes;
 use crate::msg::{Answer, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg, Target};
@@ -59,8 +61,17 @@ struct Node {
     held: Option<Vec<ApplyTask>>,
     /// While held, background tasks gather here.
     held_background: Option<Vec<BackgroundTask>>,
+    /// While held, log writes gather here, and what waits for them.
+    held_log: Option<VecDeque<HeldWrite>>,
     /// Its disks may fail.
     may_fail: bool,
+}
+
+/// A log write under way, and what follows once it is durable.
+struct HeldWrite {
+    log: LogBatch,
+    messages: Vec<RaftMessage>,
+    persisted: Vec<PersistedReady>,
 }
 
 /// Stores, numbered from 1, and everything between them.
@@ -96,6 +107,7 @@ impl Cluster {
                 inbox: VecDeque::new(),
                 held: None,
                 held_background: None,
+                held_log: None,
                 may_fail: false,
             };
             (StoreId(id), node)
@@ -171,6 +183,7 @@ impl Cluster {
         node.machine = None;
         node.held = None;
         node.held_background = None;
+        node.held_log = None;
     }
 
     /// Stops a store and loses its unsynced writes but the first `keep`.
@@ -234,9 +247,18 @@ impl Cluster {
         let mut groups: Vec<_> = effects.log.groups.iter().map(|(group, _)| *group).collect();
         groups.dedup();
         assert_eq!(groups.len(), effects.log.groups.len(), "a group appears once");
-        node.log.write(std::mem::take(&mut effects.log))?;
-        sent.append(&mut effects.send_after_persist);
-        machine.store.on_persisted(effects.persisted, self.now, &mut next)?;
+        let write = HeldWrite {
+            log: std::mem::take(&mut effects.log),
+            messages: std::mem::take(&mut effects.send_after_persist),
+            persisted: std::mem::take(&mut effects.persisted),
+        };
+        if let Some(held) = &mut node.held_log {
+            held.push_back(write);
+        } else {
+            node.log.write(write.log)?;
+            sent.extend(write.messages);
+            machine.store.on_persisted(write.persisted, self.now, &mut next)?;
+        }
         let mut tasks = std::mem::take(&mut effects.apply);
         if let Some(held) = &mut node.held {
             held.append(&mut tasks);
@@ -419,6 +441,41 @@ impl Cluster {
         }
         self.perform(StoreId(id), effects);
         self.run();
+    }
+
+    /// The store's log disk becomes slow: writes are under way until they are released.
+    fn hold_log(&mut self, id: u64) {
+        self.nodes.get_mut(&StoreId(id)).unwrap().held_log.get_or_insert_default();
+    }
+
+    /// So many of the oldest log writes become durable, and what waits for these leaves.
+    fn release_writes(&mut self, id: u64, mut writes: usize) {
+        loop {
+            let node = self.nodes.get_mut(&StoreId(id)).unwrap();
+            let held = node.held_log.as_mut().and_then(|held| {
+                let is_next = |next: &mut HeldWrite| next.log.is_empty() || writes > 0;
+                held.pop_front_if(is_next)
+            });
+            let (Some(write), Some(machine)) = (held, &mut node.machine) else { break };
+            writes -= usize::from(!write.log.is_empty());
+            node.log.write(write.log).unwrap();
+            let mut effects = Effects { send_now: write.messages, ..Effects::default() };
+            machine.store.on_persisted(write.persisted, self.now, &mut effects).unwrap();
+            self.perform(StoreId(id), effects);
+        }
+        self.run();
+    }
+
+    /// Log writes under way.
+    fn held_writes(&self, id: u64) -> usize {
+        let held = self.nodes[&StoreId(id)].held_log.iter().flatten();
+        held.filter(|write| !write.log.is_empty()).count()
+    }
+
+    /// The log disk is as fast as ever.
+    fn release_log(&mut self, id: u64) {
+        self.release_writes(id, usize::MAX);
+        self.nodes.get_mut(&StoreId(id)).unwrap().held_log = None;
     }
 
     fn store(&self, id: u64) -> &Store<MemoryData, MemoryLog> {
