@@ -21,9 +21,12 @@ usage: cargo xtask COMMAND
   compat [LANGUAGE…]  official clients against a playground: rust, go, java, python; those whose
                      tools are missing are skipped and named
   lab NAME | list    one lab of the course: 1, 4a, 4b, 4c; exit code is the grade
-  sim [--seeds N] [--from SEED]
-                     the cluster under simulation; a failing seed prints how to replay it
-  replay SEED        one seed again, with its trace
+  sim [--seeds N] [--from SEED] [--minutes M]
+                     the cluster under simulation; a failing seed prints how to replay it, what it
+                     needs and its last events (200 seeds unless told; with minutes alone, as many
+                     as there is time for)
+  replay SEED [--only N,N,…]
+                     one seed again, with its trace; with some of its mischiefs only
   chaos [--minutes M] [--seed S]
                      real processes killed, paused and cut apart under load, then judged
                      (one minute unless told; partitions need root, `ip` and `nft`)
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
         }
         ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
         ["sim", flags @ ..] => sim(flags),
-        ["replay", seed] => replay(seed),
+        ["replay", seed, flags @ ..] => replay(seed, flags),
         ["chaos", flags @ ..] => chaos(flags),
         ["bench", flags @ ..] => bench(flags),
         ["descriptor", file] => descriptor(file),
@@ -113,7 +116,11 @@ fn lab(name: &str) -> Outcome {
 
 fn sim(flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    let known = [("--seeds", "TESSERA_SIM_SEEDS"), ("--from", "TESSERA_SIM_FROM")];
+    let known = [
+        ("--seeds", "TESSERA_SIM_SEEDS"),
+        ("--from", "TESSERA_SIM_FROM"),
+        ("--minutes", "TESSERA_SIM_MINUTES"),
+    ];
     cargo::run(&simulation("simulation::seeds"), &variables("sim", flags, &known)?)
 }
 
@@ -150,9 +157,11 @@ fn chaos(flags: &[&str]) -> Outcome {
     )
 }
 
-fn replay(seed: &str) -> Outcome {
+fn replay(seed: &str, flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    cargo::run(&simulation("simulation::replay"), &[("TESSERA_SEED", seed)])
+    let mut environment = variables("replay", flags, &[("--only", "TESSERA_ONLY")])?;
+    environment.push(("TESSERA_SEED", seed));
+    cargo::run(&simulation("simulation::replay"), &environment)
 }
 
 fn simulation(filter: &str) -> [&str; 8] {
