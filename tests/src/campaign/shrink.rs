@@ -87,19 +87,29 @@ fn remove_what_is_not_needed(
     tries
 }
 
-/// The newest lines that name the region of which the violation speaks; of all regions when it names none.
+/// The newest lines that name the region or the register of which the violation speaks; of all when it
+/// names none. Ticks and rounds are left out: they say nothing.
 fn last_of_region(run: &Summary, violation: &str) -> Vec<String> {
-    let region = region_in(violation);
+    let name = region_in(violation).map(|id| format!("r{id}")).or(register_in(violation));
     let is_of_it = |line: &&String| {
-        let mischief = line.contains(" mischief ");
-        let named = region.is_none_or(|id| {
-            let id = format!("r{id}");
-            line.split([' ', '.', ',', ';', '(', ')']).any(|word| word == id)
-        });
-        mischief || named
+        let mut words = line.split([' ', '.', ',', ';', '(', ')']);
+        let is_heard = line.contains(" mischief ") || line.contains(" => ");
+        is_heard || name.as_ref().is_none_or(|name| words.any(|word| word == name))
     };
-    let lines: Vec<String> = run.lines.iter().filter(is_of_it).cloned().collect();
+    let is_dull = |line: &&String| {
+        ["Tick", "Round", "Synced", "Apply", "Background"].iter().any(|end| line.ends_with(end))
+            || line.contains(" Think(")
+            || line.contains(" Deadline(")
+    };
+    let lines = run.lines.iter().filter(|line| !is_dull(line) && is_of_it(line));
+    let lines: Vec<String> = lines.cloned().collect();
     lines[lines.len().saturating_sub(LINES_TOLD)..].to_vec()
+}
+
+/// The register that a sentence names, as the trace writes it: `k4`.
+fn register_in(sentence: &str) -> Option<String> {
+    let number = sentence.strip_prefix("register ")?.split(' ').next()?;
+    Some(format!("k{number}"))
 }
 
 /// The region that a sentence names: `r17`.
@@ -152,5 +162,6 @@ mod tests {
         assert_eq!(region_in("r12 has two leaders in term 5: p1, p3"), Some(12));
         assert_eq!(region_in("s1 goes back from v2.c1 to r3 [a,b) v1.c1"), Some(3));
         assert_eq!(region_in("register 4 is not linearizable"), None);
+        assert_eq!(register_in("register 4 is not linearizable"), Some("k4".to_owned()));
     }
 }

@@ -56,6 +56,8 @@ pub struct Judges {
     leading: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// Stores that have destroyed a peer of a region.
     destroyed: BTreeSet<(u64, u64)>,
+    /// By store and region: the last entry given to the applier.
+    given: BTreeMap<(u64, u64), u64>,
     /// Processes that ended.
     deaths: u64,
     now: Instant,
@@ -78,6 +80,7 @@ impl Judges {
             disks,
             leading: BTreeMap::new(),
             destroyed: BTreeSet::new(),
+            given: BTreeMap::new(),
             deaths: 0,
             now: 0,
             violation: None,
@@ -175,6 +178,7 @@ impl Judges {
         let Committed { store, region, index, term, data, view } = *entry;
         let verdict = self.committed.entry(region, index, term, digest(data));
         let is_new = self.judge(verdict);
+        self.given.insert((store, region), index);
         let led = view.filter(|view| view.is_leader && view.term == term);
         if led.is_none() && !is_new {
             return false;
@@ -182,7 +186,10 @@ impl Judges {
         let durable_on: Vec<u64> = self
             .disks
             .iter()
-            .filter(|(_, log)| log.is_durable(RegionId(region), index, term))
+            .filter(|(store, log)| {
+                log.is_durable(RegionId(region), index, term)
+                    || self.was_buried(*store, region, index)
+            })
             .map(|(store, _)| *store)
             .collect();
         let commit = Commit { region, index, term, durable_on: &durable_on };
@@ -192,6 +199,13 @@ impl Judges {
         };
         self.judge(verdict);
         is_new
+    }
+
+    /// Whether a peer held the entry and was destroyed since: the removed one is often ahead of the leader
+    /// in applying its own removal.
+    fn was_buried(&self, store: u64, region: u64, index: u64) -> bool {
+        let key = (store, region);
+        self.destroyed.contains(&key) && self.given.get(&key).is_some_and(|last| *last >= index)
     }
 
     /// Told that a peer has taken over another membership, when its log ended there.
@@ -280,6 +294,8 @@ impl Judges {
         self.durable_commit.stopped(store);
         self.epochs.restarted(store);
         self.leases.ended(store);
-        self.leading.values_mut().for_each(|leaders| drop(leaders.remove(&store)));
+        for leaders in self.leading.values_mut() {
+            leaders.remove(&store);
+        }
     }
 }

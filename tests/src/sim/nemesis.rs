@@ -145,7 +145,7 @@ impl Nemesis {
         let mut drawn = MISCHIEFS.to_vec();
         dice.shuffle(&mut drawn);
         drawn.truncate(dice.within(1..MISCHIEFS.len() as u64 + 1) as usize);
-        let drawn_pause = dice.within(300 * MILLISECOND..4 * SECOND);
+        let drawn_pause = dice.within(600 * MILLISECOND..6 * SECOND);
         let (kinds, pause) = (kinds.unwrap_or(drawn), pause.unwrap_or(drawn_pause));
         Self { dice, kinds, pause, thoughts: 0 }
     }
@@ -161,7 +161,7 @@ impl Nemesis {
 
     fn plan(&mut self, kind: Mischief, stores: &[u64]) -> Plan {
         let victim = self.a_store(stores);
-        let lasts = self.dice.within(50 * MILLISECOND..4 * SECOND);
+        let lasts = self.dice.within(50 * MILLISECOND..3 * SECOND);
         match kind {
             Mischief::Isolate => cut_for(&links_between(&[victim], stores), 0, lasts),
             Mischief::OneWay => {
