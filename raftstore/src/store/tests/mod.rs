@@ -10,6 +10,7 @@ mod famous;
 mod joint;
 mod membership;
 mod reads;
+mod replica_reads;
 mod restarts;
 mod snapshots;
 mod splits;
