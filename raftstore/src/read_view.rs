@@ -146,6 +146,12 @@ impl ReadView {
         self.is_asleep.load(Ordering::Relaxed)
     }
 
+    /// Until when the leader may answer alone, if it ever might under this view.
+    pub fn lease_until(&self) -> Option<Now> {
+        let until = self.lease_until.load(Ordering::Acquire);
+        (until > 0).then_some(Now(until))
+    }
+
     /// Counts what was read, for the scheduler.
     pub fn count_read(&self, keys: u64, bytes: u64) {
         self.reads.keys.fetch_add(keys, Ordering::Relaxed);

@@ -24,9 +24,12 @@ usage: cargo xtask COMMAND
   lab NAME           one lab of the course, 1 to 4c; the exit code is the grade
   lab list           all labs, and how many tests each has
   lab why TEST       what a test is about, and where to look: TestBasic2B or test_basic_2b
-  sim [--seeds N] [--from SEED]
-                     the cluster under simulation; a failing seed prints how to replay it
-  replay SEED        one seed again, with its trace
+  sim [--seeds N] [--from SEED] [--minutes M]
+                     the cluster under simulation; a failing seed prints how to replay it, what it
+                     needs and its last events (200 seeds unless told; with minutes alone, as many
+                     as there is time for)
+  replay SEED [--only N,N,…]
+                     one seed again, with its trace; with some of its mischiefs only
   chaos [--minutes M] [--seed S]
                      real processes killed, paused and cut apart under load, then judged
                      (one minute unless told; partitions need root, `ip` and `nft`)
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
         ["lab", name] if lab::is_known(name) => lab::run(name),
         ["lab", name] => return misused(&format!("no lab is called {name}; see `lab list`")),
         ["sim", flags @ ..] => sim(flags),
-        ["replay", seed] => replay(seed),
+        ["replay", seed, flags @ ..] => replay(seed, flags),
         ["chaos", flags @ ..] => chaos(flags),
         ["bench", flags @ ..] => bench(flags),
         ["descriptor", file] => descriptor(file),
@@ -115,7 +118,11 @@ fn check() -> Outcome {
 
 fn sim(flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    let known = [("--seeds", "TESSERA_SIM_SEEDS"), ("--from", "TESSERA_SIM_FROM")];
+    let known = [
+        ("--seeds", "TESSERA_SIM_SEEDS"),
+        ("--from", "TESSERA_SIM_FROM"),
+        ("--minutes", "TESSERA_SIM_MINUTES"),
+    ];
     cargo::run(&simulation("simulation::seeds"), &variables("sim", flags, &known)?)
 }
 
@@ -152,9 +159,11 @@ fn chaos(flags: &[&str]) -> Outcome {
     )
 }
 
-fn replay(seed: &str) -> Outcome {
+fn replay(seed: &str, flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    cargo::run(&simulation("simulation::replay"), &[("TESSERA_SEED", seed)])
+    let mut environment = variables("replay", flags, &[("--only", "TESSERA_ONLY")])?;
+    environment.push(("TESSERA_SEED", seed));
+    cargo::run(&simulation("simulation::replay"), &environment)
 }
 
 fn simulation(filter: &str) -> [&str; 8] {

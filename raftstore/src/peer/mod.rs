@@ -96,6 +96,8 @@ pub(crate) struct Leader {
     pub(crate) lease: Lease,
     /// When each follower was last heard.
     pub(crate) heard: BTreeMap<PeerId, Now>,
+    /// Until this tick a replica may read by an index that it was told.
+    pub(crate) replicas_read_until: u64,
     /// A split proposed but not applied: writes wait, and the lease is off, since it may take effect
     /// on another store first.
     pub(crate) pending_split: Option<u64>,
@@ -327,6 +329,9 @@ impl<L: LogEngine> Peer<L> {
                 leader.lease.on_answered(sender, mark);
             }
         }
+        if message.msg_type == MessageType::MsgReadIndex {
+            self.on_replica_asks(round.config);
+        }
         if message.msg_type == MessageType::MsgTransferLeader {
             self.on_transfer_message(sender, &message, round);
             return;
@@ -388,12 +393,14 @@ impl<L: LogEngine> Peer<L> {
             self.abandon(led, round);
         }
         self.forget_made_snapshots();
+        let replicas_read_until = self.replicas_read_until(round.config);
         self.role = if leads {
             Role::Leader(Box::new(Leader {
                 term,
                 since: round.now,
                 lease: Lease::default(),
                 heard: BTreeMap::new(),
+                replicas_read_until,
                 pending_split: None,
                 offer: None,
                 joint_since: None,
@@ -492,7 +499,8 @@ impl<L: LogEngine> Peer<L> {
             && self.applied.term == leader.term
             && leader.term == self.group.term()
             && self.group.transferee().is_none()
-            && leader.pending_split.is_none();
+            && leader.pending_split.is_none()
+            && !self.may_be_behind(leader);
         if !may {
             return None;
         }

@@ -15,6 +15,7 @@ mod joint;
 mod lanes;
 mod membership;
 mod reads;
+mod replica_reads;
 mod restarts;
 mod sleep;
 mod snapshots;
