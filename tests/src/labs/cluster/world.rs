@@ -114,7 +114,7 @@ impl World {
             is_network_whole: true,
             outside: Network::new(dice.stream("outside"), Weather::FAIR),
             scheduler: Scheduler::new(settings.stores + 1),
-            judges: Judges::new(disks, !settings.members_change),
+            judges: Judges::new(disks),
             trace: Trace::new(std::env::var_os("TESSERA_LAB_TRACE").is_some()),
             servers: stores.into_iter().map(|store| (store, Server::default())).collect(),
             events: Events::default(),
