@@ -301,8 +301,9 @@ pub(crate) enum CtlCommand {
 pub(crate) struct RegionFlags {
     /// The region's id
     pub(crate) id: Option<u64>,
-    /// A key as regions are cut (transactional keys: `enc` form as shown by `ctl regions`)
-    #[arg(long, value_parser = keys::parse_argument)]
+    /// A key as regions are cut (transactional keys and those of API version 2: `enc(KEY)`, as shown by
+    /// `ctl regions`)
+    #[arg(long, value_parser = keys::parse_bound_argument)]
     pub(crate) key: Option<Key>,
 }
 

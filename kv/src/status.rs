@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
-use crate::net::incoming::Ear;
+use crate::net::incoming::{self, Door, Ear, Limits};
 use crate::service::Store;
 
 /// What does not change while a store runs.
@@ -108,8 +108,10 @@ pub(crate) fn serve<D: DataEngine>(
         .route("/config", get(config))
         .route("/metrics", get(metrics_text))
         .with_state(about);
+    let connections = incoming::connections(door, ear.clone(), ear.clone(), Limits::of_process());
     async move {
-        if let Some(Err(error)) = ear.or(axum::serve(door, paths).into_future()).await {
+        let serving = axum::serve(Door(connections), paths).into_future();
+        if let Some(Err(error)) = ear.or(serving).await {
             tracing::error!(%error, "the status port ended");
         }
         drop(seen);

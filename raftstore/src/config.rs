@@ -25,6 +25,9 @@ pub struct Config {
     pub leases: bool,
     /// Seed of election timeouts. Same seed, same inputs: same run. Different on each store.
     pub seed: u64,
+    /// Threads that share the work of a round, the raft worker among them; 0: as many as suit the
+    /// cores, on few of them one. Nothing but speed depends on it.
+    pub raft_workers: usize,
     /// Different at each start of this store (the shell takes it from a clock): contexts of
     /// read-index rounds of an earlier life must not be mistaken for ours.
     pub incarnation: u64,
@@ -68,7 +71,8 @@ pub struct Config {
     pub region_split_bytes: u64,
     /// Once split, the parts are about this large, in bytes.
     pub region_part_bytes: u64,
-    /// A region with more keys than this is split; versions count. 0 never splits by keys.
+    /// A region with more keys than this is split: records of transactions, every version. 0 never splits
+    /// by keys.
     pub region_split_keys: u64,
     /// Once split, the parts have about this many keys.
     pub region_part_keys: u64,
@@ -97,6 +101,7 @@ impl Default for Config {
             lease_ticks: 8,
             leases: true,
             seed: 0,
+            raft_workers: 0,
             incarnation: 0,
             entry_bytes_max: 8 << 20,
             inflight_messages_max: 256,
@@ -128,6 +133,9 @@ impl Default for Config {
     }
 }
 
+/// More threads for the work of a round are refused: they would wait for one log anyway.
+const RAFT_WORKERS_MAX: usize = 64;
+
 impl Config {
     /// Whether these settings can work together; if not, why, for a person to read.
     pub fn validate(&self) -> Result<(), String> {
@@ -148,6 +156,7 @@ impl Config {
                 self.clock_drift_max_ppm() >= CLOCK_DRIFT_LEAST_PPM,
                 "lease-ticks must leave clocks more room to run apart: a shorter lease, please",
             ),
+            (self.raft_workers <= RAFT_WORKERS_MAX, "raft-workers must not be more than 64"),
             (self.entry_bytes_max > 0, "entry-bytes-max must not be zero"),
             (self.inflight_messages_max > 0, "inflight-messages-max must not be zero"),
             (

@@ -7,6 +7,7 @@ pub mod command;
 pub mod config;
 pub mod clock_trust;
 pub mod error;
+pub mod lanes;
 
 pub mod store;
 pub(crate) mod peer;

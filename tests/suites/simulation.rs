@@ -160,6 +160,23 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
+#[test]
+fn any_number_of_lanes_is_the_same_run() {
+    for seed in [5, 12] {
+        let mut options = Options { safety: 20 * SECOND, topology: true, ..Options::of_seed(seed) };
+        let mut run = |lanes| {
+            options.lanes = lanes;
+            let summary = run_caught(&options, false);
+            assert_eq!(summary.violation, None, "seed {seed}");
+            (summary.hash, summary.events)
+        };
+        let alone = run(1);
+        for lanes in [2, 4] {
+            assert_eq!(run(lanes), alone, "seed {seed} in {lanes} lanes");
+        }
+    }
+}
+
 /// Looks for a planted bug, and says after how many seeds it was found.
 fn must_find(plant: Plant, options: impl Fn(u64) -> Options + Sync) {
     let totals = run_seeds(0..SEEDS_TO_FIND_A_PLANT, |seed| options(seed).with_plant(plant));

@@ -304,7 +304,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         now: Now,
         effects: &mut Effects,
     ) {
-        let is_there = |peer: &&mut Peer<L>| peer.phase == Phase::Serving && peer.is_initialized();
+        let is_there =
+            |peer: &&mut Box<Peer<L>>| peer.phase == Phase::Serving && peer.is_initialized();
         if let Some(peer) = self.peers.get_mut(&region_id).filter(is_there) {
             let mut round = Round { config: &self.config, now, effects };
             peer.check_consistency(Some(reply), &mut round);
@@ -324,7 +325,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         now: Now,
         effects: &mut Effects,
     ) {
-        let is_its = |peer: &&mut Peer<L>| peer.id() == peer_id && peer.phase != Phase::Quarantined;
+        let is_its =
+            |peer: &&mut Box<Peer<L>>| peer.id() == peer_id && peer.phase != Phase::Quarantined;
         let Some(peer) = self.peers.get_mut(&region_id).filter(is_its) else { return };
         let mut round = Round { config: &self.config, now, effects };
         let odd = peer.on_hash_computed(index, hash, &mut round);

@@ -38,7 +38,20 @@ use crate::wire;
 const VAIN_ROUNDS_BEFORE_VALIDATE: u64 = 3;
 
 impl<D: DataEngine, L: LogEngine> Store<D, L> {
-    /// Another store's peer speaks.
+    /// Whether a message is one of many: from one member of a group to another, without news for the
+    /// store.
+    pub(crate) fn is_between_members(&self, message: &RaftMessage) -> bool {
+        let Some((from, to, epoch)) = self.addresses(message) else { return false };
+        let Some(peer) = self.peers.get(&RegionId(message.region_id)) else { return false };
+        !message.is_tombstone
+            && message.extra_ctx.is_empty()
+            && peer.phase != Phase::Quarantined
+            && to.id == peer.meta.id
+            && !is_outdated(peer, &from, &epoch)
+    }
+
+    /// Another store's peer speaks, and more may follow from it than a step of the peer here. That has
+    /// no mail.
     pub(crate) fn on_raft(
         &mut self,
         message: RaftMessage,
@@ -77,13 +90,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         if to.id < peer.meta.id {
             return Ok(());
         }
-        let own_epoch = region::epoch(&peer.region);
-        if peer.is_initialized()
-            && region::is_epoch_stale(&epoch, &own_epoch)
-            && region::peer_by_id(&peer.region, PeerId(from.id)).is_none()
-        {
+        if is_outdated(peer, &from, &epoch) {
             if asks(&message) {
-                effects.send_now.push(removed(&message, own_epoch));
+                effects.send_now.push(removed(&message, region::epoch(&peer.region)));
             }
             return Ok(());
         }
@@ -97,13 +106,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     pub(crate) fn deliver(&mut self, message: RaftMessage, now: Now, effects: &mut Effects) {
         let region_id = RegionId(message.region_id);
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
-        let inner = message.message.and_then(wire::message_from_wire);
-        let (Some(inner), Some(from)) = (inner, message.from_peer) else { return };
-        // A snapshot comes on its own stream, with its data.
-        let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
-        if peer.phase == Phase::Serving && !is_snapshot && inner.from == from.id {
-            let mut round = Round { config: &self.config, now, effects };
-            peer.step(from, inner, &mut round);
+        if peer.receive(message, &mut Round { config: &self.config, now, effects }) {
             self.touched.insert(region_id);
         }
     }
@@ -255,6 +258,17 @@ impl<L: LogEngine> Peer<L> {
             round.effects.send_now.push(envelope);
         }
     }
+}
+
+/// Whether the sender knows less of the region than the peer here, and is no longer in it.
+fn is_outdated<L: LogEngine>(
+    peer: &Peer<L>,
+    from: &metapb::Peer,
+    epoch: &metapb::RegionEpoch,
+) -> bool {
+    peer.is_initialized()
+        && region::is_epoch_stale(epoch, &region::epoch(&peer.region))
+        && region::peer_by_id(&peer.region, PeerId(from.id)).is_none()
 }
 
 /// Whether the sender waits for an answer that it would never get.

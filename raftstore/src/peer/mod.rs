@@ -15,6 +15,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod lease;
+pub(crate) mod mail;
 pub(crate) mod proposals;
 mod ready;
 pub(crate) mod ticker;
@@ -40,6 +41,7 @@ use crate::operation::write::WaitingWrites;
 use crate::read_view::{Published, Publisher, ReadView};
 use crate::storage::group_log::{GroupLog, Position};
 use lease::{Lease, Mark, Voters};
+use mail::Mail;
 use proposals::Proposals;
 pub(crate) use ready::is_initial;
 use ticker::Ticker;
@@ -136,6 +138,8 @@ pub(crate) struct Peer<L: LogEngine> {
     /// The region as last applied here. Without peers: nothing has arrived yet.
     pub(crate) region: metapb::Region,
     pub(crate) group: Group<L>,
+    /// What came since its last turn.
+    pub(crate) mail: Mail,
     pub(crate) applied: Position,
     /// The last entry given to the applier.
     pub(crate) handed_index: u64,
@@ -196,6 +200,7 @@ impl<L: LogEngine> Peer<L> {
         Ok(Self {
             voters: Voters::of(group.members()),
             group,
+            mail: Mail::new(),
             applied,
             handed_index: applied.index,
             phase: Phase::Serving,
@@ -490,6 +495,7 @@ impl<L: LogEngine> Peer<L> {
     /// Answers everybody who waits: this peer ceases to be. Those whose entry may still be committed by
     /// others are told that nobody knows.
     pub(crate) fn refuse_everybody(&mut self, round: &mut Round<'_>) {
+        assert!(self.mail.is_empty(), "{} goes and has mail", self.region_id());
         let gone = Refusal::RegionNotFound { region_id: self.region.id };
         let waiting = self.writes.take_all();
         round.refuse_all(waiting, &gone);

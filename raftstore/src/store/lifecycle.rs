@@ -173,7 +173,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             peer.group.campaign();
         }
         self.views.insert(region_id, &peer.publisher);
-        self.peers.insert(region_id, peer);
+        self.peers.insert(region_id, Box::new(peer));
         self.touched.insert(region_id);
         Ok(())
     }

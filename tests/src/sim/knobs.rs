@@ -12,6 +12,7 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
     let small_log = dice.happens(600);
     let mut config = Config {
         seed: options.seed ^ store,
+        raft_workers: options.lanes,
         message_bytes_max: if dice.happens(300) { 600 } else { 64 << 10 },
         inflight_messages_max: if dice.happens(300) { 2 } else { 256 },
         committed_bytes_max: if dice.happens(300) { 1 << 10 } else { 16 << 20 },

@@ -25,6 +25,7 @@ use raftstore::effects::{Effects, OutgoingSnapshot, Report};
 use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::{LogBatch, LogEngine as _};
 use raftstore::error::Fault;
+use raftstore::lanes::ShuffledLanes;
 use raftstore::msg::{Applied, ApplyTask, BackgroundTask, Now, StoreMsg};
 use raftstore::store::Store;
 
@@ -38,6 +39,10 @@ use super::server::{Look, Server};
 
 /// Messages that one round takes at most; small, so that rounds differ.
 const ROUND_MESSAGES_MAX: u64 = 64;
+
+/// Entries of so many bytes are a share of their own when they are applied; small, so that regions are
+/// often written one after the other.
+const APPLY_SHARE_BYTES: usize = 64;
 
 /// Something that happens on one store.
 #[derive(Debug)]
@@ -215,10 +220,16 @@ impl Node {
                 return Vec::new();
             }
         };
+        let lanes = ShuffledLanes::new(self.config.raft_workers, self.life);
+        let store = store.with_lanes(Box::new(lanes));
+        // One lane, so that the order in which regions' writes reach the disk is the seed's alone.
+        let apply_lanes = ShuffledLanes::new(1, self.life);
         let server = Server::new(store.read_views().clone());
         self.process = Some(Process {
             store,
-            applier: Applier::new(self.data.clone()),
+            applier: Applier::new(self.data.clone())
+                .with_shares_of(APPLY_SHARE_BYTES)
+                .with_lanes(Box::new(apply_lanes)),
             background: Background::new(self.data.clone(), SnapshotStorage::Memory)
                 .expect("memory does not fail"),
             inbox: VecDeque::new(),

@@ -44,6 +44,8 @@ pub struct Options {
     pub replica_reads: u64,
     /// How far clocks run apart, in parts per million either way.
     pub clock_drift: u64,
+    /// Lanes of each store; no run depends on their number.
+    pub lanes: usize,
     /// Which mischief, or what the seed says.
     pub mischief: Option<Vec<Mischief>>,
     /// Usual time between two mischiefs, or what the seed says.
@@ -72,6 +74,7 @@ impl Options {
             topology: dice.happens(500),
             replica_reads: if dice.happens(400) { dice.within(0..500) } else { 0 },
             clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
+            lanes: dice.within(1..5) as usize,
             mischief: None,
             mischief_every: None,
             plant: None,

@@ -218,10 +218,9 @@ impl DataEngine for RocksData {
         for cf in ColumnFamily::DATA {
             let (counted, all) = self.count(cf, range)?;
             let estimated = if all { counted } else { self.estimate(cf, range)? };
-            sum += RangeSize {
-                bytes: counted.bytes.max(estimated.bytes),
-                keys: counted.keys.max(estimated.keys),
-            };
+            let (bytes, keys) =
+                (counted.bytes.max(estimated.bytes), counted.keys.max(estimated.keys));
+            sum += RangeSize::of_family(cf, bytes, keys);
         }
         Ok(sum)
     }

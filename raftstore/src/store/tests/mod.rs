@@ -3,12 +3,16 @@
 //! Everything that a shell does is done here in its simplest form, at once and in one thread. Links can be
 //! cut, messages dropped by a rule, appliers held, and power lost. A harness for faults at random is the
 //! simulator's, not this one's.
+//!
+//! A store has as many lanes as its number, unless a test says otherwise: what a test sees must not depend
+//! on them.
 
 mod soak;
 mod consistency;
 mod elections;
 mod famous;
 mod joint;
+mod lanes;
 mod membership;
 mod reads;
 mod restarts;
@@ -18,6 +22,7 @@ mod transfers;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher as _};
 
 use bytes::Bytes;
 use proto::{
@@ -33,6 +38,7 @@ use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::memory::{Fuse, MemoryData, MemoryLog, MemorySnapshot};
 use crate::engine::{ColumnFamily, DataEngine, LogBatch, LogEngine, Snapshot as _, WriteBatch};
 use crate::error::Fault;
+use crate::lanes::ShuffledLanes;
 use crate::msg::{Answer, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg, Target};
 use crate::read_view::ReadPath;
 use crate::storage::bootstrap;
@@ -85,6 +91,8 @@ struct Cluster {
     next_id: u64,
     next_reply: u64,
     lives: u64,
+    /// Of everything that stores asked for, when it is wanted.
+    digest: Option<DefaultHasher>,
 }
 
 impl Cluster {
@@ -117,6 +125,7 @@ impl Cluster {
             next_id: 100,
             next_reply: 0,
             lives: 0,
+            digest: None,
         }
     }
 
@@ -152,11 +161,15 @@ impl Cluster {
         let node = self.nodes.get_mut(&StoreId(id)).unwrap();
         let (data, log) = (node.data.clone(), node.log.clone());
         let mut effects = Effects::default();
+        let lanes = if config.raft_workers == 0 { id as usize } else { config.raft_workers };
+        let lanes = Box::new(ShuffledLanes::new(lanes, self.lives));
         let store = Store::open(StoreId(id), config, data.clone(), log, self.now, &mut effects);
         node.inbox.clear();
         node.machine = Some(Machine {
-            store: store.unwrap(),
-            applier: Applier::new(data.clone()),
+            store: store.unwrap().with_lanes(lanes),
+            applier: Applier::new(data.clone())
+                .with_shares_of(1)
+                .with_lanes(Box::new(ShuffledLanes::new(1, self.lives))),
             background: Background::new(data, SnapshotStorage::Memory).unwrap(),
         });
         self.perform(StoreId(id), effects);
@@ -223,6 +236,9 @@ impl Cluster {
     }
 
     fn perform_once(&mut self, id: StoreId, mut effects: Effects) -> Result<Effects, Fault> {
+        if let Some(digest) = &mut self.digest {
+            digest.write(format!("{id} {effects:?}").as_bytes());
+        }
         let mut next = Effects::default();
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(machine) = &mut node.machine else { return Ok(next) };

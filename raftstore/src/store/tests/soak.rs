@@ -52,7 +52,13 @@ fn key_name(key: u64) -> String {
 
 impl Soak {
     fn new(seed: u64) -> Self {
+        Self::in_lanes(seed, 0)
+    }
+
+    /// Every store has so many lanes; 0: as many as its number.
+    fn in_lanes(seed: u64, raft_workers: usize) -> Self {
         let config = Config {
+            raft_workers,
             compact_log_ticks: 10,
             compact_log_entries_min: 4,
             compact_log_entries_max: 20,
@@ -473,4 +479,21 @@ fn soak(seed: u64) -> u64 {
 fn under_all_faults_nothing_acknowledged_is_lost_and_all_ends_well() {
     let read: u64 = (0..20).map(soak).sum();
     assert!(read > 1000, "only {read} reads were answered");
+}
+
+#[test]
+fn the_number_of_lanes_cannot_be_seen() {
+    let digest = |seed, lanes| {
+        let mut soak = Soak::in_lanes(seed, lanes);
+        soak.cluster.digest = Some(DefaultHasher::new());
+        soak.run(200);
+        soak.settle();
+        soak.cluster.digest.unwrap().finish()
+    };
+    for seed in [100, 101] {
+        let alone = digest(seed, 1);
+        for lanes in [2, 4] {
+            assert_eq!(digest(seed, lanes), alone, "seed {seed} in {lanes} lanes");
+        }
+    }
 }
