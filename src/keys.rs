@@ -12,8 +12,9 @@
 //! | `data:zuser\0001…` | a key as TiKV's tools print it: escaped, in its engine, behind a `z` |
 //! | `text:hex:a` | these bytes, even if they look like another form |
 //!
-//! Commands on keys mean the user's key, in whichever form it is given. `ctl region --key` means bytes as
-//! regions are cut ([`parse_bound`]): there the encoded forms stay encoded.
+//! A **bound** is a key in the form that regions are cut in: raw keys of API version 1 as they are, all others
+//! memcomparable-encoded. Where a bound is meant the forms of an encoding (`enc:`, `enc(…)`, `data:`) stay
+//! encoded; elsewhere they mean the user's key.
 
 use proto::memcomparable;
 
@@ -34,11 +35,6 @@ pub(crate) fn parse(text: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The bytes that a person means where regions are cut: encodings stay what they are.
-pub(crate) fn parse_bound(text: &str) -> Result<Vec<u8>, String> {
-    encoded(text).unwrap_or_else(|| parse(text))
-}
-
 /// What a form of an encoding holds; `None` when the text is of another form.
 fn encoded(text: &str) -> Option<Result<Vec<u8>, String>> {
     if let Some(digits) = text.strip_prefix("enc:") {
@@ -56,11 +52,6 @@ fn encoded(text: &str) -> Option<Result<Vec<u8>, String>> {
 /// For clap: a key argument.
 pub(crate) fn parse_argument(text: &str) -> Result<Key, String> {
     parse(text).map(Key)
-}
-
-/// For clap: a key as regions are cut.
-pub(crate) fn parse_bound_argument(text: &str) -> Result<Key, String> {
-    parse_bound(text).map(Key)
 }
 
 /// A key given on the command line.
@@ -88,6 +79,27 @@ pub(crate) fn show_bound(bytes: &[u8], infinity: &str) -> String {
         Some(key) => format!("enc({})", show(&key)),
         None => show(bytes),
     }
+}
+
+/// A bound given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// In the form that regions are cut in.
+    pub(crate) bytes: Vec<u8>,
+    /// Whether it was written as an encoding.
+    pub(crate) is_encoded: bool,
+}
+
+/// For clap: a bound argument. Encodings stay what they are.
+pub(crate) fn parse_bound(text: &str) -> Result<Bound, String> {
+    let Some(bytes) = encoded(text) else {
+        return Ok(Bound { bytes: parse(text)?, is_encoded: false });
+    };
+    let bytes = bytes?;
+    if memcomparable::decode(&bytes).is_none() {
+        return Err(format!("\"{text}\" is not a memcomparable encoding"));
+    }
+    Ok(Bound { bytes, is_encoded: true })
 }
 
 /// Lower-case hexadecimal digits.
@@ -149,18 +161,6 @@ mod tests {
     }
 
     #[test]
-    fn where_regions_are_cut_encodings_stay_encoded() {
-        let encoded = memcomparable::encode(b"abc").to_vec();
-        let forms = ["enc(abc)", "enc:6162630000000000fa", r"data:zabc\000\000\000\000\000\372"];
-        for form in forms {
-            assert_eq!(parse_bound(form).unwrap(), encoded, "{form}");
-        }
-        assert_eq!(parse_bound("hex:00").unwrap(), [0]);
-        assert_eq!(parse_bound("abc").unwrap(), b"abc");
-        assert_eq!(parse_bound(&show_bound(&encoded, "+inf")).unwrap(), encoded);
-    }
-
-    #[test]
     fn nonsense_is_refused_in_words() {
         let nonsense = [
             "hex:0",
@@ -176,6 +176,28 @@ mod tests {
         ];
         for nonsense in nonsense {
             assert!(parse(nonsense).is_err_and(|error| error.contains(nonsense)), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_bound_is_an_encoding_or_the_bytes_themselves() {
+        let encoded = memcomparable::encode(b"abc").to_vec();
+        for text in [
+            "enc(abc)",
+            "enc(hex:616263)",
+            "enc:6162630000000000fa",
+            r"data:zabc\000\000\000\000\000\372",
+        ] {
+            let bound = Bound { bytes: encoded.clone(), is_encoded: true };
+            assert_eq!(parse_bound(text), Ok(bound), "{text}");
+        }
+        let plain = Bound { bytes: b"abc".to_vec(), is_encoded: false };
+        assert_eq!(parse_bound("abc"), Ok(plain));
+        for nonsense in ["enc(hex:6)", "enc:00", "hex:zz"] {
+            assert!(parse_bound(nonsense).is_err(), "{nonsense}");
+        }
+        for bytes in [&encoded[..], b"m", b"enc(a)", b"enc:a", b"\0"] {
+            assert_eq!(parse_bound(&show_bound(bytes, "+inf")).unwrap().bytes, bytes);
         }
     }
 

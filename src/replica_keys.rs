@@ -30,6 +30,7 @@ pub(crate) struct RaftSection {
     raft_log_gc_count_limit: Option<u64>,
     raft_log_gc_size_limit: Option<Size>,
     raft_log_reserve_max_ticks: Option<u64>,
+    hibernate_regions: Option<bool>,
     consistency_check_interval: Option<Period>,
 }
 
@@ -83,6 +84,7 @@ impl RaftSection {
             raft_log_gc_count_limit,
             raft_log_gc_size_limit,
             raft_log_reserve_max_ticks,
+            hibernate_regions,
             consistency_check_interval,
         } = self;
         to.raft_workers = raft_workers.unwrap_or(to.raft_workers);
@@ -101,8 +103,11 @@ impl RaftSection {
         set(&mut to.compact_log_entries_max, *raft_log_gc_count_limit);
         set(&mut to.compact_log_bytes_max, raft_log_gc_size_limit.map(|size| size.0));
         set(&mut to.compact_log_looks_max, *raft_log_reserve_max_ticks);
-        // Zero is never.
-        let check = consistency_check_interval.map(|it| it.0.div_ceil(tick_ms));
+        if *hibernate_regions == Some(false) {
+            to.sleep_after_ticks = 0;
+        }
+        let ticks = |period: Period| period.0.div_ceil(to.tick_interval_ms);
+        let check = consistency_check_interval.map(ticks);
         set(&mut to.consistency_check_ticks, check);
     }
 }
@@ -181,6 +186,18 @@ fn parse_period(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_time_are_read_in_their_units() {
+        let cases =
+            [("0s", 0), ("500ms", 500), ("10m", 600_000), ("1h30m", 5_400_000), ("1d", 86_400_000)];
+        for (text, millis) in cases {
+            assert_eq!(parse_period(text), Some(millis), "{text}");
+        }
+        for text in ["", "5", "s", "1w", "1h30", "-1s", "99999999999999d"] {
+            assert_eq!(parse_period(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn replicas_are_compared_as_often_as_is_said() {

@@ -160,9 +160,11 @@ impl Collector for Published {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let views = self.0.all();
         let leaders = views.iter().filter(|view| view.is_leader).count();
+        let asleep = views.iter().filter(|view| view.is_asleep()).count();
         for (name, help, value) in [
             ("regions", "Peers on this store", views.len()),
             ("leaders", "Peers on this store that lead", leaders),
+            ("asleep", "Peers on this store whose region is quiet and sleeps", asleep),
         ] {
             let gauge = ConstGauge::new(value as i64);
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

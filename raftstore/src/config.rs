@@ -58,6 +58,9 @@ pub struct Config {
     /// Larger logs than this are cut even under a slow follower, in bytes.
     pub compact_log_bytes_max: u64,
 
+    /// A region where nothing happened for so many ticks falls asleep (`peer/sleep.rs`). 0: none does.
+    pub sleep_after_ticks: u64,
+
     /// How often a leader reports its region when nothing changes.
     pub region_heartbeat_ticks: u64,
     /// How often a store reports itself.
@@ -115,6 +118,7 @@ impl Default for Config {
             compact_log_looks_max: 6,
             compact_log_entries_max: 196_608,
             compact_log_bytes_max: 192 << 20,
+            sleep_after_ticks: 100,
             region_heartbeat_ticks: 1200,
             store_heartbeat_ticks: 200,
             down_after_ms: 600_000,
@@ -152,11 +156,11 @@ impl Config {
                 self.lease_ticks * 10 < (self.election_ticks - 1) * 9,
                 "lease-ticks must be shorter than nine tenths of election-ticks less one",
             ),
+            (self.raft_workers <= RAFT_WORKERS_MAX, "raft-workers must not be more than 64"),
             (
                 self.clock_drift_max_ppm() >= CLOCK_DRIFT_LEAST_PPM,
                 "lease-ticks must leave clocks more room to run apart: a shorter lease, please",
             ),
-            (self.raft_workers <= RAFT_WORKERS_MAX, "raft-workers must not be more than 64"),
             (self.entry_bytes_max > 0, "entry-bytes-max must not be zero"),
             (self.inflight_messages_max > 0, "inflight-messages-max must not be zero"),
             (

@@ -35,6 +35,9 @@
 //! it to others, so a judgement of another version of the region is none. A hash may be lost on the way: a
 //! quorum of the others is enough.
 //!
+//! **Sleep.** A leader with a check under way stays awake. A region that sleeps when the time comes is not woken
+//! for it: it is checked when it is awake at its time.
+//!
 //! Left out: finding which keys differ; the data of a quarantined replica are there to be looked at. Ranges that
 //! are destroyed below the replication (`UnsafeDestroyRange`) vanish from one store after the other: a check at
 //! that moment may take the first or the last of them for the odd one.
@@ -48,6 +51,7 @@ use crate::command::Command;
 use crate::effects::{Effects, Report};
 use crate::engine::{DataEngine, LogEngine};
 use crate::msg::{ApplyTask, BackgroundTask, Now, ReplyId};
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Role, Round};
 use crate::storage::Quarantine;
 use crate::storage::group_log::Position;
@@ -304,6 +308,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         now: Now,
         effects: &mut Effects,
     ) {
+        self.wake(region_id, Cause::Wanted, now);
         let is_there =
             |peer: &&mut Box<Peer<L>>| peer.phase == Phase::Serving && peer.is_initialized();
         if let Some(peer) = self.peers.get_mut(&region_id).filter(is_there) {
@@ -325,6 +330,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         now: Now,
         effects: &mut Effects,
     ) {
+        self.wake(region_id, Cause::Wanted, now);
         let is_its =
             |peer: &&mut Box<Peer<L>>| peer.id() == peer_id && peer.phase != Phase::Quarantined;
         let Some(peer) = self.peers.get_mut(&region_id).filter(is_its) else { return };

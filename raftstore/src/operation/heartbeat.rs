@@ -76,6 +76,10 @@ impl<L: LogEngine> Peer<L> {
         leader.reported_pending = pending_peers.iter().map(|peer| PeerId(peer.id)).collect();
         let leader = self.leader()?;
         let silence = |peer: &metapb::Peer| {
+            // Who counts on a store that falls silent wakes.
+            if self.is_asleep() {
+                return 0;
+            }
             let heard = leader.heard.get(&PeerId(peer.id)).copied();
             round.now.since(heard.unwrap_or(leader.since))
         };

@@ -29,6 +29,7 @@ use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
 use crate::msg::{Now, SnapshotSource};
 use crate::operation::snapshot;
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
 use crate::storage::Tombstone;
 use crate::store::Store;
@@ -38,13 +39,15 @@ use crate::wire;
 const VAIN_ROUNDS_BEFORE_VALIDATE: u64 = 3;
 
 impl<D: DataEngine, L: LogEngine> Store<D, L> {
-    /// Whether a message is one of many: from one member of a group to another, without news for the
-    /// store.
+    /// Whether a message is one of many: from one member of a group to another, who is awake, and without
+    /// news for the store.
     pub(crate) fn is_between_members(&self, message: &RaftMessage) -> bool {
         let Some((from, to, epoch)) = self.addresses(message) else { return false };
         let Some(peer) = self.peers.get(&RegionId(message.region_id)) else { return false };
         !message.is_tombstone
+            && message.extra_msg.is_none()
             && message.extra_ctx.is_empty()
+            && !peer.is_asleep()
             && peer.phase != Phase::Quarantined
             && to.id == peer.meta.id
             && !is_outdated(peer, &from, &epoch)
@@ -60,6 +63,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         let region_id = RegionId(message.region_id);
         let Some((from, to, epoch)) = self.addresses(&message) else { return Ok(()) };
+        self.hear_store(&message, &from, &to, now, effects);
         if message.is_tombstone {
             self.on_removed(region_id, &to, &epoch, now, effects);
             return Ok(());
@@ -96,7 +100,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             }
             return Ok(());
         }
-        if !self.on_check_message(&message, &from, now, effects) {
+        if !self.on_check_message(&message, &from, now, effects)
+            && !self.on_sleep_message(&message, from, now, effects)
+        {
             self.deliver(message, now, effects);
         }
         Ok(())
@@ -105,9 +111,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     /// Hands a message to the peer it is for.
     pub(crate) fn deliver(&mut self, message: RaftMessage, now: Now, effects: &mut Effects) {
         let region_id = RegionId(message.region_id);
-        let Some(peer) = self.peers.get_mut(&region_id) else { return };
-        if peer.receive(message, &mut Round { config: &self.config, now, effects }) {
-            self.touched.insert(region_id);
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        if let Some((from, inner)) = peer.opened(message) {
+            self.step_peer(region_id, from, inner, now, effects);
         }
     }
 
@@ -150,6 +156,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && !region::is_epoch_stale(&region::epoch(&region), &region::epoch(&peer.region));
         let Some(inner) = wire::message_from_wire(inner) else { return };
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
+        self.wake(region_id, Cause::Spoken(PeerId(from.id)), now);
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
         if in_the_way.is_empty()
             && !is_taken
             && is_ours

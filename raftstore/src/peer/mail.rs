@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proto::{PeerId, metapb, pdpb, raft_serverpb::RaftMessage, region};
-use raft::eraftpb::MessageType;
+use raft::eraftpb::{Message, MessageType};
 
 use super::{Peer, Phase, Round};
 use crate::engine::{LogEngine, RangeSize, WriteBatch};
@@ -86,7 +86,9 @@ impl<L: LogEngine> Peer<L> {
             PeerMsg::Split { keys, reply, ask } => self.ask_split(keys, reply, ask, round),
             PeerMsg::Order { order, ask } => self.on_order(*order, ask, round),
             PeerMsg::Raft(message) => {
-                self.receive(*message, round);
+                if let Some((from, inner)) = self.opened(*message) {
+                    self.step(from, inner, round);
+                }
             }
             PeerMsg::SnapshotSent { to, ok } => self.on_snapshot_sent(to, ok),
             PeerMsg::SnapshotGenerated { peer_id, to, generated } => {
@@ -109,17 +111,14 @@ impl<L: LogEngine> Peer<L> {
         }
     }
 
-    /// Another member of the group speaks, or seems to. Returns whether it was listened to.
-    pub(crate) fn receive(&mut self, message: RaftMessage, round: &mut Round<'_>) -> bool {
-        let inner = message.message.and_then(wire::message_from_wire);
-        let (Some(inner), Some(from)) = (inner, message.from_peer) else { return false };
+    /// Another member of the group speaks, or seems to: who, and what, if it is listened to.
+    pub(crate) fn opened(&self, message: RaftMessage) -> Option<(metapb::Peer, Message)> {
+        let inner = message.message.and_then(wire::message_from_wire)?;
+        let from = message.from_peer?;
         // A snapshot comes on its own stream, with its data.
         let is_snapshot = inner.msg_type == MessageType::MsgSnapshot;
         let listens = self.phase == Phase::Serving && !is_snapshot && inner.from == from.id;
-        if listens {
-            self.step(from, inner, round);
-        }
-        listens
+        listens.then_some((from, inner))
     }
 
     /// The scheduler wants something of the region. What cannot be done now is ordered again.

@@ -18,6 +18,7 @@ pub(crate) mod lease;
 pub(crate) mod mail;
 pub(crate) mod proposals;
 mod ready;
+pub(crate) mod sleep;
 pub(crate) mod ticker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +45,7 @@ use lease::{Lease, Mark, Voters};
 use mail::Mail;
 use proposals::Proposals;
 pub(crate) use ready::is_initial;
+use sleep::Rest;
 use ticker::Ticker;
 
 /// Senders remembered by a peer; beyond it newcomers that are no members get no answers.
@@ -94,6 +96,8 @@ pub(crate) struct Leader {
     pub(crate) lease: Lease,
     /// When each follower was last heard.
     pub(crate) heard: BTreeMap<PeerId, Now>,
+    /// Until this tick a replica may read by an index that it was told.
+    pub(crate) replicas_read_until: u64,
     /// A split proposed but not applied: writes wait, and the lease is off, since it may take effect
     /// on another store first.
     pub(crate) pending_split: Option<u64>,
@@ -153,6 +157,7 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) hashes: Hashes,
     pub(crate) traffic: Traffic,
     pub(crate) ticker: Ticker,
+    rest: Rest,
     pub(crate) publisher: Publisher,
     pub(crate) leaderless_ticks: u64,
     /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
@@ -213,6 +218,7 @@ impl<L: LogEngine> Peer<L> {
             hashes: Hashes::default(),
             traffic: Traffic::default(),
             ticker: Ticker::new(region_id),
+            rest: Rest::default(),
             publisher,
             leaderless_ticks: 0,
             abandoned: VecDeque::new(),
@@ -304,6 +310,9 @@ impl<L: LogEngine> Peer<L> {
         if is_vote && round.now < self.votes_from && !is_forced {
             return;
         }
+        if self.is_disturbed_by(&message) {
+            self.stir();
+        }
         let sender = PeerId(message.from);
         if self.senders.len() < SENDERS_MAX {
             self.senders.insert(sender, from);
@@ -319,6 +328,9 @@ impl<L: LogEngine> Peer<L> {
             {
                 leader.lease.on_answered(sender, mark);
             }
+        }
+        if message.msg_type == MessageType::MsgReadIndex {
+            self.on_replica_asks(round.config);
         }
         if message.msg_type == MessageType::MsgTransferLeader {
             self.on_transfer_message(sender, &message, round);
@@ -353,6 +365,7 @@ impl<L: LogEngine> Peer<L> {
         if self.phase != Phase::Serving || self.awaits_sync.is_some() {
             return false;
         }
+        self.call_leader(round);
         self.follow_role(round);
         self.propose_writes(round);
         self.ask_reads(round);
@@ -380,12 +393,14 @@ impl<L: LogEngine> Peer<L> {
             self.abandon(led, round);
         }
         self.forget_made_snapshots();
+        let replicas_read_until = self.replicas_read_until(round.config);
         self.role = if leads {
             Role::Leader(Box::new(Leader {
                 term,
                 since: round.now,
                 lease: Lease::default(),
                 heard: BTreeMap::new(),
+                replicas_read_until,
                 pending_split: None,
                 offer: None,
                 joint_since: None,
@@ -484,7 +499,8 @@ impl<L: LogEngine> Peer<L> {
             && self.applied.term == leader.term
             && leader.term == self.group.term()
             && self.group.transferee().is_none()
-            && leader.pending_split.is_none();
+            && leader.pending_split.is_none()
+            && !self.may_be_behind(leader);
         if !may {
             return None;
         }

@@ -33,6 +33,7 @@ use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::{DataEngine, GroupWrite, LogEngine, LogState};
 use crate::error::Fault;
 use crate::msg::{ApplyTask, BackgroundTask, Now};
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, PeerStart, Phase, Round, is_initial};
 use crate::storage::group_log::{GroupLog, Position};
 use crate::storage::{
@@ -174,6 +175,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         self.views.insert(region_id, &peer.publisher);
         self.peers.insert(region_id, Box::new(peer));
+        self.sleepers.rouse(region_id);
         self.touched.insert(region_id);
         Ok(())
     }
@@ -299,6 +301,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
     ) -> Option<HardState> {
         let mut peer = self.peers.remove(&region_id)?;
+        self.sleepers.forget(region_id);
         assert!(!peer.is_initialized(), "{region_id} has data and is not in the way");
         self.views.remove(region_id, &peer.publisher);
         let mut round = Round { config: &self.config, now, effects };
@@ -323,6 +326,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 
     /// A peer must go, by no entry of its own log: has its tombstone written. `destroy` follows.
     pub(crate) fn begin_destroy(&mut self, region_id: RegionId, now: Now, effects: &mut Effects) {
+        self.wake(region_id, Cause::Wanted, now);
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         match peer.phase {
             // What is being installed would be written over its grave.
@@ -343,6 +347,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     pub(super) fn destroy(&mut self, tombstone: Tombstone, now: Now, effects: &mut Effects) {
         let region_id = region::id(&tombstone.region);
         let Some(mut peer) = self.peers.remove(&region_id) else { return };
+        self.sleepers.forget(region_id);
         tracing::info!(store = %self.id, region = %region_id, peer = %peer.id(), "a peer is destroyed");
         let led = peer.leader().map(|leader| leader.term);
         let mut round = Round { config: &self.config, now, effects };

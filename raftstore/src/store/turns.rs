@@ -27,6 +27,7 @@ use crate::engine::{DataEngine, LogEngine};
 use crate::lanes::{Lanes, Share};
 use crate::msg::Now;
 use crate::peer::mail::PeerMsg;
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Round};
 use proto::RegionId;
 
@@ -90,8 +91,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         Self { lanes, ..self }
     }
 
-    /// Puts a message into a peer's mail, if the peer is there. It has its turn at the next flush.
+    /// Puts a message into a peer's mail, if the peer is there. It has its turn at the next flush. A peer of
+    /// which something is wanted does not sleep; what members say to a sleeper does not come this way.
     pub(super) fn mail(&mut self, region_id: RegionId, now: Now, message: PeerMsg) {
+        if !matches!(message, PeerMsg::Persisted { .. } | PeerMsg::Raft(_)) {
+            self.wake(region_id, Cause::Wanted, now);
+        }
         if let Some(peer) = self.peers.get_mut(&region_id) {
             peer.mail.push((now, message));
             self.unread += 1;

@@ -188,4 +188,4 @@ impl<'a> Judge<'a> {
 }
 
 #[cfg(test)]
-mod script;
+pub(crate) mod script;

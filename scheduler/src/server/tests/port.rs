@@ -18,7 +18,12 @@ use super::{PATIENCE, Tso, alone, any_port, bootstrap, founders, header, leader,
 use crate::{Config, SchedulerNode, StartError};
 
 /// One HTTP/1.1 request; the status line and headers, and the body.
-async fn http(node: &SchedulerNode, method: &str, path: &str, body: &str) -> (String, String) {
+pub(super) async fn http(
+    node: &SchedulerNode,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (String, String) {
     let exchange = async {
         let mut socket = TcpStream::connect(node.client_address()).await.unwrap();
         let request = format!(
