@@ -244,3 +244,27 @@ async fn what_cannot_be_is_said_in_one_line() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_replicas_of_a_region_are_compared() {
+    with_halted_cluster(ApiVersion::V1, |ctl| {
+        let region = ctl.json(&["region", "--key", "m"]);
+        let id = number(&region["id"]).to_string();
+        let leader = &region["leader_store_id"];
+        for _ in 0..2 {
+            let begun = ctl.json(&["region", "consistency-check", &id]);
+            assert_eq!((&begun["region_id"], &begun["store_id"]), (&region["id"], leader));
+            // A second one is busy for as long as the first takes.
+            let (code, _, err) = ctl.output(&["region", "consistency-check", &id]);
+            assert!(code == 0 || err.contains("compared"), "{err}");
+            let over = || ctl.output(&["region", "consistency-check", &id]).0 == 0;
+            assert!((0..600).any(|_| over()), "a check of a small region is soon over");
+        }
+        let peers = ctl.region(number(&region["id"]))["peers"].clone();
+        let is_down = |peer: &Value| peer["down"] == Value::Bool(true);
+        assert!(!peers.as_array().unwrap().iter().any(is_down), "{peers}");
+        let refused = ctl.refused(&["region", "consistency-check", "999999"], 1);
+        assert!(refused.contains("there is none"), "{refused}");
+    })
+    .await;
+}
