@@ -47,8 +47,7 @@ pub(super) async fn run(
 }
 
 async fn address_of(scheduler: &mut Scheduler, store_id: u64) -> Outcome<String> {
-    let request =
-        pdpb::GetStoreRequest { header: scheduler.header(), store_id, ..Default::default() };
+    let request = pdpb::GetStoreRequest { header: scheduler.header(), store_id };
     let asked = format!("store {store_id}");
     let response = scheduler.leader.get_store(request).await;
     let response = response.map_err(|status| failure(&asked, &status))?.into_inner();
