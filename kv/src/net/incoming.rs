@@ -368,9 +368,9 @@ mod tests {
             let mut heard = vec![0; words.len()];
             served.read_exact(&mut heard).await.unwrap();
             assert_eq!(heard, words);
-            let mut rest = [0; 1];
-            let more = tokio::time::timeout(Duration::from_millis(200), served.read(&mut rest));
-            match more.await {
+            let mut more = [0; 1];
+            let read = served.read(&mut more);
+            match tokio::time::timeout(Duration::from_millis(200), read).await {
                 Ok(read) => assert!(!is_greeting && read.is_err(), "{words:?}"),
                 Err(_) => assert!(is_greeting, "{words:?}"),
             }
