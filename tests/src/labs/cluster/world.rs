@@ -154,6 +154,7 @@ impl World {
 
     pub(super) fn happen(&mut self, event: Event) {
         let now = self.events.now();
+        self.judges.at(now);
         self.trace.note(now, &[digest_of(&event)], || line_of(&event));
         match event {
             Event::At(store, life, local) => {
@@ -273,8 +274,8 @@ fn digest_of(event: &Event) -> u64 {
 fn line_of(event: &Event) -> String {
     match event {
         Event::Deliver(from, to, carried) => match carried.as_ref() {
-            Carried::Message(message) => format!("s{from} -> s{to} {}", Words(message)),
-            Carried::Snapshot(message, _) => format!("s{from} => s{to} {}", Words(message)),
+            Carried::Message(message) => format!("s{from} {} s{to}", Words(message)),
+            Carried::Snapshot(message, _) => format!("s{from} {} s{to} with data", Words(message)),
         },
         Event::At(..)
         | Event::Tell(..)
