@@ -115,7 +115,7 @@ impl World {
             network: Network::new(dice.stream("network"), weather),
             dice,
             nodes,
-            judges: Judges::new(disks, false),
+            judges: Judges::new(disks),
             writers: [Writer::default(); WRITERS],
             known,
             leader: 1,
