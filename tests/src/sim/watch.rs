@@ -316,7 +316,7 @@ fn look_at_outcomes(process: &mut Process, applied: &Applied, judges: &mut Judge
             Outcome::Refused { refusal: proto::Refusal::EpochNotMatch { .. }, .. } => {
                 judges.saw(Probe::RefusedInLog);
             }
-            Outcome::Refused { .. } | Outcome::HashDue { .. } | Outcome::HashAgreed { .. } => {}
+            Outcome::Refused { .. } => {}
             Outcome::Removed { .. } if view.is_leader => judges.saw(Probe::LeaderRemoved),
             Outcome::Removed { .. } => {}
         }
