@@ -432,7 +432,12 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
         /// Regions to cut the keys into first
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 1,
+            value_parser = clap::value_parser!(u32).range(1..=100_000)
+        )]
         regions: u32,
     },
 }

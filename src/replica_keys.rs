@@ -280,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn regions_sleep_unless_it_is_forbidden() {
+        let after = |text| {
+            let mut config = raftstore::config::Config::default();
+            toml::from_str::<RaftSection>(text).unwrap().apply(&mut config);
+            config.sleep_after_ticks
+        };
+        assert!(after("") > 0);
+        assert_eq!(after("hibernate-regions = true"), after(""));
+        assert_eq!(after("hibernate-regions = false"), 0);
+    }
+
+    #[test]
     fn the_smallest_regions_are_valid_too() {
         applied("region-split-size = 1000");
         applied("region-max-size = \"1KB\"");

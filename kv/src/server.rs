@@ -475,6 +475,7 @@ fn serve<D: DataEngine>(
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 // Of all services described, those that this port serves.
                 .with_service_name(proto::tikvpb::tikv_server::SERVICE_NAME)
+                .with_service_name(proto::debugpb::debug_server::SERVICE_NAME)
                 .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
                 .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
         };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proto::tikvpb::tikv_client::TikvClient;
 use proto::{kvrpcpb, metapb, pdpb};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::ctl::scheduler::{Scheduler, failure};
 use crate::exit::{Code, Failure, Outcome};
@@ -70,22 +71,22 @@ async fn first_region(scheduler: &mut Scheduler) -> Outcome<(metapb::Region, met
     }
 }
 
-async fn connect(
-    scheduler: &mut Scheduler,
-    store_id: u64,
-) -> Outcome<TikvClient<tonic::transport::Channel>> {
+async fn connect(scheduler: &mut Scheduler, store_id: u64) -> Outcome<TikvClient<Channel>> {
     let request = pdpb::GetStoreRequest { header: scheduler.header(), store_id };
     let response = scheduler.leader.get_store(request).await;
     let store = response.map_err(|status| failure("find a store", &status))?.into_inner().store;
     let url = format!("http://{}", store.unwrap_or_default().address);
-    TikvClient::connect(url.clone())
+    let channel = Endpoint::from_shared(url.clone())
+        .map_err(Failure::failed)?
+        .connect()
         .await
-        .map_err(|error| Failure::failed(format!("connect to {url}: {error}")))
+        .map_err(|error| Failure::failed(format!("connect to {url}: {error}")))?;
+    Ok(TikvClient::new(channel))
 }
 
 /// One split; what remains to the right of it, which keeps the region's id.
 async fn split(
-    store: &mut TikvClient<tonic::transport::Channel>,
+    store: &mut TikvClient<Channel>,
     region: metapb::Region,
     leader: metapb::Peer,
     keys: &[Bytes],

@@ -244,3 +244,29 @@ async fn what_cannot_be_is_said_in_one_line() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_replicas_of_a_region_are_compared() {
+    with_halted_cluster(ApiVersion::V1, |ctl| {
+        let region = ctl.json(&["region", "--key", "m"]);
+        let id = number(&region["id"]).to_string();
+        let leader = &region["leader_store_id"];
+        // One check at a time; that of a small region is soon over.
+        let words = ["region", "consistency-check", &id, "-o", "json"];
+        for _ in 0..3 {
+            let begun = (0..600).find_map(|_| {
+                let (code, out, err) = ctl.output(&words);
+                assert!(code == 0 || err.contains("compared"), "{err}");
+                (code == 0).then_some(out)
+            });
+            let begun: Value = serde_json::from_str(&begun.expect("it begins in the end")).unwrap();
+            assert_eq!((&begun["region_id"], &begun["store_id"]), (&region["id"], leader));
+        }
+        let peers = ctl.region(number(&region["id"]))["peers"].clone();
+        let is_down = |peer: &Value| peer["down"] == Value::Bool(true);
+        assert!(!peers.as_array().unwrap().iter().any(is_down), "{peers}");
+        let refused = ctl.refused(&["region", "consistency-check", "999999"], 1);
+        assert!(refused.contains("there is none"), "{refused}");
+    })
+    .await;
+}

@@ -9,8 +9,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+pub(crate) use tests::campaign::run_caught;
+use tests::campaign::run_seeds;
 use tests::campaign::shrink::shrink;
-use tests::campaign::{run_caught, run_seeds};
 use tests::sim::events::{MILLISECOND, SECOND};
 use tests::sim::nemesis::Mischief;
 use tests::sim::options::{Options, Plant};

@@ -184,7 +184,7 @@ fn every_source_file_says_at_its_head_what_it_is_about() {
 /// What in a text looks like the path of a file, or of a folder when a `/` ends it.
 fn paths_in(text: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
-    text.split(move |c| !is_part(c)).map(|word| word.trim_start_matches('/')).filter(|word| {
+    text.split(move |c: char| !is_part(c)).map(|word| word.trim_start_matches('/')).filter(|word| {
         let names_a_file = [".rs", ".md", ".proto"].iter().any(|ending| word.ends_with(ending));
         word.contains('/')
             && (names_a_file

@@ -359,15 +359,18 @@ mod tests {
         let cut = Cut::new();
         let limits = Limits { greeting: Duration::from_millis(20), ..Limits::of_process() };
         let mut incoming = connections(listener, cut.ear(), cut.ear(), limits);
-        for (words, is_greeting) in [(vec![], false), (vec![b'P'; 23], false), (vec![b'P'; 24], true)] {
+        for (words, is_greeting) in
+            [(vec![], false), (vec![b'P'; 23], false), (vec![b'P'; 24], true)]
+        {
             let mut client = TcpStream::connect(address).await.unwrap();
             let mut served = incoming.next().await.unwrap().unwrap();
             client.write_all(&words).await.unwrap();
             let mut heard = vec![0; words.len()];
             served.read_exact(&mut heard).await.unwrap();
             assert_eq!(heard, words);
-            let more = tokio::time::timeout(Duration::from_millis(200), served.read(&mut [0; 1]));
-            match more.await {
+            let mut more = [0; 1];
+            let read = served.read(&mut more);
+            match tokio::time::timeout(Duration::from_millis(200), read).await {
                 Ok(read) => assert!(!is_greeting && read.is_err(), "{words:?}"),
                 Err(_) => assert!(is_greeting, "{words:?}"),
             }

@@ -36,6 +36,9 @@ const LANES_BY_CORES_MAX: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Which share it was, and the share, or how its work panicked.
+type Done<S> = (usize, Result<S, Box<dyn Any + Send>>);
+
 /// Lanes on threads. Clones share the threads, which end with the last clone.
 #[derive(Clone)]
 pub struct ThreadLanes {
@@ -109,7 +112,7 @@ impl<S: Share> Lanes<S> for ThreadLanes {
 }
 
 /// Waits for all shares and puts them into their order. A panic goes on from here.
-fn join<S>(count: usize, done: &Receiver<(usize, Result<S, Box<dyn Any + Send>>)>) -> Vec<S> {
+fn join<S>(count: usize, done: &Receiver<Done<S>>) -> Vec<S> {
     let mut shares: Vec<Option<S>> = (0..count).map(|_| None).collect();
     let mut panic = None;
     for (number, outcome) in done.iter().take(count) {

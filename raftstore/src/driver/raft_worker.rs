@@ -28,7 +28,8 @@ const ROUND_MESSAGES_MAX: usize = 4096;
 /// Owns the machines of a store and performs what they ask for.
 pub(super) struct RaftWorker<D: DataEngine, L: LogEngine> {
     pub(super) store: Store<D, L>,
-    /// Folded into this thread: on two cores a hop to another thread costs more than applying.
+    /// Folded into this thread: on two cores a hop to another thread costs more than applying. On more
+    /// of them lanes take what is worth a hop.
     pub(super) applier: Applier<D>,
     pub(super) log: L,
     pub(super) inbox: InboxEnd,

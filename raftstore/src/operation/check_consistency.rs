@@ -40,7 +40,7 @@
 //!
 //! Left out: finding which keys differ; the data of a quarantined replica are there to be looked at. Ranges that
 //! are destroyed below the replication (`UnsafeDestroyRange`) vanish from one store after the other: a check at
-//! that moment may take the first or the last of them for the odd one.
+//! that moment may take the first or the last of them for the odd one. A region that sleeps is not compared by itself.
 
 use std::collections::BTreeMap;
 

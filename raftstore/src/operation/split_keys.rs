@@ -379,7 +379,10 @@ mod tests {
             batch.put(ColumnFamily::Default, key, "v");
         }
         data.write(batch).unwrap();
-        assert_eq!(keys_of(&data, limits((45, 0), (24, 0))), [Bytes::from("a-key-of-many-bytes-2")]);
+        assert_eq!(
+            keys_of(&data, limits((45, 0), (24, 0))),
+            [Bytes::from("a-key-of-many-bytes-2")]
+        );
     }
 
     proptest! {

@@ -515,8 +515,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.id.0 });
         }
         let region_id = target.region_id;
-        let serves = |peer: &&Box<Peer<L>>| peer.phase != Phase::Quarantined;
-        let Some(peer) = self.peers.get(&region_id).filter(serves) else {
+        let peer = self.peers.get(&region_id);
+        let Some(peer) = peer.filter(|peer| peer.phase != Phase::Quarantined) else {
             return Err(Refusal::RegionNotFound { region_id: region_id.0 });
         };
         match (peer.view().admit(target, self.id), &peer.phase) {

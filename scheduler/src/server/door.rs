@@ -179,8 +179,9 @@ mod tests {
             client.write_all(words).await.unwrap();
             let mut heard = vec![0; words.len()];
             served.read_exact(&mut heard).await.unwrap();
-            let more = tokio::time::timeout(Duration::from_millis(200), served.read(&mut [0; 1]));
-            match more.await {
+            let mut more = [0; 1];
+            let read = served.read(&mut more);
+            match tokio::time::timeout(Duration::from_millis(200), read).await {
                 Ok(read) => assert!(!stays && read.is_err(), "{words:?}"),
                 Err(_) => assert!(stays, "{words:?}"),
             }

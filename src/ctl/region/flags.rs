@@ -107,6 +107,11 @@ pub(crate) enum RegionCommand {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Have a region's replicas compared; one that differs from a majority goes
+    ConsistencyCheck {
+        /// The region's id
+        id: u64,
+    },
 }
 
 /// Whether to wait until it is done.
@@ -144,6 +149,7 @@ impl RegionFlags {
             Some(RegionCommand::AddPeer { .. }) => "region add-peer",
             Some(RegionCommand::RemovePeer { .. }) => "region remove-peer",
             Some(RegionCommand::MovePeer { .. }) => "region move-peer",
+            Some(RegionCommand::ConsistencyCheck { .. }) => "region consistency-check",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One region: shown, and told what to do.
 
 mod bound;
+mod consistency_check;
 mod flags;
 mod orders;
 

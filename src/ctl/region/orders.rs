@@ -6,9 +6,9 @@
 use proto::{KeyRange, metapb, pdpb, region};
 use serde_json::{Value, json};
 
-use super::bound;
 use super::flags::{Policy, RegionCommand};
 use super::{COLUMNS, by_id, describe, leader_store};
+use super::{bound, consistency_check};
 use crate::ctl::Waiting;
 use crate::ctl::http::Api;
 use crate::ctl::operator::{Operator, instruct, print_accepted, until_done};
@@ -56,6 +56,9 @@ pub(super) async fn run(
         RegionCommand::RemovePeer { id, store, patience } => {
             let order = json!({"name": "remove-peer", "region_id": id, "store_id": store});
             desk.change(id, order, patience.no_wait).await
+        }
+        RegionCommand::ConsistencyCheck { id } => {
+            consistency_check::run(&mut desk.scheduler, id, format, waiting).await
         }
         RegionCommand::MovePeer { from, to, .. } if from == to => Err(Failure::usage(format!(
             "store {from} cannot be both where the peer is and where it goes"

@@ -39,12 +39,12 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         ..Config::default()
     };
     if options.topology && dice.happens(500) {
-        config.region_split_bytes = dice.within(400..4 << 10);
+        config.region_split_bytes = dice.within(600..4 << 10);
         config.region_part_bytes = config.region_split_bytes / 2;
         config.split_check_written_bytes = dice.within(100..2 << 10);
     }
     if options.topology && dice.happens(200) {
-        config.region_split_keys = dice.within(3..12);
+        config.region_split_keys = dice.within(6..14);
         config.region_part_keys = config.region_split_keys / 2;
     }
     if options.plant == Some(Plant::LongLease) {

@@ -93,7 +93,7 @@ impl World {
         if arrival.is_none() {
             self.judges.saw(Probe::SnapshotLost);
         }
-        let is_damaged = self.dice.happens(self.options.damaged_snapshots);
+        let is_damaged = self.dice.happens(self.options.damage);
         let source = if is_damaged { self.damage(source) } else { source };
         let told = StoreMsg::SnapshotSent {
             region_id: proto::RegionId(message.region_id),

@@ -30,7 +30,7 @@ use raftstore::store::Store;
 
 use super::clients::{Request, Response};
 use super::dice::Dice;
-use super::events::Instant;
+use super::events::{Instant, MILLISECOND};
 use super::judges::Judges;
 use super::life::{Disks, Held};
 use super::options::Plant;
@@ -224,7 +224,8 @@ impl Node {
     }
 
     pub(super) fn next_tick(&mut self, instant: Instant) -> Out {
-        let delay = self.in_world(self.config.tick_interval_ms * 1000);
+        let late = self.dice.within(0..2 * MILLISECOND);
+        let delay = self.in_world(self.config.tick_micros()) + late;
         self.process().tick_at = instant + delay;
         Out::After(delay, Local::Tick)
     }

@@ -54,7 +54,7 @@ pub(super) fn line_of(event: &Event) -> String {
 }
 
 /// A message that does not arrive: `s1 r2.p4@5 -x s2 …`.
-pub(super) fn lost(from: u64, to: u64, message: &RaftMessage) -> String {
+pub(crate) fn lost(from: u64, to: u64, message: &RaftMessage) -> String {
     format!("s{from} {} s{to}", Words(message)).replacen(" -> ", " -x ", 1)
 }
 

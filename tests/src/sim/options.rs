@@ -48,8 +48,8 @@ pub struct Options {
     pub clock_drift: u64,
     /// Lanes of each store; no run depends on their number.
     pub lanes: usize,
-    /// Snapshots of which a byte is changed on their way, in thousandths.
-    pub damaged_snapshots: u64,
+    /// Snapshots damaged on their way, in thousandths.
+    pub damage: u64,
     /// Which mischief, or what the seed says.
     pub mischief: Option<Vec<Mischief>>,
     /// Usual time between two mischiefs, or what the seed says.
@@ -75,16 +75,16 @@ impl Options {
             seed,
             safety: 60 * SECOND,
             stores: if dice.happens(500) { 3 } else { dice.within(4..6) },
-            clients: dice.within(5..11),
+            clients: dice.within(6..13),
             keys: dice.within(2..16),
-            think: dice.within(MILLISECOND..50 * MILLISECOND),
+            think: dice.within(MILLISECOND..36 * MILLISECOND),
             weather: Weather::draw(&mut dice),
             through_codec: dice.happens(100),
             topology: dice.happens(600) || everything,
             replica_reads: if dice.happens(400) || everything { dice.within(0..500) } else { 0 },
             clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
             lanes: dice.within(1..5) as usize,
-            damaged_snapshots: if dice.happens(500) { dice.within(0..200) } else { 0 },
+            damage: if dice.happens(500) { dice.within(0..200) } else { 0 },
             mischief: everything.then(|| MISCHIEFS.to_vec()),
             mischief_every: None,
             only: None,

@@ -46,6 +46,7 @@ probes! {
     ConflictTruncated must "entries are replaced by a newer leader's"
     WritesFolded must "several writes travel in one entry"
     LogCut must "a log is cut"
+    ReplicasCompared must "a quorum of replicas has come to the same hash"
     RefusedInLog must "an entry is refused when it is applied: the epoch has moved"
     ReplacedAnswered must "a caller is told that its entry was replaced by another"
     // Unknown outcomes.

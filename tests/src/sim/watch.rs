@@ -311,6 +311,8 @@ fn look_at_outcomes(process: &mut Process, applied: &Applied, judges: &mut Judge
                 }
             }
             Outcome::LogCut { .. } => judges.saw(Probe::LogCut),
+            Outcome::HashDue { .. } => {}
+            Outcome::HashAgreed { .. } => judges.saw(Probe::ReplicasCompared),
             Outcome::Refused { refusal: proto::Refusal::EpochNotMatch { .. }, .. } => {
                 judges.saw(Probe::RefusedInLog);
             }

@@ -44,10 +44,6 @@ const CHANGES: GenericTest = GenericTest {
 /// … or regions are split.
 const SPLITS: GenericTest = GenericTest { conf_change: false, split: true, ..CHANGES };
 
-fn settings(test: &'static str) -> Settings {
-    Settings { members_change: true, ..Settings::of(test) }
-}
-
 /// Leadership goes from one store to the next, through all five, each time within five seconds.
 ///
 /// Look: `raftstore/src/operation/transfer_leader.rs`.
@@ -56,7 +52,7 @@ fn settings(test: &'static str) -> Settings {
 /// at once, and takes no writes meanwhile.
 #[test]
 fn test_transfer_leader_3b() {
-    run(settings("test_transfer_leader_3b"), |cluster| async move {
+    run(Settings::of("test_transfer_leader_3b"), |cluster| async move {
         for store in 1..=5 {
             cluster.must_transfer_leader(REGION, peer(store, store)).await;
         }
@@ -81,7 +77,7 @@ fn test_transfer_leader_3b() {
 /// second.
 #[test]
 fn test_basic_conf_change_3b() {
-    run(settings("test_basic_conf_change_3b"), |cluster| async move {
+    run(Settings::of("test_basic_conf_change_3b"), |cluster| async move {
         cluster.must_transfer_leader(REGION, peer(1, 1)).await;
         for store in 2..=5 {
             cluster.must_remove_peer(REGION, peer(store, store)).await;
@@ -152,7 +148,7 @@ async fn dead_peer_stays_dead(cluster: &Cluster, dead: metapb::Peer) {
 /// vote for ever.
 #[test]
 fn test_conf_change_remove_leader_3b() {
-    run(settings("test_conf_change_remove_leader_3b"), |cluster| async move {
+    run(Settings::of("test_conf_change_remove_leader_3b"), |cluster| async move {
         cluster.must_transfer_leader(REGION, peer(1, 1)).await;
         cluster.must_remove_peer(REGION, peer(1, 1)).await;
         cluster.must_put("k0", "v0").await;
@@ -267,7 +263,7 @@ fn test_conf_change_snapshot_unreliable_recover_concurrent_partition_3b() {
 /// Hint: store 5 hears of the new region before it has split the old one. It must wait, not fail.
 #[test]
 fn test_one_split_3b() {
-    let settings = Settings { region_bytes: Some((800, 500)), ..settings("test_one_split_3b") };
+    let settings = Settings { region_bytes: Some((800, 500)), ..Settings::of("test_one_split_3b") };
     run(settings, |cluster| async move {
         cluster.must_put("k1", "v1").await;
         cluster.must_put("k2", "v2").await;

@@ -76,7 +76,6 @@ impl GenericTest {
         let settings = Settings {
             log_entries_max: self.log_entries_max,
             region_bytes: self.split.then_some(REGION_BYTES),
-            members_change: self.conf_change,
             plant: self.plant,
             ..Settings::of(test)
         };

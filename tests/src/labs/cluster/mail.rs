@@ -7,6 +7,7 @@ use raftstore::msg::{SnapshotSource, StoreMsg};
 use super::world::{Event, UNREACHABLE_AFTER, World};
 use crate::sim::events::SECOND;
 use crate::sim::node::{Local, Out};
+use crate::sim::notation::lost;
 
 /// The network knows clients and scheduler by this number.
 const OUTSIDE: u64 = 0;
@@ -56,6 +57,9 @@ impl World {
     fn send(&mut self, from: u64, message: RaftMessage) {
         let to = message.to_peer.as_ref().map_or(0, |peer| peer.store_id);
         let arrivals = self.network.arrivals(from, to);
+        if arrivals.is_empty() {
+            self.trace.remark(self.events.now(), || lost(from, to, &message));
+        }
         // A sender does not always learn that nothing arrives.
         if arrivals.is_empty() && self.dice.happens(20) {
             let told = StoreMsg::Unreachable { store_id: StoreId(to) };

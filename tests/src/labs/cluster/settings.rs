@@ -26,8 +26,6 @@ pub struct Settings {
     pub log_entries_max: Option<u64>,
     /// A region is split when it has more bytes than the first number, into parts of about the second.
     pub region_bytes: Option<(u64, u64)>,
-    /// Whether membership may change, so that the judges cannot know a quorum.
-    pub members_change: bool,
     /// A bug to plant, to see a lab find it.
     pub plant: Option<Plant>,
 }
@@ -42,7 +40,6 @@ impl Settings {
             stores: 5,
             log_entries_max: None,
             region_bytes: None,
-            members_change: false,
             plant: None,
         }
     }

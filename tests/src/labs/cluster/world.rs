@@ -114,7 +114,7 @@ impl World {
             is_network_whole: true,
             outside: Network::new(dice.stream("outside"), Weather::FAIR),
             scheduler: Scheduler::new(settings.stores + 1),
-            judges: Judges::new(disks, !settings.members_change),
+            judges: Judges::new(disks),
             trace: Trace::new(std::env::var_os("TESSERA_LAB_TRACE").is_some()),
             servers: stores.into_iter().map(|store| (store, Server::default())).collect(),
             events: Events::default(),
@@ -154,6 +154,7 @@ impl World {
 
     pub(super) fn happen(&mut self, event: Event) {
         let now = self.events.now();
+        self.judges.at(now);
         self.trace.note(now, &[digest_of(&event)], || line_of(&event));
         match event {
             Event::At(store, life, local) => {
@@ -273,8 +274,8 @@ fn digest_of(event: &Event) -> u64 {
 fn line_of(event: &Event) -> String {
     match event {
         Event::Deliver(from, to, carried) => match carried.as_ref() {
-            Carried::Message(message) => format!("s{from} -> s{to} {}", Words(message)),
-            Carried::Snapshot(message, _) => format!("s{from} => s{to} {}", Words(message)),
+            Carried::Message(message) => format!("s{from} {} s{to}", Words(message)),
+            Carried::Snapshot(message, _) => format!("s{from} {} s{to} with data", Words(message)),
         },
         Event::At(..)
         | Event::Tell(..)
