@@ -214,9 +214,8 @@ fn describe_order(order: &pdpb::RegionHeartbeatResponse) -> String {
         }
         (None, None) => match &order.split_region {
             Some(split) => {
-                let keys = split.keys.iter().map(|key| proto::key::Readable(key).to_string());
-                let keys: Vec<_> = keys.collect();
-                format!("Split {} {}", split.policy().as_str_name(), keys.join(" "))
+                let keys = split.keys.iter().map(|key| format!(" {}", proto::key::Readable(key)));
+                format!("Split {}{}", split.policy().as_str_name(), keys.collect::<String>())
             }
             None => format!("{order:?}"),
         },

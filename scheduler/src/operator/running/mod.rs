@@ -179,11 +179,24 @@ impl RunningOperators {
             .filter_map(|region| match regions.by_id(region) {
                 Some(record) => self.drive(record, moment),
                 None => {
-                    self.finish(region, Status::Cancel("the region is gone".into()), moment);
+                    self.miss(region, moment);
                     None
                 }
             })
             .collect()
+    }
+
+    /// The region is out of sight, and its plan ends. But one that is being split comes back: a new part
+    /// that was heard first has taken the place of the whole.
+    fn miss(&mut self, region: RegionId, moment: Moment) {
+        let Some(operator) = self.by_region.get(&region) else { return };
+        let waited_ms = moment.steady_ms.saturating_sub(operator.step_begun_ms);
+        let may_come_back = operator.current_step().is_some_and(|step| {
+            matches!(step, Step::Split { .. }) && waited_ms < step.timeout_ms(0)
+        });
+        if !may_come_back {
+            self.finish(region, Status::Cancel("the region is gone".into()), moment);
+        }
     }
 
     fn drive(
