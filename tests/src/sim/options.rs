@@ -77,7 +77,7 @@ impl Options {
             stores: if dice.happens(500) { 3 } else { dice.within(4..6) },
             clients: dice.within(6..13),
             keys: dice.within(2..16),
-            think: dice.within(MILLISECOND..36 * MILLISECOND),
+            think: dice.within(MILLISECOND..28 * MILLISECOND),
             weather: Weather::draw(&mut dice),
             through_codec: dice.happens(100),
             topology: dice.happens(600) || everything,
