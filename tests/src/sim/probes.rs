@@ -46,12 +46,8 @@ probes! {
     ConflictTruncated must "entries are replaced by a newer leader's"
     WritesFolded must "several writes travel in one entry"
     LogCut must "a log is cut"
-<<<<<<< HEAD
     ReplicasCompared must "a quorum of replicas has come to the same hash"
-    RefusedInLog must "an entry is refused when it is applied: the epoch has moved"
-=======
     RefusedInLog may "an entry is refused when it is applied: the epoch has moved"
->>>>>>> wt/sim
     ReplacedAnswered must "a caller is told that its entry was replaced by another"
     // Unknown outcomes.
     UnknownByDeposed must "a caller hears that nobody knows: leadership was lost"
