@@ -75,14 +75,19 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
             .map_err(|error| Failure::failed(format!("the first write and read: {error}")))?;
         Ok::<_, Failure>((screen, running, topology))
     };
+    tokio::pin!(starting);
     let (screen, running, topology) = tokio::select! {
         biased;
         signal = process::stop_signal() => {
             signal?;
+            // What has begun is ended in order: an engine that is just being opened would outlive its folder.
+            if let Ok(Ok((_, running, _))) = tokio::time::timeout(STEP_TIMEOUT, &mut starting).await {
+                running.stop().await;
+            }
             let what = "interrupted before the cluster was ready";
             return Err(Failure::new(Code::Interrupted, what));
         }
-        started = starting => started?,
+        started = &mut starting => started?,
     };
     screen.ready(&topology, api_version);
     if let Some(file) = &flags.ready_file {

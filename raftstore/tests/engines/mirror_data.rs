@@ -209,14 +209,14 @@ fn noise() -> impl FnMut() -> Vec<u8> {
     }
 }
 
-/// Keys `0, 1, …` of four bytes with values of 1000, until so much is written; returns how much, and how
+/// Records of four bytes, `0, 1, …`, with values of 1000, until so much is written; returns how much, and how
 /// many keys.
 fn fill(rocks: &RocksData, bytes: u64, mut value: impl FnMut() -> Vec<u8>) -> (u64, u32) {
     let (mut written, mut number) = (0, 0u32);
     while written < bytes {
         let mut batch = WriteBatch::new();
         for _ in 0..64 {
-            batch.put(ColumnFamily::Default, number.to_be_bytes().to_vec(), value());
+            batch.put(ColumnFamily::Write, number.to_be_bytes().to_vec(), value());
             number += 1;
         }
         written += batch.bytes() as u64;

@@ -164,7 +164,9 @@ impl Step {
     }
 }
 
-/// A leader does not remove itself, and no removal may leave a region that cannot elect one.
+/// A leader does not remove itself, and no removal may leave a region that cannot elect one. A leader of a
+/// moment ago knows of nobody how far he is, so only silence counts here; who lacks what is asked when the
+/// operator is made, and by the leader when it carries out the step.
 fn removal_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String> {
     let have = record.peer_on(StoreId(peer.store_id))?;
     if have.id != peer.id {
@@ -173,7 +175,7 @@ fn removal_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String
     if record.leader_store() == Some(StoreId(peer.store_id)) {
         return Some(format!("p{} leads", peer.id));
     }
-    too_few_healthy_without(record, have)
+    too_few_without(record, have, "are heard", |voter| !record.is_down(voter.id))
 }
 
 /// What speaks against removing the peer: too few of the voters that remain are healthy.
@@ -181,14 +183,22 @@ pub(crate) fn too_few_healthy_without(
     record: &RegionRecord,
     peer: &metapb::Peer,
 ) -> Option<String> {
+    too_few_without(record, peer, "are healthy", |voter| record.is_healthy(voter))
+}
+
+fn too_few_without(
+    record: &RegionRecord,
+    peer: &metapb::Peer,
+    what: &str,
+    counts: impl Fn(&metapb::Peer) -> bool,
+) -> Option<String> {
     if is_learner(peer) {
         return None;
     }
     let remaining: Vec<_> = record.voters().filter(|voter| voter.id != peer.id).collect();
-    let healthy = remaining.iter().filter(|voter| record.is_healthy(voter)).count();
-    (healthy * 2 <= remaining.len()).then(|| {
-        format!("only {healthy} of the {} voters that remain are healthy", remaining.len())
-    })
+    let good = remaining.iter().filter(|voter| counts(voter)).count();
+    (good * 2 <= remaining.len())
+        .then(|| format!("only {good} of the {} voters that remain {what}", remaining.len()))
 }
 
 impl fmt::Display for Step {

@@ -6,7 +6,7 @@ use proto::region;
 use raftstore::engine::DataEngine as _;
 use raftstore::storage::{RegionState, applied_state, region_states};
 
-use super::events::{Instant, SECOND};
+use super::events::{Instant, MILLISECOND, SECOND};
 use super::life::SYNC_USUAL;
 use super::nemesis::Act;
 use super::network::Weather;
@@ -81,6 +81,27 @@ impl World {
                 self.judges.fail(what);
             }
         }
+    }
+
+    /// Lets the world go on until every voter of each region has applied equally far, or for long enough: a
+    /// leader may cut its log or have the replicas compared at any moment.
+    pub(super) fn await_equal_replicas(&mut self) {
+        let end = self.events.now() + LIVENESS_PATIENCE;
+        while self.is_somebody_behind() && self.events.now() < end {
+            self.go_on_until(self.events.now() + MILLISECOND);
+        }
+    }
+
+    fn is_somebody_behind(&self) -> bool {
+        self.overseer.regions().any(|(region, _)| {
+            let voters = region.peers.iter().filter(|peer| !region::is_learner(peer));
+            let mut positions = voters.map(|peer| {
+                let snapshot = self.nodes[&peer.store_id].data.snapshot();
+                applied_state(&snapshot, region::id(region)).expect("memory does not fail")
+            });
+            let first = positions.next();
+            positions.any(|position| Some(position) != first)
+        })
     }
 
     /// The regions tile the key space, and every voter of each has applied equally far, and so holds

@@ -169,6 +169,7 @@ impl World {
             self.go_on_until(end);
         }
         if self.judges.violation().is_none() {
+            self.await_equal_replicas();
             self.compare_replicas();
             self.look_for_leftovers();
         }

@@ -544,7 +544,12 @@ fn spoil(message: &mut RaftMessage, dice: &mut Dice) {
                 term: odd(inner.term, dice),
                 ..Default::default()
             }),
-            11 => inner.entries.iter_mut().for_each(|entry| entry.index += 1),
+            11 => {
+                inner
+                    .entries
+                    .iter_mut()
+                    .for_each(|entry| entry.index = entry.index.wrapping_add(1));
+            }
             12 => inner.reject_hint = odd(inner.reject_hint, dice),
             _ => inner.snapshot = Some(eraftpb::Snapshot::default()),
         }
