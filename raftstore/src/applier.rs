@@ -26,6 +26,7 @@ use crate::engine::{DataEngine, WriteBatch};
 use crate::error::Fault;
 use crate::group::conf_change_v2_of;
 use crate::msg::{Applied, ApplyTask, Outcome};
+use crate::plant::{Bug, Planted};
 use crate::storage::group_log::Position;
 use crate::storage::{Tombstone, put_applied, put_region, put_tombstone};
 
@@ -36,6 +37,7 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 pub struct Applier<D> {
     data: D,
     delegates: BTreeMap<RegionId, Delegate>,
+    planted: Planted,
 }
 
 /// What applying needs to know of one region.
@@ -46,12 +48,18 @@ pub(crate) struct Delegate {
     applied: Position,
     pub(crate) bytes_written: u64,
     pub(crate) keys_written: u64,
+    pub(crate) planted: Planted,
 }
 
 impl<D: DataEngine> Applier<D> {
     /// An applier that knows no region; `Store::open` tells it of those that are there.
     pub fn new(data: D) -> Self {
-        Self { data, delegates: BTreeMap::new() }
+        Self { data, delegates: BTreeMap::new(), planted: Planted::default() }
+    }
+
+    /// With this bug.
+    pub fn planting(self, planted: Planted) -> Self {
+        Self { planted, ..self }
     }
 
     /// Performs these tasks in order. When this returns everything is in the engine.
@@ -89,6 +97,11 @@ impl<D: DataEngine> Applier<D> {
                     if is_removed {
                         self.delegates.remove(&region_id);
                     } else {
+                        if self.planted.has(Bug::AppliedIndexApart) {
+                            let mut apart = WriteBatch::new();
+                            put_applied(&mut apart, region_id, delegate.applied);
+                            self.data.write(apart)?;
+                        }
                         put_applied(&mut batch, region_id, delegate.applied);
                     }
                     all.push(applied);
@@ -106,7 +119,9 @@ impl<D: DataEngine> Applier<D> {
 
     fn start(&mut self, region: metapb::Region, peer_id: PeerId, applied: Position) {
         let region_id = region::id(&region);
-        let delegate = Delegate { region, peer_id, applied, bytes_written: 0, keys_written: 0 };
+        let planted = self.planted;
+        let delegate =
+            Delegate { region, peer_id, applied, bytes_written: 0, keys_written: 0, planted };
         self.delegates.insert(region_id, delegate);
     }
 
@@ -123,7 +138,9 @@ impl<D: DataEngine> Applier<D> {
             return None;
         }
         let tombstone = Tombstone { region: delegate.region, peer_id, removed_at: None };
-        put_tombstone(batch, &tombstone);
+        if !self.planted.has(Bug::TombstoneUnwritten) {
+            put_tombstone(batch, &tombstone);
+        }
         Some(Applied {
             region_id,
             peer_id,
@@ -173,7 +190,9 @@ impl Delegate {
             peer_id: self.peer_id,
             removed_at: Some(self.applied),
         };
-        put_tombstone(batch, &tombstone);
+        if !self.planted.has(Bug::TombstoneUnwritten) {
+            put_tombstone(batch, &tombstone);
+        }
         applied.outcomes.push(Outcome::Removed { tombstone });
         true
     }
@@ -216,7 +235,9 @@ impl Delegate {
         let change = conf_change_v2_of(entry)
             .ok_or_else(|| Refusal::Other { message: "not a change of membership".into() })?;
         let region = self.apply_members(&change)?;
-        put_region(batch, &region);
+        if !self.planted.has(Bug::MembersUnwritten) {
+            put_region(batch, &region);
+        }
         self.region = region.clone();
         Ok(Some(Outcome::ConfChanged { index: entry.index, change, region }))
     }

@@ -3,6 +3,8 @@
 //! Durations are counted in ticks where a machine counts them; [`Config::tick_interval_ms`] says how
 //! long a tick is. `validate` is called once, at the edge; after that nobody checks.
 
+use crate::plant::Planted;
+
 /// Settings of one store. The defaults are complete and good for a laptop cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -75,6 +77,9 @@ pub struct Config {
     pub snapshot_retry_ticks: u64,
     /// A replica's read-index request unanswered for so many ticks is sent again, under a new name.
     pub read_index_retry_ticks: u64,
+
+    /// The bug to make on purpose, in the simulator; without the feature `plant` always none.
+    pub planted: Planted,
 }
 
 impl Default for Config {
@@ -111,6 +116,7 @@ impl Default for Config {
             right_derive_when_split: true,
             snapshot_retry_ticks: 1200,
             read_index_retry_ticks: 4,
+            planted: Planted::default(),
         }
     }
 }

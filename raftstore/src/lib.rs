@@ -6,6 +6,7 @@ pub mod effects;
 pub mod command;
 pub mod config;
 pub mod error;
+pub mod plant;
 
 pub mod store;
 pub(crate) mod peer;

@@ -7,17 +7,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tests::sim::events::{MILLISECOND, SECOND};
-use tests::sim::nemesis::Mischief;
-use tests::sim::options::{Options, Plant};
+use tests::sim::events::SECOND;
+use tests::sim::options::Options;
 use tests::sim::summary::Summary;
 use tests::sim::world::run;
 
 /// Seeds of a usual run of the tests; `cargo xtask sim` runs more.
 const SEEDS_USUAL: u64 = 200;
-
-/// A planted bug must be found within so many seeds.
-const SEEDS_TO_FIND_A_PLANT: u64 = 500;
 
 fn number_from(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
@@ -25,7 +21,7 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// Runs one seed; an assertion that fails inside a machine is a violation like others.
-fn run_caught(options: &Options, verbose: bool) -> Summary {
+pub(crate) fn run_caught(options: &Options, verbose: bool) -> Summary {
     let caught = catch_unwind(AssertUnwindSafe(|| run(options.clone(), verbose)));
     caught.unwrap_or_else(|panic| {
         let words = panic
@@ -158,54 +154,4 @@ fn the_same_seed_is_the_same_run() {
         options.seed += 1;
         assert_ne!(first.hash, run_caught(&options, false).hash, "another seed is another run");
     }
-}
-
-/// Looks for a planted bug, and says after how many seeds it was found.
-fn must_find(plant: Plant, options: impl Fn(u64) -> Options + Sync) {
-    let totals = run_seeds(0..SEEDS_TO_FIND_A_PLANT, |seed| options(seed).with_plant(plant));
-    let Some((seed, violation)) = totals.failure else {
-        panic!("{plant:?} was not found in {SEEDS_TO_FIND_A_PLANT} seeds: {totals:?}");
-    };
-    eprintln!("{plant:?} found by seed {seed}: {violation}");
-}
-
-#[test]
-fn an_acknowledgement_before_the_sync_is_found() {
-    must_find(Plant::AcknowledgeBeforeSync, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 20 * SECOND;
-        options.with_mischief(&[Mischief::Blackout, Mischief::PowerOff], 500 * MILLISECOND)
-    });
-}
-
-#[test]
-fn a_vote_forgotten_at_a_restart_is_found() {
-    must_find(Plant::ForgetVote, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.topology = false;
-        // A vote counts twice when the second candidate asks long after the first.
-        options.weather.very_late = 200;
-        options.with_mischief(&[Mischief::Blackout, Mischief::Bounce], 300 * MILLISECOND)
-    });
-}
-
-#[test]
-fn a_lease_longer_than_the_followers_patience_is_found() {
-    must_find(Plant::LongLease, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 30 * SECOND;
-        options.think = 10 * MILLISECOND;
-        options.with_mischief(&[Mischief::Isolate, Mischief::Halves], SECOND)
-    });
-}
-
-#[test]
-fn a_snapshot_taken_before_leadership_was_seen_is_found() {
-    must_find(Plant::SnapshotBeforeLeadership, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 30 * SECOND;
-        options.think = 10 * MILLISECOND;
-        options.topology = true;
-        options
-    });
 }

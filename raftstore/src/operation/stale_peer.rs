@@ -27,9 +27,10 @@ use raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage};
 use crate::effects::{Effects, Report};
 use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
-use crate::msg::{Now, SnapshotSource};
+use crate::msg::{BackgroundTask, Now, SnapshotSource};
 use crate::operation::snapshot;
 use crate::peer::{Peer, Phase, Round};
+use crate::plant::Bug;
 use crate::storage::Tombstone;
 use crate::store::Store;
 use crate::wire;
@@ -145,8 +146,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && !region::is_epoch_stale(&region::epoch(&region), &region::epoch(&peer.region));
         let Some(inner) = wire::message_from_wire(inner) else { return };
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
-        if in_the_way.is_empty()
-            && !is_taken
+        let is_free = in_the_way.is_empty() && !is_taken;
+        if (is_free || self.config.planted.has(Bug::SnapshotOverNeighbour))
             && is_ours
             && is_snapshot
             && inner.from == from.id
@@ -187,6 +188,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             effects.background.extend(outside(&before, &after));
         }
         self.region_map.insert(after, region_id);
+        if self.config.planted.has(Bug::LateClearing)
+            && let Some(predecessor) = self.tombstones.get(&region_id)
+        {
+            let range = KeyRange::of(&predecessor.region);
+            effects.background.push(BackgroundTask::ClearRange { range });
+        }
         Ok(())
     }
 
@@ -338,14 +345,14 @@ fn to_role(to: &metapb::Peer, own: &metapb::Peer) -> metapb::Peer {
 fn outside(
     before: &KeyRange,
     after: &KeyRange,
-) -> impl Iterator<Item = crate::msg::BackgroundTask> + use<> {
+) -> impl Iterator<Item = BackgroundTask> + use<> {
     let left = KeyRange { start: before.start.clone(), end: Some(after.start.clone()) };
     let right = after.end.clone().map(|start| KeyRange { start, end: before.end.clone() });
     [Some(left), right].into_iter().flatten().filter_map({
         let before = before.clone();
         move |part| {
             let range = before.intersection(&part);
-            (!range.is_empty()).then_some(crate::msg::BackgroundTask::ClearRange { range })
+            (!range.is_empty()).then_some(BackgroundTask::ClearRange { range })
         }
     })
 }

@@ -24,6 +24,7 @@ use proto::PeerId;
 use raft::eraftpb::ConfState;
 
 use crate::msg::Now;
+use crate::plant::{Bug, Planted};
 
 /// Marks waiting for answers; the oldest are forgotten, which only delays a renewal.
 const MARKS_MAX: usize = 256;
@@ -85,9 +86,15 @@ pub(crate) struct Lease {
     /// The newest sending that each follower has answered.
     answered: BTreeMap<PeerId, Now>,
     is_revoked: bool,
+    planted: Planted,
 }
 
 impl Lease {
+    /// None yet.
+    pub(crate) fn new(planted: Planted) -> Self {
+        Self { planted, ..Self::default() }
+    }
+
     /// A mark leaves with a heartbeat.
     pub(crate) fn on_sent(&mut self, mark: Mark, now: Now) {
         if self.sent.len() == MARKS_MAX {
@@ -105,9 +112,14 @@ impl Lease {
         }
     }
 
+    /// Planted: takes the moment of an answer for that of the question.
+    pub(crate) fn on_answered_at(&mut self, from: PeerId, now: Now) {
+        self.answered.insert(from, now);
+    }
+
     /// Leadership may move without the voters' patience: no lease in this term any more.
     pub(crate) fn revoke(&mut self) {
-        self.is_revoked = true;
+        self.is_revoked = !self.planted.has(Bug::LeaseThroughTransfer);
     }
 
     /// From when on nobody else could be elected: the newest sending that a quorum of the voters,
@@ -117,7 +129,7 @@ impl Lease {
             return None;
         }
         let new = self.answered_by_quorum(own, &voters.new, now);
-        if voters.old.is_empty() {
+        if voters.old.is_empty() || self.planted.has(Bug::LeaseOfNewHalf) {
             return new;
         }
         new.min(self.answered_by_quorum(own, &voters.old, now))
@@ -128,6 +140,9 @@ impl Lease {
             .iter()
             .map(|voter| if *voter == own { Some(now) } else { self.answered.get(voter).copied() })
             .collect();
+        if self.planted.has(Bug::LeaseFromLearners) {
+            newest = self.answered.values().map(|sent| Some(*sent)).chain([Some(now)]).collect();
+        }
         newest.sort_unstable_by(|a, b| b.cmp(a));
         newest.get(half.len() / 2).copied().flatten()
     }

@@ -36,6 +36,7 @@ use crate::operation::snapshot::Snapshots;
 use crate::operation::split::SplitAsk;
 use crate::operation::transfer_leader::Offer;
 use crate::operation::write::WaitingWrites;
+use crate::plant::{Bug, Planted};
 use crate::read_view::{Published, Publisher, ReadView};
 use crate::storage::group_log::{GroupLog, Position};
 use lease::{Lease, Mark, Voters};
@@ -158,6 +159,7 @@ pub(crate) struct Peer<L: LogEngine> {
     marks: u64,
     incarnation: u64,
     is_published: bool,
+    pub(crate) planted: Planted,
 }
 
 /// What a peer begins with.
@@ -209,6 +211,7 @@ impl<L: LogEngine> Peer<L> {
             marks: 0,
             incarnation: config.incarnation,
             is_published: false,
+            planted: config.planted,
             meta,
             region,
         })
@@ -304,6 +307,9 @@ impl<L: LogEngine> Peer<L> {
                 && let Some(mark) = Mark::decode(&message.context)
             {
                 leader.lease.on_answered(sender, mark);
+                if self.planted.has(Bug::LeaseFromAnswer) {
+                    leader.lease.on_answered_at(sender, round.now);
+                }
             }
         }
         if message.msg_type == MessageType::MsgTransferLeader {
@@ -370,7 +376,7 @@ impl<L: LogEngine> Peer<L> {
             Role::Leader(Box::new(Leader {
                 term,
                 since: round.now,
-                lease: Lease::default(),
+                lease: Lease::new(self.planted),
                 heard: BTreeMap::new(),
                 pending_split: None,
                 offer: None,
@@ -402,6 +408,10 @@ impl<L: LogEngine> Peer<L> {
         let not_leader = self.not_leader();
         let asked = self.leader_mut().and_then(|leader| leader.split_ask.take());
         round.refuse_all(asked.and_then(|ask| ask.reply), &not_leader);
+        if self.planted.has(Bug::UnknownSaidToFail) {
+            let proposed = self.proposals.take_proposed_in(led);
+            round.refuse_all(proposed, &not_leader);
+        }
         self.abandoned.push_back((led, self.ticker.ticks()));
     }
 
@@ -464,9 +474,9 @@ impl<L: LogEngine> Peer<L> {
         let leader = self.leader()?;
         let may = self.phase == Phase::Serving
             // An entry of an earlier leader may be committed and not yet applied here.
-            && self.applied.term == leader.term
+            && (self.applied.term == leader.term || self.planted.has(Bug::LeaseBeforeOwnEntry))
             && leader.term == self.group.term()
-            && self.group.transferee().is_none()
+            && (self.group.transferee().is_none() || self.planted.has(Bug::LeaseThroughTransfer))
             && leader.pending_split.is_none();
         if !may {
             return None;

@@ -34,6 +34,7 @@ use crate::engine::{DataEngine, GroupWrite, LogEngine, LogState};
 use crate::error::Fault;
 use crate::msg::{ApplyTask, BackgroundTask, Now};
 use crate::peer::{Peer, PeerStart, Phase, Round, is_initial};
+use crate::plant::Bug;
 use crate::storage::group_log::{GroupLog, Position};
 use crate::storage::{
     FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, region_states,
@@ -97,7 +98,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                 return Err(Fault::Missing { what: format!("raft log of {region_id}") });
             }
             // Whoever was heard before the restart may still count on this peer's patience.
-            let patience = if has_log { self.config.election_micros() } else { 0 };
+            let is_patient = has_log && !self.config.planted.has(Bug::ImpatientAfterRestart);
+            let patience = if is_patient { self.config.election_micros() } else { 0 };
             let votes_from = self.opened.plus(patience);
             self.region_map.insert(KeyRange::of(&region), region_id);
             // What is found after a crash of the process may still be lost with the power.
@@ -136,6 +138,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             applied,
             self.config.entry_cache_bytes,
         )?;
+        log.planted = self.config.planted;
         if let Some(promised) = &promised {
             log.adopt_vote(promised);
         }
@@ -337,8 +340,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.touched.remove(&region_id);
         self.splitting.retain(|_, parent| *parent != region_id);
         let range = KeyRange::of(&peer.region);
-        self.region_map.remove(&range, region_id);
-        effects.background.push(BackgroundTask::ClearRange { range });
+        if !self.config.planted.has(Bug::RangeKeptOfDestroyed) {
+            self.region_map.remove(&range, region_id);
+        }
+        if !self.config.planted.has(Bug::LateClearing) {
+            effects.background.push(BackgroundTask::ClearRange { range });
+        }
         let dying = Dying {
             peer_id: peer.id(),
             promised: peer.group.raft().hard_state(),

@@ -35,6 +35,7 @@ use crate::operation::heartbeat::is_current;
 use crate::operation::split_keys::SplitSearch;
 use crate::operation::transfer_leader::wanted;
 use crate::peer::{Peer, Phase, Round};
+use crate::plant::Bug;
 use crate::read_view::ReadViews;
 use crate::storage::Tombstone;
 use crate::storage::group_log::Position;
@@ -376,6 +377,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let Some(peer) = self.peers.get_mut(&region_id) else { return Ok(()) };
         let index = applied.applied_index;
         peer.applied = Position { index, term: applied.applied_term };
+        if self.config.planted.has(Bug::LogCutBeforeSync) {
+            peer.perform_cut();
+        }
         self.written.0 += applied.bytes_written;
         self.written.1 += applied.keys_written;
         peer.on_written(applied.bytes_written, applied.keys_written);

@@ -77,6 +77,12 @@ impl World {
             ok: arrival.is_some() && !self.dice.happens(50),
         };
         if let Some(delay) = arrival {
+            let is_damaged = self.options.damage > 0 && self.dice.happens(self.options.damage);
+            let source = if is_damaged {
+                damaged(source, self.dice.next_u64())
+            } else {
+                source
+            };
             let carried = Carried::Snapshot(message, source);
             self.events.after(delay, Event::Deliver(from, to, Box::new(carried)));
         }
@@ -169,4 +175,13 @@ impl World {
             self.events.after(*delay, Event::At(store, None, local));
         }
     }
+}
+
+/// The same with one bit flipped.
+fn damaged(source: SnapshotSource, draw: u64) -> SnapshotSource {
+    let SnapshotSource::Bytes(bytes) = source else { return source };
+    let mut bytes = bytes.to_vec();
+    let at = draw as usize % bytes.len();
+    bytes[at] ^= 1 << (draw >> 61);
+    SnapshotSource::Bytes(bytes.into())
 }

@@ -218,9 +218,10 @@ impl Node {
         let server = Server::new(store.read_views().clone());
         self.process = Some(Process {
             store,
-            applier: Applier::new(self.data.clone()),
+            applier: Applier::new(self.data.clone()).planting(self.config.planted),
             background: Background::new(self.data.clone(), SnapshotStorage::Memory)
-                .expect("memory does not fail"),
+                .expect("memory does not fail")
+                .planting(self.config.planted),
             inbox: VecDeque::new(),
             is_busy: true,
             is_tick_due: false,
@@ -393,6 +394,10 @@ impl Node {
             outs.extend(promises.into_iter().map(Out::Send));
         }
         judges.persists(&self.log, &effects.log);
+        if self.plant == Some(Plant::LazySync) {
+            let write = std::mem::take(&mut effects.log);
+            self.log.write_unsynced(write).expect("memory does not fail");
+        }
         let has_write = !effects.log.is_empty();
         self.process().syncing = Some(effects);
         if has_write {

@@ -17,6 +17,11 @@ pub enum Plant {
     /// A reader takes its snapshot, and asks whether it may only long afterwards, without having
     /// asked before.
     SnapshotBeforeLeadership,
+    /// Log writes are not synced, and everything goes on as if they were.
+    LazySync,
+    /// One in the machines of the stores.
+    #[cfg(feature = "plant")]
+    InMachines(raftstore::plant::Bug),
 }
 
 /// The settings of a run.
@@ -48,6 +53,8 @@ pub struct Options {
     pub mischief: Option<Vec<Mischief>>,
     /// Usual time between two mischiefs, or what the seed says.
     pub mischief_every: Option<Instant>,
+    /// Snapshots damaged on their way, in thousandths.
+    pub damage: u64,
     /// The bug to plant, if any.
     pub plant: Option<Plant>,
 }
@@ -74,6 +81,7 @@ impl Options {
             clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
             mischief: None,
             mischief_every: None,
+            damage: 0,
             plant: None,
         }
     }
