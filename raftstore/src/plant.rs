@@ -62,8 +62,6 @@ pub enum Bug {
     LeaseBeforeOwnEntry,
     /// R4. The answer of a learner counts for a lease.
     LeaseFromLearners,
-    /// R1. In a joint membership a lease is asked of the new half only.
-    LeaseOfNewHalf,
     /// L5. After a restart a follower votes at once, though a leader may count on its patience.
     ImpatientAfterRestart,
 

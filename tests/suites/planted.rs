@@ -68,10 +68,21 @@ fn busy(seed: u64) -> Options {
     options
 }
 
+/// Many clients on few registers: whoever reads something old is found out.
+fn hot(seed: u64) -> Options {
+    let mut options = Options::of_seed(seed);
+    options.safety = 20 * SECOND;
+    options.think = 4 * MILLISECOND;
+    options.clients = 12;
+    options.keys = 3;
+    options.replica_reads = 0;
+    options
+}
+
 /// Leaders lose touch, and do not know it at once.
 fn out_of_touch(seed: u64) -> Options {
     use Mischief::{Halves, Isolate, OneWay, Pause, SlowDisk};
-    busy(seed).with_mischief(&[Isolate, Halves, OneWay, Pause, SlowDisk], 700 * MILLISECOND)
+    hot(seed).with_mischief(&[Isolate, Halves, OneWay, Pause, SlowDisk], 700 * MILLISECOND)
 }
 
 /// Followers are asked, and lag behind.
@@ -84,7 +95,7 @@ fn followers_asked(seed: u64) -> Options {
 
 /// Leaders change, and messages are lost while they do.
 fn new_leaders(seed: u64) -> Options {
-    let mut options = busy(seed);
+    let mut options = hot(seed);
     options.weather = Weather { loss: 200, repeat: 20, delay: 2 * MILLISECOND, very_late: 20 };
     options.with_mischief(&[Mischief::Kill, Mischief::Isolate, Mischief::Pause], 500 * MILLISECOND)
 }
@@ -177,19 +188,24 @@ fn in_machines() -> Vec<Row> {
     vec![
         row(Bug::LeaseFromAnswer, "L5", out_of_touch, READS),
         row(Bug::LeaseThroughTransfer, "L7", |seed| {
-            let mut options = moving(seed);
-            options.weather = Weather { loss: 50, repeat: 20, delay: 5 * MILLISECOND, very_late: 50 };
-            options.with_mischief(&[Mischief::OneWay, Mischief::Pause], SECOND)
+            let mut options = hot(seed);
+            options.stores = 3;
+            options.topology = true;
+            options.weather = Weather { loss: 300, repeat: 20, delay: 2 * MILLISECOND, very_late: 50 };
+            options.with_mischief(&[Mischief::OneWay], 2 * SECOND)
         }, READS),
         row(Bug::LeaseBeforeOwnEntry, "L8", new_leaders, READS),
         row(Bug::LeaseFromLearners, "R4", |seed| {
-            moving(seed).with_mischief(&[Mischief::Halves, Mischief::Isolate], 500 * MILLISECOND)
-        }, READS),
-        row(Bug::LeaseOfNewHalf, "R1", |seed| {
-            moving(seed).with_mischief(&[Mischief::Halves, Mischief::OneWay], 500 * MILLISECOND)
+            let mut options = hot(seed);
+            options.stores = 4;
+            options.topology = true;
+            options.with_mischief(&[Mischief::Halves], 1500 * MILLISECOND)
         }, READS),
         row(Bug::ImpatientAfterRestart, "L5", |seed| {
-            busy(seed).with_mischief(&[Mischief::OneWay, Mischief::OneWay, Mischief::Bounce], 200 * MILLISECOND)
+            let mut options = hot(seed);
+            options.stores = 3;
+            options.weather = Weather { loss: 150, repeat: 20, delay: MILLISECOND, very_late: 20 };
+            options.with_mischief(&[Mischief::OneWay, Mischief::OneWay, Mischief::Bounce], 150 * MILLISECOND)
         }, READS),
         row(Bug::BarrierBeforeOwnEntry, "L1", new_leaders, READS),
         row(Bug::BarrierWithoutQuorum, "L2", out_of_touch, READS),
@@ -208,16 +224,27 @@ fn in_machines() -> Vec<Row> {
         row(Bug::AppliedIndexApart, "S1", dark, ANY),
         row(Bug::MembersUnwritten, "S1", moving_dark, ANY),
         row(Bug::SplitHalfWritten, "I8", moving_dark, ANY),
-        row(Bug::LogCutBeforeSync, "S3", dark, ANY),
+        row(Bug::LogCutBeforeSync, "S3", |seed| {
+            busy(seed).with_mischief(&[Mischief::Bounce], 40 * MILLISECOND)
+        }, ANY),
         row(Bug::LogCutTooFar, "G16", dark, ANY),
         row(Bug::FailedSyncBelieved, "S2", dark, ANY),
         row(Bug::CacheKeepsOverwritten, "R13", out_of_touch, ANY),
         row(Bug::LogBeforeSnapshotData, "G3", moving_dark, ANY),
         row(Bug::SnapshotNotSynced, "S5", moving_dark, ANY),
-        row(Bug::InstallRacesApplier, "G11", moving_behind, ANY),
+        row(Bug::InstallRacesApplier, "G11", |seed| {
+            let mut options = moving_behind(seed);
+            options.apply = 20 * MILLISECOND;
+            options
+        }, ANY),
         row(Bug::SnapshotKeepsOldKeys, "I6", moving_behind, ANY),
         row(Bug::SnapshotMembersIgnored, "R3", moving_behind, ANY),
-        row(Bug::SnapshotOverNeighbour, "G3", moving_behind, ANY),
+        row(Bug::SnapshotOverNeighbour, "G3", |seed| {
+            let mut options = moving_behind(seed);
+            options.safety = 30 * SECOND;
+            options.weather = Weather { loss: 50, repeat: 20, delay: 10 * MILLISECOND, very_late: 250 };
+            options.with_mischief(&[Mischief::Isolate], 2 * SECOND)
+        }, ANY),
         row(Bug::DamagedSnapshotInstalled, "G14", |seed| {
             let mut options = moving_behind(seed);
             options.damage = 300;
