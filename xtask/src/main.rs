@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         }
         ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
         ["sim", "--planted"] => planted(&[]),
-        ["sim", "--planted", name] => planted(&[("TESSERA_PLANT", name)]),
+        ["sim", "--planted", name] => planted(&[("TESSERA_PLANT", *name)]),
         ["sim", flags @ ..] => sim(flags),
         ["replay", seed] => replay(seed),
         ["chaos", flags @ ..] => chaos(flags),

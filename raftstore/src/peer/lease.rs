@@ -119,7 +119,7 @@ impl Lease {
 
     /// Leadership may move without the voters' patience: no lease in this term any more.
     pub(crate) fn revoke(&mut self) {
-        self.is_revoked = !self.planted.has(Bug::LeaseThroughTransfer);
+        self.is_revoked = true;
     }
 
     /// From when on nobody else could be elected: the newest sending that a quorum of the voters,

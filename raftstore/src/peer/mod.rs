@@ -476,7 +476,7 @@ impl<L: LogEngine> Peer<L> {
             // An entry of an earlier leader may be committed and not yet applied here.
             && (self.applied.term == leader.term || self.planted.has(Bug::LeaseBeforeOwnEntry))
             && leader.term == self.group.term()
-            && (self.group.transferee().is_none() || self.planted.has(Bug::LeaseThroughTransfer))
+            && self.group.transferee().is_none()
             && leader.pending_split.is_none();
         if !may {
             return None;

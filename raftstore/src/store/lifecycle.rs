@@ -98,8 +98,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                 return Err(Fault::Missing { what: format!("raft log of {region_id}") });
             }
             // Whoever was heard before the restart may still count on this peer's patience.
-            let is_patient = has_log && !self.config.planted.has(Bug::ImpatientAfterRestart);
-            let patience = if is_patient { self.config.election_micros() } else { 0 };
+            let patience = if has_log { self.config.election_micros() } else { 0 };
             let votes_from = self.opened.plus(patience);
             self.region_map.insert(KeyRange::of(&region), region_id);
             // What is found after a crash of the process may still be lost with the power.

@@ -104,7 +104,6 @@ pub struct Node {
     /// How fast it runs, in millionths.
     clock_rate: u64,
     sync_usual: Instant,
-    pub(super) apply_usual: Instant,
     /// Counts processes.
     life: u64,
     process: Option<Process>,
@@ -155,7 +154,6 @@ impl Node {
             clock_offset,
             clock_rate,
             sync_usual: SYNC_USUAL,
-            apply_usual: SYNC_USUAL,
             life: 0,
             process: None,
             paused: None,
@@ -474,7 +472,7 @@ impl Node {
         let process = self.process();
         process.applying.push_back(task);
         if process.applying.len() == 1 {
-            let delay = self.dice.delay(self.apply_usual);
+            let delay = self.dice.delay(200);
             outs.push(Out::After(delay, Local::Apply));
         }
     }
@@ -499,7 +497,7 @@ impl Node {
         }
         self.wake(outs);
         if has_more {
-            let delay = self.dice.delay(self.apply_usual);
+            let delay = self.dice.delay(200);
             outs.push(Out::After(delay, Local::Apply));
         }
     }

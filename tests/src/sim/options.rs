@@ -53,8 +53,6 @@ pub struct Options {
     pub mischief: Option<Vec<Mischief>>,
     /// Usual time between two mischiefs, or what the seed says.
     pub mischief_every: Option<Instant>,
-    /// The usual time that applying takes.
-    pub apply: Instant,
     /// Snapshots damaged on their way, in thousandths.
     pub damage: u64,
     /// The bug to plant, if any.
@@ -64,9 +62,6 @@ pub struct Options {
 /// Followers refuse to depose a leader for nine tenths of an election timeout; clocks that run apart
 /// by more than that margin are not covered by the promise of a lease.
 const CLOCK_DRIFT_MAX: u64 = 40_000;
-
-/// A machine that is not overloaded applies so fast.
-const APPLY_USUAL: Instant = 200;
 
 impl Options {
     /// A run of this seed, with sixty seconds of trouble.
@@ -86,7 +81,6 @@ impl Options {
             clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
             mischief: None,
             mischief_every: None,
-            apply: APPLY_USUAL,
             damage: 0,
             plant: None,
         }

@@ -79,7 +79,7 @@ impl World {
     pub fn new(options: Options, verbose: bool) -> Self {
         let dice = Dice::new(options.seed);
         let stores: Vec<u64> = (1..=options.stores).collect();
-        let mut nodes: BTreeMap<u64, Node> = stores
+        let nodes: BTreeMap<u64, Node> = stores
             .iter()
             .map(|store| {
                 let dice = dice.stream(&format!("store {store}"));
@@ -87,7 +87,6 @@ impl World {
                 (*store, Node::new(*store, config, dice, options.clock_drift, options.plant))
             })
             .collect();
-        nodes.values_mut().for_each(|node| node.apply_usual = options.apply);
         let peers = stores.iter().take(3).map(|store| metapb::Peer {
             id: FIRST_REGION + store,
             store_id: *store,
