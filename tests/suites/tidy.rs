@@ -24,7 +24,8 @@ const RAFTSTORE: &[(&str, &[&str])] = &[
 ];
 
 /// What every module of raftstore may use.
-const VOCABULARY: &[&str] = &["msg", "effects", "command", "config", "error", "plant", "wire", "engine"];
+const VOCABULARY: &[&str] =
+    &["msg", "effects", "command", "config", "error", "plant", "wire", "engine"];
 
 /// Which crate may depend on which of ours; nobody else knows anybody.
 const CRATES: &[(&str, &[&str])] = &[
