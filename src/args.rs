@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ctl::region::RegionFlags;
 use crate::keys::{self, Key};
 use crate::output::Format;
 
@@ -279,8 +280,14 @@ pub(crate) enum CtlCommand {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// One region, by id or by a key in it
+    /// One region, by id or by a key in it; split it, move its leader and its peers
     Region(RegionFlags),
+    /// What the scheduler is having regions do
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Why a region does (not) move, and a store does (not) fill or empty
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// A fresh timestamp, or what a given one means
     Tso {
         /// A timestamp to take apart instead of fetching one
@@ -296,14 +303,37 @@ pub(crate) enum CtlCommand {
     Txn(TxnCommand),
 }
 
-#[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct RegionFlags {
-    /// The region's id
-    pub(crate) id: Option<u64>,
-    /// A key as regions are cut (transactional keys: `enc` form as shown by `ctl regions`)
-    #[arg(long, value_parser = keys::parse_argument)]
-    pub(crate) key: Option<Key>,
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum OperatorCommand {
+    /// The operators under way
+    List,
+    /// A region's operator step by step, or its last one
+    Show {
+        /// The region's id
+        region: u64,
+    },
+    /// Give up a region's operator; what is done stays done
+    Cancel {
+        /// The region's id
+        region: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ExplainCommand {
+    /// What the checker and the balancers say of a region, and of each store for it
+    Region {
+        /// The region's id
+        id: u64,
+    },
+    /// What stands against new peers on a store, and what is said of its regions
+    Store {
+        /// The store's id
+        id: u64,
+        /// Of at most this many regions
+        #[arg(long, default_value_t = 16)]
+        limit: u32,
+    },
 }
 
 /// Which API version the cluster runs, and which keyspace is meant.
@@ -401,6 +431,14 @@ pub(crate) enum BenchCommand {
         /// Seconds to watch
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// Regions to cut the keys into first
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 1,
+            value_parser = clap::value_parser!(u32).range(1..=100_000)
+        )]
+        regions: u32,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// What a failed command tells the shell. 0 is success, and 130 an interrupted one.
+/// What a failed command tells the shell. 0 is success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     /// The operation was tried and failed.
@@ -16,6 +16,8 @@ pub(crate) enum Code {
     Precondition = 4,
     /// A deadline passed.
     Timeout = 5,
+    /// A signal came before there was anything to stop cleanly, or came twice.
+    Interrupted = 130,
 }
 
 /// Why a command ends early.

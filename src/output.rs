@@ -49,6 +49,12 @@ impl Report {
         Self { header: Vec::new(), rows, document }
     }
 
+    /// Adds a field to the JSON document.
+    pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
+        self.document[name] = value;
+        self
+    }
+
     /// Prints to stdout. A closed pipe is the reader's choice, not an error.
     pub(crate) fn print(&self, format: Format) {
         let text = match format {

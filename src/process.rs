@@ -36,7 +36,7 @@ pub(crate) async fn stop_signal() -> Outcome {
     tokio::spawn(async {
         if wait_signal().await.is_ok() {
             eprintln!("tessera: stopped at once");
-            std::process::exit(130);
+            std::process::exit(Code::Interrupted as i32);
         }
     });
     Ok(())

@@ -98,30 +98,37 @@ fn start_logging(flags: &LogFlags, level: Option<&str>, file: Option<PathBuf>) -
 }
 
 async fn start_scheduler(config: scheduler::Config) -> Outcome<SchedulerNode> {
-    SchedulerNode::start(config).await.map_err(|error| {
-        let code = match &error {
-            scheduler::StartError::Mistake(_)
-            | scheduler::StartError::Listen { .. }
-            | scheduler::StartError::WrongDirectory { .. } => Code::Usage,
-            scheduler::StartError::Join(_) => Code::Unreachable,
-            scheduler::StartError::Thread(_) | scheduler::StartError::Storage(_) => Code::Failed,
-        };
-        Failure::new(code, error)
-    })
+    SchedulerNode::start(config)
+        .await
+        .map_err(|error| Failure::new(code_of_scheduler(&error), error))
 }
 
 async fn start_store(config: kv::Config) -> Outcome<StoreNode> {
-    StoreNode::start(config).await.map_err(|error| {
-        let code = match &error {
-            kv::StartError::Config(_)
-            | kv::StartError::Listen { .. }
-            | kv::StartError::AnotherCluster { .. }
-            | kv::StartError::AnotherApiVersion { .. } => Code::Usage,
-            kv::StartError::Scheduler { .. } => Code::Unreachable,
-            kv::StartError::Engine(_) => Code::Failed,
-        };
-        Failure::new(code, error)
-    })
+    StoreNode::start(config).await.map_err(|error| Failure::new(code_of_store(&error), error))
+}
+
+/// Why a scheduler member did not start, as a code: a person's mistake (a used port, a directory of
+/// something else) is 2.
+pub(crate) fn code_of_scheduler(error: &scheduler::StartError) -> Code {
+    match error {
+        scheduler::StartError::Mistake(_)
+        | scheduler::StartError::Listen { .. }
+        | scheduler::StartError::WrongDirectory { .. } => Code::Usage,
+        scheduler::StartError::Join(_) => Code::Unreachable,
+        scheduler::StartError::Thread(_) | scheduler::StartError::Storage(_) => Code::Failed,
+    }
+}
+
+/// The same for a store.
+pub(crate) fn code_of_store(error: &kv::StartError) -> Code {
+    match error {
+        kv::StartError::Config(_)
+        | kv::StartError::Listen { .. }
+        | kv::StartError::AnotherCluster { .. }
+        | kv::StartError::AnotherApiVersion { .. } => Code::Usage,
+        kv::StartError::Scheduler { .. } => Code::Unreachable,
+        kv::StartError::Engine(_) => Code::Failed,
+    }
 }
 
 fn scheduler_config(

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use crate::backoff::{Backoff, Pause};
 use crate::error::{Cause, Error, ErrorKind, Result};
 
+/// The longest timeout. "For ever" counts as this: clocks cannot be added to without end.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// The state of a call across its tries.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -36,7 +39,7 @@ impl Call {
         Self {
             what,
             started: now,
-            deadline: now + timeout,
+            deadline: now + timeout.min(TIMEOUT_MAX),
             backoff: Backoff::new(seed),
             attempts: 0,
             outcome_open: false,
@@ -155,6 +158,13 @@ mod tests {
         assert_eq!(*error.kind(), ErrorKind::Timeout);
         assert!(error.waited() >= Duration::from_millis(20));
         assert!(error.to_string().starts_with("raw get: waiting for a leader of r2"));
+    }
+
+    #[tokio::test]
+    async fn for_ever_is_a_timeout_too() {
+        let call = Call::new("raw get", Duration::MAX, 1);
+        assert!(call.remaining() > Duration::from_secs(1));
+        assert_eq!(call.patience(Duration::MAX).unwrap().as_secs(), call.remaining().as_secs());
     }
 
     #[tokio::test]

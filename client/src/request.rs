@@ -117,7 +117,7 @@ impl Cluster {
         mut request: R,
     ) -> Result<Option<R::Answer>> {
         let Some(address) = self.address(call, route).await? else { return Ok(None) };
-        let patience = call.patience(self.config.store_timeout * R::PATIENCE)?;
+        let patience = call.patience(self.config.store_timeout.saturating_mul(R::PATIENCE))?;
         self.fill_context(route, patience, request.context().get_or_insert_default());
         call.sends_to(route.region_id());
         let channel = self.connections.to(&address)?;

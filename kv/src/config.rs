@@ -73,7 +73,7 @@ pub struct Config {
     pub api_version: ApiVersion,
     /// What the scheduler may know of this store's place: `zone`, `rack`, `host`. *store*
     pub labels: BTreeMap<String, String>,
-    /// How the replicas behave. *cluster*
+    /// How the replicas behave. *cluster*, but `raft_workers`: *store*
     pub raft: raftstore::config::Config,
     /// Snapshots are written and sent with so many bytes a second at most, together; 0 is no limit. *store*
     pub snapshot_bytes_per_second: u64,

@@ -32,7 +32,7 @@ use crate::config::{CAPACITY_WHEN_UNKNOWN_BYTES, Config, StorageKind};
 use crate::error::StartError;
 use crate::identity::{self, Identity};
 use crate::metrics::Metrics;
-use crate::net::incoming::{self, Cut};
+use crate::net::incoming::{self, Cut, Limits};
 use crate::net::outbound::{CONNECTION_WINDOW_BYTES, Outbound, STREAM_WINDOW_BYTES};
 use crate::net::resolver::Resolver;
 use crate::net::snapshot_stream::{self, Place};
@@ -49,6 +49,11 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 
 /// Header bytes of one request.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
+
+/// A connection that is silent for so long is asked whether the other side lives …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// … and closed when no answer comes within this time.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long requests under way may take to finish once the node stops.
 const GRACE: Duration = Duration::from_secs(1);
@@ -262,7 +267,7 @@ impl StoreNode {
 
         // What answers requests.
         let (in_use_tx, in_use) = mpsc::channel(1);
-        let storage = Replicated::new(router.clone(), metrics.clone());
+        let storage = Replicated::new(router.clone(), metrics.clone(), config.api_version);
         let store = Arc::new(Store {
             cluster_id: identity.cluster_id,
             store_id: identity.store_id,
@@ -467,20 +472,32 @@ fn serve<D: DataEngine>(
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Of all services described, those that this port serves.
+                .with_service_name(proto::tikvpb::tikv_server::SERVICE_NAME)
+                .with_service_name(proto::debugpb::debug_server::SERVICE_NAME)
+                .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+                .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
         };
         let v1 = reflection().build_v1().expect("our own descriptors decode");
         let v1alpha = reflection().build_v1alpha().expect("our own descriptors decode");
+        let service = Service::new(store);
+        let debug = service.debug_server();
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .tcp_nodelay(true)
-            .add_service(Service::new(store).into_server(compress))
+            .add_service(service.into_server(compress))
+            .add_service(debug)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
             .add_service(v1)
             .add_service(v1alpha);
-        let connections = incoming::connections(door, ear.clone(), no_more.clone());
+        let limits = Limits::of_process();
+        let connections = incoming::connections(door, ear.clone(), no_more.clone(), limits);
         let serving = server.serve_with_incoming_shutdown(connections, no_more.heard());
         if let Some(Err(error)) = ear.or(serving).await {
             tracing::error!(%error, "serving ended");

@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
-use crate::net::incoming::Ear;
+use crate::net::incoming::{self, Door, Ear, Limits};
 use crate::service::Store;
 
 /// What does not change while a store runs.
@@ -108,8 +108,10 @@ pub(crate) fn serve<D: DataEngine>(
         .route("/config", get(config))
         .route("/metrics", get(metrics_text))
         .with_state(about);
+    let connections = incoming::connections(door, ear.clone(), ear.clone(), Limits::of_process());
     async move {
-        if let Some(Err(error)) = ear.or(axum::serve(door, paths).into_future()).await {
+        let serving = axum::serve(Door(connections), paths).into_future();
+        if let Some(Err(error)) = ear.or(serving).await {
             tracing::error!(%error, "the status port ended");
         }
         drop(seen);
@@ -158,9 +160,11 @@ impl Collector for Published {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let views = self.0.all();
         let leaders = views.iter().filter(|view| view.is_leader).count();
+        let asleep = views.iter().filter(|view| view.is_asleep()).count();
         for (name, help, value) in [
             ("regions", "Peers on this store", views.len()),
             ("leaders", "Peers on this store that lead", leaders),
+            ("asleep", "Peers on this store whose region is quiet and sleeps", asleep),
         ] {
             let gauge = ConstGauge::new(value as i64);
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

@@ -18,8 +18,9 @@ pub use key::KeyRange;
 pub use refusal::Refusal;
 pub use timestamp::Timestamp;
 pub use wire::{
-    coprocessor, deadlock, disk_usage, eraftpb, errorpb, etcdserverpb, keyspacepb, kvrpcpb,
-    meta_storagepb, metapb, mvccpb, pdpb, raft_serverpb, replication_modepb, schedulerpb, tikvpb,
+    coprocessor, deadlock, debugpb, disk_usage, eraftpb, errorpb, etcdserverpb, keyspacepb,
+    kvrpcpb, meta_storagepb, metapb, mvccpb, pdpb, raft_serverpb, replication_modepb, schedulerpb,
+    tikvpb,
 };
 
 /// The serialised `FileDescriptorSet` of everything declared in `protos/`, for gRPC reflection.

@@ -8,6 +8,10 @@ use crate::{KeyRange, PeerId, RegionId, StoreId, metapb};
 /// The epoch of a region that has seen neither a split nor a membership change.
 pub const FIRST_EPOCH: metapb::RegionEpoch = metapb::RegionEpoch { conf_ver: 1, version: 1 };
 
+/// What a leader says of a peer that will not come back, where a heartbeat says for how long a peer has been
+/// down: ten years. Such a peer is to be replaced whatever becomes of its store.
+pub const DOWN_FOR_GOOD_SECONDS: u64 = 10 * 365 * 24 * 60 * 60;
+
 /// The peer of this region on that store.
 pub fn peer_on(region: &metapb::Region, store: StoreId) -> Option<&metapb::Peer> {
     region.peers.iter().find(|peer| peer.store_id == store.0)

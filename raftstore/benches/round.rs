@@ -3,8 +3,10 @@
 //! | group | what is timed |
 //! |---|---|
 //! | `proposals` | three stores with their threads in this process, messages handed over as values: from `Router::write` to its answer, so without gRPC; some writes in flight at a time |
-//! | `apply` | committed entries becoming one batch of the data engine |
+//! | `apply` | committed entries of one region and of many becoming batches of the data engine |
 //! | `snapshot` | a region's data written down, and put in place of another's |
+//!
+//! What many regions can share out is timed in one lane and in two; more lanes than cores win nothing.
 //!
 //! `cargo xtask bench round` runs it on a release build without compiling RocksDB again. Figures of
 //! one run may be compared with each other; those of two runs only on a quiet machine.
@@ -30,7 +32,9 @@ use raft::eraftpb::Entry;
 use raftstore::applier::Applier;
 use raftstore::command::Fold;
 use raftstore::config::Config;
-use raftstore::driver::{Background, Observer, RaftStore, Router, SnapshotStorage};
+use raftstore::driver::{
+    Background, LaneThread, Observer, RaftStore, Router, SnapshotStorage, ThreadLanes,
+};
 use raftstore::effects::{OutgoingSnapshot, Report};
 use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::rocks::{Options, RocksData, RocksLog};
@@ -44,6 +48,10 @@ const VALUE_BYTES: usize = 256;
 const STORES: u64 = 3;
 /// Writes in flight where many are.
 const MANY: usize = 256;
+/// Regions where many are.
+const MANY_REGIONS: u64 = 100;
+/// Writes applied at once.
+const APPLIED: u64 = 1600;
 /// Keys of a region, each written again and again.
 const KEYS: u64 = 10_000;
 /// A snapshot holds this many pairs: 16 MiB of values.
@@ -123,7 +131,7 @@ struct Cluster<D: DataEngine, L: LogEngine> {
 }
 
 impl<D: DataEngine, L: LogEngine> Cluster<D, L> {
-    fn start(count: u64, mut engines: impl FnMut(StoreId) -> (D, L)) -> Self {
+    fn start(count: u64, lanes: usize, mut engines: impl FnMut(StoreId) -> (D, L)) -> Self {
         let mesh = Arc::new(Mutex::new(BTreeMap::new()));
         let regions: Vec<_> = (0..count).map(|number| region_of(number, count)).collect();
         let mut stores = Vec::new();
@@ -134,7 +142,8 @@ impl<D: DataEngine, L: LogEngine> Cluster<D, L> {
                 bootstrap::prepare(&data, region.clone()).unwrap();
             }
             bootstrap::confirm_first_region(&data).unwrap();
-            let config = Config { seed: id.0, incarnation: id.0, ..Config::default() };
+            let config =
+                Config { seed: id.0, incarnation: id.0, raft_workers: lanes, ..Config::default() };
             let background = Background::new(data.clone(), SnapshotStorage::Memory).unwrap();
             let transport = Arc::new(Mesh(Arc::clone(&mesh)));
             let listener = Arc::new(Listener);
@@ -194,11 +203,12 @@ fn regions_len(count: u64) -> usize {
 fn propose<D: DataEngine, L: LogEngine>(
     criterion: &mut Criterion,
     engine: &str,
-    mut engines: impl FnMut(StoreId, u64) -> (D, L),
+    mut engines: impl FnMut(&str, StoreId) -> (D, L),
 ) {
-    for count in [1, 100] {
-        let mut cluster = Cluster::start(count, |store| engines(store, count));
-        let mut group = criterion.benchmark_group(format!("proposals/{engine}/{count}_regions"));
+    for (count, lanes) in [(1, 1), (MANY_REGIONS, 1), (MANY_REGIONS, 2)] {
+        let name = format!("{count}_regions_{lanes}_lanes");
+        let mut cluster = Cluster::start(count, lanes, |store| engines(&name, store));
+        let mut group = criterion.benchmark_group(format!("proposals/{engine}/{name}"));
         for in_flight in [1, MANY] {
             group.throughput(Throughput::Elements(in_flight as u64));
             group.bench_function(format!("{in_flight}_in_flight"), |bencher| {
@@ -209,42 +219,73 @@ fn propose<D: DataEngine, L: LogEngine>(
     }
 }
 
+/// Applies to one region or to many, whose entries are next to each other in a round.
 fn apply(criterion: &mut Criterion, engine: &str, data: impl DataEngine) {
-    let region = region_of(0, 1);
-    let (region_id, peer_id) = (RegionId(region.id), PeerId(1));
-    let mut applier = Applier::new(data);
-    let mut index = 5;
-    let start =
-        ApplyTask::Start { region: region.clone(), peer_id, applied_index: index, applied_term: 5 };
-    applier.apply(vec![start]).unwrap();
     let mut group = criterion.benchmark_group(format!("apply/{engine}"));
-    // The same writes, as entries of one each and as one entry: how much merging saves.
-    for (entries, writes) in [(64, 1), (1, 64)] {
-        group.throughput(Throughput::Elements(entries * writes));
-        group.bench_function(format!("{entries}_entries_of_{writes}"), |bencher| {
+    group.throughput(Throughput::Elements(APPLIED));
+    // The same writes, as entries of one each and as larger ones: how much merging saves.
+    for (regions, lanes, writes) in [
+        (1, 1, 1),
+        (1, 1, 16),
+        (MANY_REGIONS, 1, 1),
+        (MANY_REGIONS, 1, 16),
+        (MANY_REGIONS, 2, 1),
+        (MANY_REGIONS, 2, 16),
+    ] {
+        let (thread_lanes, threads) = ThreadLanes::new(lanes);
+        let threads: Vec<_> = threads
+            .into_iter()
+            .map(|thread: LaneThread| std::thread::spawn(|| thread.run()))
+            .collect();
+        let mut applier = Applier::new(data.clone()).with_lanes(Box::new(thread_lanes));
+        let mut index = 5;
+        let start = |number| ApplyTask::Start {
+            region: region_of(number, regions),
+            peer_id: peer_of(number),
+            applied_index: index,
+            applied_term: 5,
+        };
+        applier.apply((0..regions).map(start).collect()).unwrap();
+        let entries = APPLIED / writes / regions;
+        let name = format!("{regions}_regions_{lanes}_lanes/entries_of_{writes}");
+        group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 || {
-                    let entry = |_| {
-                        let mut fold = Fold::new(region::epoch(&region));
-                        for number in 0..writes {
-                            fold.push(&put(0, index * 7919 + number));
-                        }
-                        index += 1;
-                        let mut entry = Entry::default();
-                        entry.index = index;
-                        entry.term = 5;
-                        entry.data = fold.finish().into();
-                        entry
-                    };
-                    let entries = (0..entries).map(entry).collect();
-                    vec![ApplyTask::Entries { region_id, peer_id, entries, skip_children: vec![] }]
+                    let first = index + 1;
+                    index += entries;
+                    let tasks = |number| entries_of(number, first..=index, writes);
+                    (0..regions).map(tasks).collect()
                 },
                 |tasks| applier.apply(tasks).unwrap(),
                 BatchSize::PerIteration,
             );
         });
+        drop(applier);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
     group.finish();
+}
+
+/// The peer of a region on the first store.
+fn peer_of(number: u64) -> PeerId {
+    PeerId(number * STORES + 1)
+}
+
+/// Entries of one region, with so many writes each.
+fn entries_of(number: u64, indexes: std::ops::RangeInclusive<u64>, writes: u64) -> ApplyTask {
+    let entry = |index: u64| {
+        let mut fold = Fold::new(region::FIRST_EPOCH);
+        for write in 0..writes {
+            fold.push(&put(number, index * 7919 + write));
+        }
+        Entry { index, term: 5, data: fold.finish().into(), ..Default::default() }
+    };
+    ApplyTask::Entries {
+        region_id: RegionId(number + 1),
+        peer_id: peer_of(number),
+        entries: indexes.map(entry).collect(),
+        skip_children: vec![],
+    }
 }
 
 fn snapshot<D: DataEngine>(
@@ -306,8 +347,8 @@ fn rocks(folder: &Path) -> (RocksData, RocksLog) {
 fn round(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     propose(criterion, "memory", |_, _| (MemoryData::new(), MemoryLog::new()));
-    propose(criterion, "rocksdb", |store, count| {
-        rocks(&folder.path().join(format!("{count}-{store}")))
+    propose(criterion, "rocksdb", |name, store| {
+        rocks(&folder.path().join(name).join(store.to_string()))
     });
     apply(criterion, "memory", MemoryData::new());
     apply(criterion, "rocksdb", rocks(&folder.path().join("apply")).0);

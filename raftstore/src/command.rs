@@ -6,6 +6,8 @@
 //! split     3 │ epoch │ right-derive │ count │ count × ( key │ region id │ n │ n × peer id )
 //! member    4 │ epoch │ peer id │ store id │ role           (the context of a ConfChange entry)
 //! members   5 │ epoch │ count │ count × ( peer id │ store id │ role )     (of a ConfChangeV2 entry)
+//! compute   6
+//! verify    7 │ index │ crc │ keys │ bytes
 //!
 //! change    0x10+family │ key │ value      put
 //!           0x20+family │ key              delete
@@ -28,6 +30,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use proto::{KeyRange, PeerId, RegionId, StoreId, metapb};
 
 use crate::engine::{Change, ColumnFamily, WriteBatch};
+use crate::storage::region_hash::RegionHash;
 
 /// The encoding described above.
 const VERSION: u8 = 1;
@@ -37,6 +40,8 @@ const KIND_CUT: u8 = 2;
 const KIND_SPLIT: u8 = 3;
 const KIND_MEMBER: u8 = 4;
 const KIND_MEMBERS: u8 = 5;
+const KIND_COMPUTE: u8 = 6;
+const KIND_VERIFY: u8 = 7;
 
 const CHANGE_PUT: u8 = 0x10;
 const CHANGE_DELETE: u8 = 0x20;
@@ -66,6 +71,15 @@ pub enum Command {
     /// Change several peers at once, or leave what such a change led into. The epoch's conf_ver must match
     /// when applied.
     Members(Members),
+    /// Every replica shall compute the hash of its data as of this very entry.
+    ComputeHash,
+    /// A quorum of replicas has come to this hash at an earlier entry.
+    VerifyHash {
+        /// The entry.
+        index: u64,
+        /// What the data came to.
+        hash: RegionHash,
+    },
 }
 
 /// How to cut a region.
@@ -154,6 +168,15 @@ impl Command {
                 members.peers.iter().for_each(|peer| put_peer(&mut out, peer));
                 out.to_vec()
             }
+            Self::ComputeHash => head(KIND_COMPUTE).to_vec(),
+            Self::VerifyHash { index, hash } => {
+                let mut out = head(KIND_VERIFY);
+                put_number(&mut out, *index);
+                put_number(&mut out, hash.crc.into());
+                put_number(&mut out, hash.keys);
+                put_number(&mut out, hash.bytes);
+                out.to_vec()
+            }
         }
     }
 
@@ -184,6 +207,8 @@ impl Command {
                 }
                 Self::Members(Members { epoch, peers })
             }
+            KIND_COMPUTE => Self::ComputeHash,
+            KIND_VERIFY => Self::VerifyHash { index: rest.number()?, hash: rest.hash()? },
             _ => return Err(NotACommand("unknown kind")),
         };
         if rest.0.is_empty() { Ok(command) } else { Err(NotACommand("bytes left over")) }
@@ -262,6 +287,8 @@ impl fmt::Display for Command {
                 write!(f, "Write v{} {} changes", epoch.version, batch.len())
             }
             Self::CutLog { index, term } => write!(f, "CutLog {index}@{term}"),
+            Self::ComputeHash => f.write_str("ComputeHash"),
+            Self::VerifyHash { index, hash } => write!(f, "VerifyHash {index}: {hash}"),
             Self::Split(split) => {
                 write!(f, "Split v{}.c{}", split.epoch.version, split.epoch.conf_ver)?;
                 split.parts.iter().try_for_each(|part| {
@@ -361,6 +388,14 @@ impl Rest {
         })
     }
 
+    fn hash(&mut self) -> Result<RegionHash, NotACommand> {
+        Ok(RegionHash {
+            crc: u32::try_from(self.number()?).map_err(|_| NotACommand("checksum"))?,
+            keys: self.number()?,
+            bytes: self.number()?,
+        })
+    }
+
     fn change(&mut self) -> Result<Change, NotACommand> {
         let kind = self.byte()?;
         let cf = ColumnFamily::from_number(kind & 0x0f)
@@ -430,6 +465,9 @@ mod tests {
         check(&Command::Member(Member { epoch: EPOCH, peer }));
         check(&Command::Members(Members { epoch: EPOCH, peers: vec![peer, peer] }));
         check(&Command::Members(Members { epoch: EPOCH, peers: vec![] }));
+        check(&Command::ComputeHash);
+        let hash = RegionHash { crc: u32::MAX, keys: 3, bytes: u64::MAX };
+        check(&Command::VerifyHash { index: 300, hash });
     }
 
     #[test]

@@ -55,6 +55,30 @@ impl Effects {
             && self.reports.is_empty()
             && self.replies.is_empty()
     }
+
+    /// Adds what others ask for behind what is asked already.
+    pub(crate) fn append(&mut self, others: Self) {
+        let Self {
+            send_now,
+            log,
+            send_after_persist,
+            persisted,
+            snapshots,
+            apply,
+            background,
+            reports,
+            replies,
+        } = others;
+        self.send_now.extend(send_now);
+        self.log.groups.extend(log.groups);
+        self.send_after_persist.extend(send_after_persist);
+        self.persisted.extend(persisted);
+        self.snapshots.extend(snapshots);
+        self.apply.extend(apply);
+        self.background.extend(background);
+        self.reports.extend(reports);
+        self.replies.extend(replies);
+    }
 }
 
 /// One peer's part of a log write.

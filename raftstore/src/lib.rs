@@ -5,7 +5,9 @@ pub mod msg;
 pub mod effects;
 pub mod command;
 pub mod config;
+pub mod clock_trust;
 pub mod error;
+pub mod lanes;
 pub mod plant;
 
 pub mod store;

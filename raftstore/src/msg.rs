@@ -18,6 +18,8 @@ use proto::{KeyRange, PeerId, Refusal, RegionId, StoreId, kvrpcpb, metapb, pdpb,
 use crate::engine::snapshot_file::SnapshotFile;
 use crate::engine::{RangeSize, WriteBatch};
 use crate::operation::split_keys::SplitSearch;
+use crate::storage::Quarantine;
+use crate::storage::region_hash::{HashJob, RegionHash};
 
 /// A moment on the shell's monotonic clock, in microseconds. Machines compare, they never ask.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +128,13 @@ pub enum StoreMsg {
         /// Who waits, if anybody does.
         reply: Option<ReplyId>,
     },
+    /// Somebody wants to know whether all replicas of a region are the same. Not lost: a full inbox refuses it.
+    CheckConsistency {
+        /// Which region.
+        region_id: RegionId,
+        /// Who waits.
+        reply: ReplyId,
+    },
     /// The scheduler answered a region heartbeat with an order. Lost: it is given again.
     Order(Box<pdpb::RegionHeartbeatResponse>),
     /// Another store's peer speaks. Lost: raft says it again.
@@ -191,6 +200,17 @@ pub enum StoreMsg {
         keys: Vec<Bytes>,
         /// How much it holds, roughly.
         size: RangeSize,
+    },
+    /// Answer to [`BackgroundTask::ComputeHash`].
+    HashComputed {
+        /// Whose.
+        region_id: RegionId,
+        /// Which peer.
+        peer_id: PeerId,
+        /// As of which entry.
+        index: u64,
+        /// What its data came to.
+        hash: RegionHash,
     },
     /// Answer to [`BackgroundTask::SyncData`].
     DataSynced {
@@ -263,6 +283,15 @@ pub enum BackgroundTask {
         /// What to look for.
         search: SplitSearch,
     },
+    /// Compute the hash of a region's data. Answer: [`StoreMsg::HashComputed`].
+    ComputeHash {
+        /// Whose.
+        region_id: RegionId,
+        /// Which peer.
+        peer_id: PeerId,
+        /// The data.
+        job: HashJob,
+    },
     /// Make all written data durable. Answer: [`StoreMsg::DataSynced`].
     SyncData {
         /// Comes back with the answer.
@@ -295,6 +324,13 @@ pub enum ApplyTask {
         /// Regions that a split among the entries must not create here: a newer peer of theirs is
         /// known, or was removed.
         skip_children: Vec<RegionId>,
+    },
+    /// A peer is the odd one: record it. The peer hands out no entries any more.
+    Quarantine {
+        /// Whose.
+        region_id: RegionId,
+        /// The record.
+        odd: Quarantine,
     },
     /// A peer was told to go: write its tombstone.
     Destroy {
@@ -358,6 +394,18 @@ pub enum Outcome {
         index: u64,
         /// Its term.
         term: u64,
+    },
+    /// The hash of the data as of this moment is due.
+    HashDue {
+        /// The data.
+        job: HashJob,
+    },
+    /// A quorum has come to this hash at an earlier entry.
+    HashAgreed {
+        /// The entry.
+        index: u64,
+        /// What its data came to there.
+        hash: RegionHash,
     },
     /// The peer is gone; its tombstone is written.
     Removed {

@@ -2,8 +2,8 @@
 //! and until when the leader may answer alone.
 //!
 //! The peer publishes, RPC tasks read; this is one of the three things that threads share. Readers
-//! take no lock: the map of regions and each region's view are replaced whole, and the lease is one
-//! atomic number inside the view.
+//! take no lock: each part of the map of regions and each region's view are replaced whole, and the lease
+//! is one atomic number inside the view.
 //!
 //! **How to read.** Look at the region *first* ([`ReadViews::before_snapshot`]), then take the engine's
 //! snapshot, then [`ReadViews::check`] with a `now` read after it:
@@ -24,7 +24,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use proto::{KeyRange, Refusal, RegionId, StoreId, metapb, region};
@@ -50,6 +50,8 @@ pub struct ReadView {
     pub is_initialized: bool,
     /// Until when the leader may answer alone, in microseconds; 0: not now.
     lease_until: AtomicU64,
+    /// Whether the peer is asleep.
+    is_asleep: AtomicBool,
     /// What was read, for the scheduler.
     reads: Arc<ReadCounts>,
 }
@@ -59,9 +61,22 @@ pub struct ReadView {
 pub struct ReadCounts {
     keys: AtomicU64,
     bytes: AtomicU64,
+    /// Something was read under a lease since the peer last looked.
+    is_fresh: AtomicBool,
 }
 
 impl ReadCounts {
+    /// Whether something was read under a lease since the last call.
+    pub(crate) fn take_is_fresh(&self) -> bool {
+        self.is_fresh.load(Ordering::Relaxed) && self.is_fresh.swap(false, Ordering::Relaxed)
+    }
+
+    fn note_read(&self) {
+        if !self.is_fresh.load(Ordering::Relaxed) {
+            self.is_fresh.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Keys and bytes since the last call.
     pub fn take(&self) -> (u64, u64) {
         (self.keys.swap(0, Ordering::Relaxed), self.bytes.swap(0, Ordering::Relaxed))
@@ -126,6 +141,17 @@ impl ReadView {
         now.0 < self.lease_until.load(Ordering::Acquire)
     }
 
+    /// Whether the peer is asleep: its region is quiet.
+    pub fn is_asleep(&self) -> bool {
+        self.is_asleep.load(Ordering::Relaxed)
+    }
+
+    /// Until when the leader may answer alone, if it ever might under this view.
+    pub fn lease_until(&self) -> Option<Now> {
+        let until = self.lease_until.load(Ordering::Acquire);
+        (until > 0).then_some(Now(until))
+    }
+
     /// Counts what was read, for the scheduler.
     pub fn count_read(&self, keys: u64, bytes: u64) {
         self.reads.keys.fetch_add(keys, Ordering::Relaxed);
@@ -176,9 +202,16 @@ impl Publisher {
             return;
         }
         self.set_lease(None);
+        let is_asleep = self.current.is_asleep();
         self.current = Arc::new(view_of(&next, &self.reads));
+        self.set_asleep(is_asleep);
         self.last = next;
         self.slot.store(self.current.clone());
+    }
+
+    /// Says whether the peer is asleep.
+    pub(crate) fn set_asleep(&self, is_asleep: bool) {
+        self.current.is_asleep.store(is_asleep, Ordering::Relaxed);
     }
 
     /// Sets or takes back the lease of the current view.
@@ -198,21 +231,33 @@ fn view_of(published: &Published, reads: &Arc<ReadCounts>) -> ReadView {
         is_leader,
         is_initialized,
         lease_until: AtomicU64::new(0),
+        is_asleep: AtomicBool::new(false),
         reads: reads.clone(),
     }
 }
+
+/// Parts of the map of regions. A part is copied for each region that comes or goes: with one part, the
+/// thousand regions of a split among ten thousand would take ten million steps.
+const PARTS: usize = 128;
+
+/// A part of the map: where each region's newest view is.
+type Slots = BTreeMap<RegionId, Arc<ArcSwap<ReadView>>>;
 
 /// The views of all regions of a store. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ReadViews {
     store_id: StoreId,
-    slots: Arc<ArcSwap<BTreeMap<RegionId, Arc<ArcSwap<ReadView>>>>>,
+    parts: Arc<[ArcSwap<Slots>]>,
 }
 
 impl ReadViews {
     /// No regions yet.
     pub fn new(store_id: StoreId) -> Self {
-        Self { store_id, slots: Arc::default() }
+        Self { store_id, parts: (0..PARTS).map(|_| ArcSwap::default()).collect() }
+    }
+
+    fn part_of(&self, region_id: RegionId) -> &ArcSwap<Slots> {
+        &self.parts[(region_id.0 % PARTS as u64) as usize]
     }
 
     /// Whose these are.
@@ -222,12 +267,17 @@ impl ReadViews {
 
     /// The newest view of this region.
     pub fn by_id(&self, region_id: RegionId) -> Option<Arc<ReadView>> {
-        self.slots.load().get(&region_id).map(|slot| slot.load_full())
+        self.part_of(region_id).load().get(&region_id).map(|slot| slot.load_full())
     }
 
     /// Every region's view, by id.
     pub fn all(&self) -> Vec<Arc<ReadView>> {
-        self.slots.load().values().map(|slot| slot.load_full()).collect()
+        let mut all = Vec::new();
+        for part in self.parts.iter() {
+            all.extend(part.load().values().map(|slot| slot.load_full()));
+        }
+        all.sort_unstable_by_key(|view| view.region.id);
+        all
     }
 
     /// The first look of a reader, before it takes its snapshot.
@@ -259,20 +309,25 @@ impl ReadViews {
             && view.is_leader
             && !target.replica_read
             && view.holds_lease(now);
+        if by_lease {
+            view.reads.note_read();
+        }
         Ok((if by_lease { ReadPath::Lease } else { ReadPath::Barrier }, view))
     }
 
     pub(crate) fn insert(&self, region_id: RegionId, publisher: &Publisher) {
-        let mut slots = BTreeMap::clone(&self.slots.load());
+        let part = self.part_of(region_id);
+        let mut slots = BTreeMap::clone(&part.load());
         slots.insert(region_id, publisher.slot.clone());
-        self.slots.store(Arc::new(slots));
+        part.store(Arc::new(slots));
     }
 
     pub(crate) fn remove(&self, region_id: RegionId, publisher: &Publisher) {
         publisher.set_lease(None);
-        let mut slots = BTreeMap::clone(&self.slots.load());
+        let part = self.part_of(region_id);
+        let mut slots = BTreeMap::clone(&part.load());
         slots.remove(&region_id);
-        self.slots.store(Arc::new(slots));
+        part.store(Arc::new(slots));
     }
 }
 
@@ -336,6 +391,26 @@ mod tests {
         let before = views.before_snapshot(RegionId(2));
         let refused = views.check(&before, &target(1), Now(1));
         assert!(matches!(refused, Err(Refusal::EpochNotMatch { .. })));
+    }
+
+    #[test]
+    fn regions_come_and_go() {
+        let views = ReadViews::new(StoreId(1));
+        let ids: Vec<u64> = (1..400).rev().collect();
+        let of = |id| {
+            let mut published = published(1, true);
+            published.region.id = id;
+            Publisher::new(published)
+        };
+        let publishers: Vec<_> = ids.iter().map(|id| (RegionId(*id), of(*id))).collect();
+        publishers.iter().for_each(|(id, publisher)| views.insert(*id, publisher));
+        let seen = || views.all().iter().map(|view| view.region.id).collect::<Vec<_>>();
+        assert_eq!(seen(), (1..400).collect::<Vec<_>>());
+        let (gone, left) = publishers.split_at(150);
+        gone.iter().for_each(|(id, publisher)| views.remove(*id, publisher));
+        assert_eq!(seen(), (1..250).collect::<Vec<_>>());
+        assert!(left.iter().all(|(id, _)| views.by_id(*id).is_some()));
+        assert!(gone.iter().all(|(id, _)| views.by_id(*id).is_none()));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 use proto::{RegionId, StoreId};
 use serde::Serialize;
 
+use crate::balancers;
 use crate::checkers::{Finding, replicas};
-use crate::cluster::{Cluster, Moment};
+use crate::cluster::{Cluster, Moment, RegionRecord};
 use crate::ids::Ids;
-use crate::placement::{LEADER_TARGET, PEER_TARGET, Question, View, excluded};
+use crate::placement::{Candidate, LEADER_TARGET, PEER_TARGET, Question, View, excluded};
 
 /// What the scheduler thinks of a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,6 +23,10 @@ pub struct Explanation {
     pub ended: Vec<String>,
     /// What the replica checker says of it now.
     pub replicas: String,
+    /// What the balancer of leaders says of it now.
+    pub balance_leader: String,
+    /// What the balancer of peers says of it now.
+    pub balance_region: String,
     /// What each store could do for it.
     pub stores: Vec<StoreVerdict>,
 }
@@ -35,6 +40,77 @@ pub struct StoreVerdict {
     pub no_peer_because: Option<&'static str>,
     /// Why it cannot lead the region; `None` when it can.
     pub no_leader_because: Option<&'static str>,
+    /// What the judges look at.
+    #[serde(flatten)]
+    pub numbers: StoreNumbers,
+}
+
+/// What the judges look at in a store. Counts and sizes are those that the plans under way lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreNumbers {
+    /// Regions it leads.
+    pub leaders: i64,
+    /// Peers it holds.
+    pub peers: i64,
+    /// Their sizes together.
+    pub size_mib: i64,
+    /// Free on its disk; 0 when it does not say.
+    pub available_mib: u64,
+    /// The size of its disk; 0 when it does not say.
+    pub capacity_mib: u64,
+    /// How long it has said nothing.
+    pub silent_ms: u64,
+    /// Peers on it that are catching up.
+    pub catching_up: usize,
+    /// Peers that plans are adding to it.
+    pub adding: usize,
+    /// Snapshots it is sending, receiving and applying.
+    pub snapshots: u32,
+}
+
+impl StoreNumbers {
+    fn of(candidate: &Candidate<'_>, moment: Moment) -> Self {
+        let stats = candidate.store.stats.clone().unwrap_or_default();
+        Self {
+            leaders: candidate.leader_count(),
+            peers: candidate.region_count(),
+            size_mib: candidate.size_mib(),
+            available_mib: stats.available >> 20,
+            capacity_mib: stats.capacity >> 20,
+            silent_ms: candidate.store.silence_ms(moment),
+            catching_up: candidate.counts.pending,
+            adding: candidate.influence.adding,
+            snapshots: stats.sending_snap_count
+                + stats.receiving_snap_count
+                + stats.applying_snap_count,
+        }
+    }
+}
+
+/// What the scheduler thinks of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreExplanation {
+    /// Which store.
+    pub store: u64,
+    /// Its state as PD's tools name it.
+    pub state: &'static str,
+    /// Why it gets no new peers of any region; `None` when it may get some.
+    pub no_peer_because: Option<&'static str>,
+    /// What the judges look at.
+    #[serde(flatten)]
+    pub numbers: StoreNumbers,
+    /// What the replica checker says of the regions that have a peer there, or the plans under way for
+    /// them, as many as were asked for.
+    pub regions: Vec<RegionVerdict>,
+}
+
+/// What is said of one region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RegionVerdict {
+    /// Which region.
+    pub region: u64,
+    /// In words.
+    pub says: String,
 }
 
 /// Plans of a region that are named in its explanation.
@@ -59,14 +135,32 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
             store: candidate.store.id().0,
             no_peer_because: excluded(PEER_TARGET, candidate, &question),
             no_leader_because: excluded(LEADER_TARGET, candidate, &question),
+            numbers: StoreNumbers::of(candidate, moment),
         })
         .collect();
+    let balance = |verdict: fn(View<'_>, &RegionRecord) -> String| {
+        why_nothing_is_balanced(cluster, moment).unwrap_or_else(|| verdict(view, record))
+    };
     Some(Explanation {
         region: proto::region::Readable(&record.region).to_string(),
         under_way: cluster.operators().of(id).map(ToString::to_string),
         ended,
         replicas: verdict(view, id),
+        balance_leader: balance(balancers::leaders::verdict),
+        balance_region: balance(balancers::regions::verdict),
         stores,
+    })
+}
+
+fn why_nothing_is_balanced(cluster: &Cluster, moment: Moment) -> Option<String> {
+    if cluster.policy().halt_scheduling {
+        return Some("scheduling is halted".into());
+    }
+    (!cluster.is_prepared(moment)).then(|| {
+        let (heard, all) = cluster.heard();
+        format!(
+            "it has to wait: of {all} regions only {heard} have been heard since this member leads"
+        )
     })
 }
 
@@ -86,22 +180,34 @@ fn verdict(view: View<'_>, id: RegionId) -> String {
     }
 }
 
-/// Why regions do not leave a store that is to be drained, or do not come to one: what the
-/// checker says of each of its regions, up to `limit`.
-pub fn store(cluster: &Cluster, id: StoreId, moment: Moment, limit: usize) -> Vec<(u64, String)> {
+/// Why regions do not leave a store that is to be drained, or do not come to one: with what is said
+/// of each of its regions, up to `limit`. `None` when it is not known.
+pub fn store(
+    cluster: &Cluster,
+    id: StoreId,
+    moment: Moment,
+    limit: usize,
+) -> Option<StoreExplanation> {
     let view = cluster.view(moment);
-    cluster
-        .regions()
-        .on_store(id)
-        .take(limit)
-        .map(|record| {
-            let words = match cluster.operators().of(record.id()) {
-                Some(operator) => operator.to_string(),
-                None => verdict(view, record.id()),
-            };
-            (record.region.id, words)
-        })
-        .collect()
+    let candidates = view.candidates();
+    let candidate = candidates.iter().find(|candidate| candidate.store.id() == id)?;
+    // A region that is nowhere yet: only what is true of the store itself excludes it.
+    let nowhere = RegionRecord::default();
+    let question = Question { record: &nowhere, others: Vec::new(), view };
+    let regions = cluster.regions().on_store(id).take(limit).map(|record| RegionVerdict {
+        region: record.region.id,
+        says: match cluster.operators().of(record.id()) {
+            Some(operator) => operator.to_string(),
+            None => verdict(view, record.id()),
+        },
+    });
+    Some(StoreExplanation {
+        store: id.0,
+        state: candidate.store.state_name(view.policy, moment),
+        no_peer_because: excluded(PEER_TARGET, candidate, &question),
+        numbers: StoreNumbers::of(candidate, moment),
+        regions: regions.collect(),
+    })
 }
 
 #[cfg(test)]
@@ -115,7 +221,7 @@ mod tests {
     fn an_unknown_region_has_no_explanation() {
         let cluster = Cluster::load(Policy::default(), "8.5.0", [], [], Moment::default());
         assert_eq!(region(&cluster, RegionId(1), Moment::default()), None);
-        assert_eq!(store(&cluster, StoreId(1), Moment::default(), 10), []);
+        assert_eq!(store(&cluster, StoreId(1), Moment::default(), 10), None);
     }
 
     #[test]
@@ -128,7 +234,10 @@ mod tests {
         let explained = region(&cluster, RegionId(1), Moment::default()).unwrap();
         assert!(explained.replicas.contains("no leader has spoken"), "{}", explained.replicas);
         assert_eq!(explained.stores.len(), 1);
-        let store = store(&cluster, StoreId(1), Moment::default(), 10);
-        assert_eq!(store, [(1, explained.replicas)]);
+        assert!(explained.balance_leader.contains("of 1 regions only 0"), "{explained:?}");
+        let store = store(&cluster, StoreId(1), Moment::default(), 10).unwrap();
+        assert_eq!(store.regions, [RegionVerdict { region: 1, says: explained.replicas }]);
+        assert_eq!((store.numbers.peers, store.numbers.leaders), (1, 0));
+        assert_eq!(store.no_peer_because, Some("has not been heard yet"));
     }
 }

@@ -8,6 +8,7 @@ pub mod placement;
 pub mod checkers;
 pub mod balancers;
 pub mod operator;
+pub mod instructions;
 pub mod explain;
 pub mod keyspaces;
 pub mod gc;

@@ -1,10 +1,11 @@
-//! What an idle playground costs: processor time and memory of its one process.
+//! What an idle playground costs: processor time and memory of its one process, with one region or many.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::child::Playground;
+use super::regions;
 use crate::exit::{Failure, Outcome};
 use crate::output::{Format, Report};
 
@@ -15,8 +16,17 @@ const SETTLE: Duration = Duration::from_secs(3);
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Watches for some seconds and prints.
-pub(crate) async fn run(seconds: u64) -> Outcome {
+pub(crate) async fn run(seconds: u64, count: u32) -> Outcome {
     let playground = Playground::start(false).await?;
+    let mut fields = vec![("start to first commit", format!("{} ms", playground.took.as_millis()))];
+    let mut document = json!({ "start_ms": playground.took.as_millis() as u64, "regions": count });
+    if count > 1 {
+        let cut = regions::cut(&playground.endpoints(), count as usize).await?;
+        fields.push(("cut into regions", format!("{count} in {:.1} s", cut.split.as_secs_f64())));
+        fields.push(("until they rest", format!("{:.1} s", cut.rest.as_secs_f64())));
+        document["split_s"] = cut.split.as_secs_f64().into();
+        document["rest_s"] = cut.rest.as_secs_f64().into();
+    }
     tokio::time::sleep(SETTLE).await;
     let pid = playground.pid();
     let (before, start) = (processor_ticks(pid)?, Instant::now());
@@ -24,20 +34,11 @@ pub(crate) async fn run(seconds: u64) -> Outcome {
     let used = (processor_ticks(pid)? - before) as f64 / TICKS_PER_SECOND;
     let percent = 100.0 * used / start.elapsed().as_secs_f64();
     let resident = resident_kib(pid)? as f64 / 1024.0;
-    let ready = playground.took.as_millis();
-    Report::fields(
-        vec![
-            ("start to first commit", format!("{ready} ms")),
-            ("idle processor", format!("{percent:.2} % of a core")),
-            ("resident memory", format!("{resident:.0} MiB")),
-        ],
-        json!({
-            "start_ms": ready as u64,
-            "idle_percent_of_core": percent,
-            "resident_mib": resident,
-        }),
-    )
-    .print(Format::Table);
+    fields.push(("idle processor", format!("{percent:.2} % of a core")));
+    fields.push(("resident memory", format!("{resident:.0} MiB")));
+    document["idle_percent_of_core"] = percent.into();
+    document["resident_mib"] = resident.into();
+    Report::fields(fields, document).print(Format::Table);
     playground.stop().await
 }
 

@@ -8,6 +8,7 @@ mod child;
 mod etcd;
 mod idle;
 mod raw;
+mod regions;
 mod run;
 
 use crate::args::{BenchCommand, BenchFlags};
@@ -17,6 +18,6 @@ use crate::exit::Outcome;
 pub(crate) async fn run(flags: BenchFlags) -> Outcome {
     match flags.command {
         BenchCommand::Raw(flags) => raw::run(flags).await,
-        BenchCommand::Idle { seconds } => idle::run(seconds).await,
+        BenchCommand::Idle { seconds, regions } => idle::run(seconds, regions).await,
     }
 }

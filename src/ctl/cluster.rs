@@ -1,12 +1,11 @@
 //! What the scheduler knows: members, stores, regions, time.
 
-use proto::{KeyRange, Timestamp, metapb, pdpb, region};
-use serde_json::{Value, json};
+use proto::{Timestamp, metapb, pdpb, region};
+use serde_json::json;
 
+use super::region::{COLUMNS, describe, leader_store};
 use super::scheduler::{Scheduler, check, failure, members_of};
-use crate::args::RegionFlags;
 use crate::exit::{Code, Failure, Outcome};
-use crate::keys;
 use crate::output::{Format, Report};
 
 /// Members, who leads, and who answers.
@@ -103,15 +102,11 @@ fn state_name(store: &metapb::Store) -> &'static str {
     }
 }
 
-fn leader_store(region: &pdpb::Region) -> Option<u64> {
-    region.leader.as_ref().map(|leader| leader.store_id).filter(|store| *store != 0)
-}
-
 /// The first regions in key order.
 pub(crate) async fn regions(endpoints: &[String], limit: u32, format: Format) -> Outcome {
     let mut scheduler = Scheduler::connect(endpoints).await?;
     let regions = all_regions(&mut scheduler, limit).await?;
-    let mut report = Report::list("regions", &["ID", "START", "END", "EPOCH", "LEADER", "PEERS"]);
+    let mut report = Report::list("regions", &COLUMNS);
     for region in &regions {
         let (cells, item) = describe(region);
         report.row("regions", cells, item);
@@ -121,122 +116,6 @@ pub(crate) async fn regions(endpoints: &[String], limit: u32, format: Format) ->
         eprintln!("there may be more than {limit} regions: see --limit");
     }
     Ok(())
-}
-
-/// One region, by id or by key.
-pub(crate) async fn region(endpoints: &[String], flags: RegionFlags, format: Format) -> Outcome {
-    let mut scheduler = Scheduler::connect(endpoints).await?;
-    let header = scheduler.header();
-    let (asked, response) = match flags {
-        RegionFlags { id: Some(region_id), .. } => (
-            format!("region {region_id}"),
-            scheduler
-                .leader
-                .get_region_by_id(pdpb::GetRegionByIdRequest {
-                    header,
-                    region_id,
-                    ..Default::default()
-                })
-                .await,
-        ),
-        RegionFlags { key, .. } => {
-            let key = key.map(|key| key.0).unwrap_or_default();
-            (
-                format!("region of {}", keys::show(&key)),
-                scheduler
-                    .leader
-                    .get_region(pdpb::GetRegionRequest {
-                        header,
-                        region_key: key.into(),
-                        ..Default::default()
-                    })
-                    .await,
-            )
-        }
-    };
-    let response = response.map_err(|status| failure(&asked, &status))?.into_inner();
-    check(&asked, response.header.as_ref())?;
-    let Some(found) = response.region else {
-        return Err(Failure::failed(format!("{asked}: there is none")));
-    };
-    let region = pdpb::Region {
-        region: Some(found),
-        leader: response.leader,
-        down_peers: response.down_peers,
-        pending_peers: response.pending_peers,
-        ..Default::default()
-    };
-    let (cells, item) = describe(&region);
-    let names = ["id", "start", "end", "epoch", "leader", "peers"];
-    Report::fields(names.into_iter().zip(cells).collect(), item).print(format);
-    Ok(())
-}
-
-/// A region as a row and as JSON.
-fn describe(region: &pdpb::Region) -> (Vec<String>, Value) {
-    let meta = region.region.clone().unwrap_or_default();
-    let epoch = region::epoch(&meta);
-    let range = KeyRange::of(&meta);
-    let leader = leader_store(region);
-    let down = |peer: &metapb::Peer| {
-        region.down_peers.iter().any(|down| down.peer.as_ref().is_some_and(|d| d.id == peer.id))
-    };
-    let pending =
-        |peer: &metapb::Peer| region.pending_peers.iter().any(|pending| pending.id == peer.id);
-    let peers: Vec<String> = meta
-        .peers
-        .iter()
-        .map(|peer| {
-            let mut text = format!("s{}", peer.store_id);
-            if leader == Some(peer.store_id) {
-                text.push('*');
-            }
-            if region::is_learner(peer) {
-                text.push_str("(learner)");
-            }
-            if down(peer) {
-                text.push_str("(down)");
-            }
-            if pending(peer) {
-                text.push_str("(pending)");
-            }
-            text
-        })
-        .collect();
-    let items: Vec<Value> = meta
-        .peers
-        .iter()
-        .map(|peer| {
-            json!({
-                "id": peer.id,
-                "store_id": peer.store_id,
-                "learner": region::is_learner(peer),
-                "down": down(peer),
-                "pending": pending(peer),
-            })
-        })
-        .collect();
-    let start = keys::show_bound(&range.start, "-inf");
-    let end = keys::show_bound(&range.wire_end(), "+inf");
-    let item = json!({
-        "id": meta.id,
-        "start": start,
-        "end": end,
-        "start_hex": keys::hex(&range.start),
-        "end_hex": keys::hex(&range.wire_end()),
-        "epoch": { "version": epoch.version, "conf_ver": epoch.conf_ver },
-        "leader_store_id": leader,
-        "peers": items,
-    });
-    let cells = vec![
-        meta.id.to_string(),
-        start,
-        end,
-        format!("v{}.c{}", epoch.version, epoch.conf_ver),
-        leader.map_or_else(|| "none".into(), |store| format!("s{store}")),
-        peers.join(" "),
-    ];
-    (cells, item)
 }
 
 async fn all_stores(scheduler: &mut Scheduler) -> Outcome<Vec<metapb::Store>> {

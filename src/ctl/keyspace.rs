@@ -13,16 +13,24 @@ const ANY_KEY: &str = "tessera";
 
 /// Connects under the version the cluster runs.
 pub(crate) async fn connect(endpoints: &[String], flags: &KeyspaceFlags) -> Outcome<Client> {
+    find(endpoints, flags).await.map(|(client, _)| client)
+}
+
+/// The same, and which version it is.
+pub(crate) async fn find(
+    endpoints: &[String],
+    flags: &KeyspaceFlags,
+) -> Outcome<(Client, ApiVersion)> {
     if let Some(keyspace) = &flags.keyspace {
         let config =
             Config { api_version: ApiVersion::V2, keyspace: keyspace.clone(), ..Config::default() };
-        return open(endpoints, config).await;
+        return open(endpoints, config).await.map(|client| (client, ApiVersion::V2));
     }
     let mut refusal = None;
     for api_version in [ApiVersion::V1, ApiVersion::V2, ApiVersion::V1Ttl] {
         let client = open(endpoints, Config { api_version, ..Config::default() }).await?;
         match client.raw().get(ANY_KEY).await {
-            Ok(_) => return Ok(client),
+            Ok(_) => return Ok((client, api_version)),
             Err(error) if *error.kind() == ErrorKind::Rejected => {
                 refusal.get_or_insert(error);
             }

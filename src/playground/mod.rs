@@ -18,6 +18,7 @@ use tessera::{ApiVersion, Cluster, SchedulerInfo, StartError, StoreInfo, readine
 
 use crate::args::PlaygroundFlags;
 use crate::exit::{Code, Failure, Outcome};
+use crate::server::{code_of_scheduler, code_of_store};
 use crate::{logging, process};
 use children::Children;
 use screen::Screen;
@@ -39,6 +40,12 @@ enum Running {
 
 /// Starts, waits for Ctrl-C or SIGTERM, stops.
 pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
+    if flags.host.is_unspecified() {
+        return Err(Failure::usage(format!(
+            "--host {}: members, stores and clients are told this address: name one of this machine's",
+            flags.host
+        )));
+    }
     logging::start(&flags.log_level, None)?;
     process::raise_file_limit();
     if let Some(file) = &flags.ready_file {
@@ -47,9 +54,10 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
     }
     let start = Instant::now();
     let api_version = ApiVersion::from(flags.api_version);
-    let mut screen = Screen::begin(flags.data.as_deref(), start);
-    // A signal during the start must not leave children or a temporary folder behind.
+    // A signal during the start must not leave children or a temporary folder behind. Whoever reads the
+    // first line may send one: it is listened for by then.
     let starting = async {
+        let mut screen = Screen::begin(flags.data.as_deref(), start);
         let running = start_all(&flags, api_version).await?;
         let topology = running.topology().await?;
         let complete = readiness::replicas(
@@ -65,13 +73,14 @@ pub(crate) async fn run(flags: PlaygroundFlags) -> Outcome {
             .await
             .map_err(|_| Failure::new(Code::Timeout, "the first write and read took too long"))?
             .map_err(|error| Failure::failed(format!("the first write and read: {error}")))?;
-        Ok::<_, Failure>((running, topology))
+        Ok::<_, Failure>((screen, running, topology))
     };
-    let (running, topology) = tokio::select! {
+    let (screen, running, topology) = tokio::select! {
         biased;
         signal = process::stop_signal() => {
             signal?;
-            return Err(Failure::failed("interrupted before the cluster was ready"));
+            let what = "interrupted before the cluster was ready";
+            return Err(Failure::new(Code::Interrupted, what));
         }
         started = starting => started?,
     };
@@ -147,10 +156,11 @@ fn start_failure(error: StartError) -> Failure {
     let code = match &error {
         StartError::Layout(LayoutError::Different { .. } | LayoutError::Foreign { .. })
         | StartError::Listen { .. } => Code::Usage,
+        StartError::Layout(LayoutError::Access { cause, .. }) if is_mistake(cause) => Code::Usage,
+        StartError::Scheduler { cause, .. } => code_of_scheduler(cause),
+        StartError::Store { cause, .. } => code_of_store(cause),
         StartError::NotReady(_) => Code::Timeout,
         StartError::Layout(LayoutError::Access { .. } | LayoutError::Damaged { .. })
-        | StartError::Scheduler { .. }
-        | StartError::Store { .. }
         | StartError::Temporary(_) => Code::Failed,
     };
     let is_taken = matches!(&error, StartError::Listen { cause, .. }
@@ -158,6 +168,15 @@ fn start_failure(error: StartError) -> Failure {
     let hint =
         if is_taken { " (is another cluster running? --port 0 takes a free port)" } else { "" };
     Failure::new(code, format!("{error}{hint}"))
+}
+
+/// The directory is no directory, or not for this person to use.
+fn is_mistake(cause: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        cause.kind(),
+        ErrorKind::NotADirectory | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 /// How a path is told to a person.

@@ -81,9 +81,22 @@ pub(crate) async fn http(
     method: &str,
     path: &str,
 ) -> std::io::Result<(String, String)> {
+    http_with(member, method, path, "").await
+}
+
+/// The same with a body.
+pub(crate) async fn http_with(
+    member: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(String, String)> {
     let mut stream = tokio::net::TcpStream::connect(member).await?;
-    let request =
-        format!("{method} /pd/api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} /pd/api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: \
+         {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -5,14 +5,18 @@ use tessera::{ApiVersion, Cluster};
 
 use crate::cluster::{own_address, run};
 
-struct Ctl {
-    endpoint: String,
+pub(crate) struct Ctl {
+    pub(crate) endpoint: String,
 }
 
 impl Ctl {
-    fn output(&self, words: &[&str]) -> (i32, String, String) {
+    pub(crate) fn output(&self, words: &[&str]) -> (i32, String, String) {
         let mut arguments = vec!["ctl", "--pd", &self.endpoint];
         arguments.extend_from_slice(words);
+        // Far beyond what is expected: the machine may be busy.
+        if !words.contains(&"--timeout") {
+            arguments.extend(["--timeout", "60"]);
+        }
         let output = run(&arguments);
         (
             output.status.code().unwrap_or(-1),
@@ -21,13 +25,13 @@ impl Ctl {
         )
     }
 
-    fn ok(&self, words: &[&str]) -> String {
+    pub(crate) fn ok(&self, words: &[&str]) -> String {
         let (code, out, err) = self.output(words);
         assert_eq!(code, 0, "{words:?}: {err}");
         out
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let mut words = words.to_vec();
         words.extend(["-o", "json"]);
         serde_json::from_str(&self.ok(&words)).unwrap()

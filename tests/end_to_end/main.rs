@@ -9,6 +9,7 @@ mod bad_input;
 mod chaos;
 mod cluster;
 mod ctl;
+mod ctl_region;
 mod kill;
 mod misuse;
 mod pause;

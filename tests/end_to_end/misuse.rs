@@ -24,6 +24,7 @@ fn unknown_flags_and_wrong_values_end_with_two() {
     refused(&["store", "--labels", "zone"], 2);
     refused(&["scheduler", "--initial-cluster", "m1"], 2);
     refused(&["scheduler", "--client-urls", "https://127.0.0.1:1"], 2);
+    assert!(refused(&["playground", "--host", "0.0.0.0", "--port", "0"], 2).contains("0.0.0.0"));
     refused(&["ctl", "raw", "get", "hex:0"], 2);
     refused(&["ctl", "region"], 2);
     refused(&["dance"], 2);
@@ -61,6 +62,17 @@ fn a_directory_of_something_else_is_left_alone() {
     let said = refused(&["playground", "--port", "0", "--data", path], 2);
     assert!(said.contains(path), "{said}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "something was written");
+}
+
+#[test]
+fn a_file_is_no_directory_for_data() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let ways: [&[&str]; 2] = [&[], &["--processes"]];
+    for more in ways {
+        let words = [&["playground", "--port", "0", "--data", path][..], more].concat();
+        assert!(refused(&words, 2).contains(path));
+    }
 }
 
 #[test]

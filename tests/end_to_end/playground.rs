@@ -106,6 +106,29 @@ async fn several_processes_start_serve_and_stop() {
     starts_serves_and_stops(&["--processes"], 6).await;
 }
 
+#[test]
+fn an_interrupted_start_says_so_and_leaves_nothing_behind() {
+    let ways: [&[&str]; 2] = [&[], &["--processes"]];
+    for flags in ways {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(TESSERA)
+            .args(["playground", "--port", "0", "--host", &own_address().to_string()])
+            .args(flags)
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut screen = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut screen, &mut line).unwrap();
+        assert!(line.contains("tessera playground"), "{line}");
+        signal(child.id(), "-INT");
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{flags:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{flags:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_named_directory_keeps_the_data() {
     let folder = tempfile::tempdir().unwrap();

@@ -78,7 +78,8 @@ impl Registers {
         0..self.next_key
     }
 
-    fn fresh_value(&mut self) -> u64 {
+    /// A value that nobody has written yet.
+    pub fn fresh_value(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value - 1
     }

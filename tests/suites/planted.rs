@@ -15,12 +15,11 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tests::campaign::run_caught;
 use tests::sim::events::{MILLISECOND, SECOND};
 use tests::sim::nemesis::Mischief;
 use tests::sim::network::Weather;
 use tests::sim::options::{Options, Plant};
-
-use crate::simulation::run_caught;
 
 /// A planted bug must be found within so many seeds.
 const SEEDS_MAX: u64 = 500;
@@ -47,13 +46,22 @@ struct Found {
 
 /// Somebody read what was not so.
 const READS: &[&str] = &["is not linearizable"];
+/// … or two leaders were allowed to say so at once.
+const LEASES: &[&str] = &["is not linearizable", "has two leases"];
 /// What was acknowledged or committed is gone.
 const LOSES: &[&str] =
     &["is not linearizable", "durable only on", "lacks", "commits", "two leaders"];
 /// Replicas of a region are not replicas any more.
-const DIVERGES: &[&str] = &["differs between", "is not linearizable", "stay apart", "goes back"];
+const DIVERGES: &[&str] =
+    &["differs between", "differs from a quorum", "is not linearizable", "stay apart", "goes back"];
+/// A split is not seen as one by everybody.
+const SPLIT: &[&str] = &["differs", "is not linearizable", "two descriptions", "some keys twice"];
 /// A region is lost, or part of one.
-const LOST_REGION: &[&str] = &["does not answer", "cannot start", "stops:", "overlaps"];
+const LOST_REGION: &[&str] =
+    &["does not answer", "cannot start", "stops:", "overlaps", "left neighbour", "no region from"];
+/// Members of a region disagree about who they are.
+const MEMBERS: &[&str] =
+    &["does not answer", "cannot start", "stops:", "durable only on", "two descriptions"];
 /// The log begins behind what the data has.
 const CUT: &[&str] = &["cut up to"];
 
@@ -183,7 +191,7 @@ fn plants() -> Vec<Row> {
         row(Plant::AcknowledgeBeforeSync, "R11", dark, LOSES),
         row(Plant::ForgetVote, "R10", late_candidates, LOSES),
         row(Plant::LazySync, "R14", alone_in_the_dark, LOSES),
-        row(Plant::LongLease, "L5", out_of_touch, READS),
+        row(Plant::LongLease, "L5", out_of_touch, LEASES),
         row(Plant::SnapshotBeforeLeadership, "L6", changing, READS),
     ];
     rows.extend(in_machines());
@@ -202,9 +210,9 @@ fn in_machines() -> Vec<Row> {
         row(Plant::InMachines(bug), number, world, seen_as)
     };
     vec![
-        row(Bug::LeaseFromAnswer, "L5", out_of_touch, READS),
+        row(Bug::LeaseFromAnswer, "L5", out_of_touch, LEASES),
         row(Bug::LeaseBeforeOwnEntry, "L8", new_leaders, READS),
-        row(Bug::LeaseFromLearners, "R4", moving_in_halves, READS),
+        row(Bug::LeaseFromLearners, "R4", moving_in_halves, LEASES),
         row(Bug::BarrierBeforeOwnEntry, "L1", new_leaders, READS),
         row(Bug::BarrierWithoutQuorum, "L2", out_of_touch, READS),
         row(Bug::ReadJoinsQuestion, "L3", followers_asked, READS),
@@ -216,22 +224,22 @@ fn in_machines() -> Vec<Row> {
         row(Bug::UnknownSaidToFail, "T5", out_of_touch, LOSES),
         row(Bug::WaitingWriteUnchecked, "I8", moving, DIVERGES),
         row(Bug::EpochUncheckedWhenApplied, "I8", moving_leaderless, DIVERGES),
-        row(Bug::SplitKeepsVersion, "I5", moving, DIVERGES),
+        row(Bug::SplitKeepsVersion, "I5", moving, SPLIT),
         row(Bug::AppliedIndexApart, "S1", dark, DIVERGES),
-        row(Bug::MembersUnwritten, "S1", moving_dark, LOST_REGION),
+        row(Bug::MembersUnwritten, "S1", moving_dark, MEMBERS),
         row(Bug::SplitHalfWritten, "I8", moving_dark, LOST_REGION),
         row(Bug::LogCutBeforeSync, "S3", dark, CUT),
         row(Bug::LogCutTooFar, "G16", dark, &["Missing { what: \"entry", "is missing"]),
         row(Bug::FailedSyncBelieved, "S2", dark, CUT),
         row(Bug::CacheKeepsOverwritten, "R13", out_of_touch, LOSES),
         row(Bug::LogBeforeSnapshotData, "G3", moving_dark, CUT),
-        row(Bug::SnapshotNotSynced, "S5", moving_dark, CUT),
+        row(Bug::SnapshotNotSynced, "S5", moving_dark, &["cut up to", "stay apart"]),
         row(Bug::SnapshotKeepsOldKeys, "I6", moving_behind, DIVERGES),
         row(Bug::SnapshotMembersIgnored, "R3", moving_behind, &["raft refuses an applied change"]),
-        row(Bug::SnapshotOverNeighbour, "G3", moving_late, &["overlaps"]),
+        row(Bug::SnapshotOverNeighbour, "G3", moving_late, &["overlaps", "some keys twice"]),
         row(Bug::DamagedSnapshotInstalled, "G14", moving_damaged, DIVERGES),
         row(Bug::RangeKeptOfDestroyed, "G2", moving, LOST_REGION),
-        row(Bug::TombstoneUnwritten, "G12", moving_dark, &["no peer on"]),
+        row(Bug::TombstoneUnwritten, "G12", moving_dark, &["no peer on", "some keys twice"]),
         row(Bug::LateClearing, "G13", moving, DIVERGES),
     ]
 }

@@ -1,140 +1,70 @@
 //! Does it hold under anything? Seeded runs of the whole cluster, with every judge watching.
 //!
-//! `TESSERA_SIM_SEEDS` says how many seeds to run and `TESSERA_SIM_FROM` which is the first;
-//! `TESSERA_SEED` is the one that `replay` replays. With none of them a sample runs that is small
-//! enough for every run of the tests. A failure prints the line that replays it.
+//! `TESSERA_SIM_SEEDS` says how many seeds to run, `TESSERA_SIM_FROM` which is the first, and
+//! `TESSERA_SIM_MINUTES` after how long to begin no more; `TESSERA_SEED` is the one that `replay` replays, and
+//! `TESSERA_ONLY` names the mischiefs that it is to have. With none of them a sample runs that is small enough
+//! for every run of the tests. A failure prints the line that replays it, the mischiefs that it needs, and its
+//! last events.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use tests::campaign::shrink::shrink;
+use tests::campaign::{run_caught, run_seeds};
 use tests::sim::events::SECOND;
 use tests::sim::options::Options;
-use tests::sim::summary::Summary;
-use tests::sim::world::run;
 
 /// Seeds of a usual run of the tests; `cargo xtask sim` runs more.
 const SEEDS_USUAL: u64 = 200;
+
+/// From so many seeds on, a probe that must be hit and is not is a failure.
+const SEEDS_FOR_PROBES: u64 = 1_000;
+
+/// From so many seeds on, the average run must serve clients while things go wrong …
+const SEEDS_FOR_CALLS: u64 = 100;
+/// … so many times a second.
+const CALLS_PER_SECOND: u64 = 50;
 
 fn number_from(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {value:?}")))
 }
 
-/// Runs one seed; an assertion that fails inside a machine is a violation like others.
-pub(crate) fn run_caught(options: &Options, verbose: bool) -> Summary {
-    let caught = catch_unwind(AssertUnwindSafe(|| run(options.clone(), verbose)));
-    caught.unwrap_or_else(|panic| {
-        let words = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied());
-        Summary::of_panic(words.unwrap_or("an assertion failed"))
-    })
-}
-
-/// Runs seeds on all cores until one fails or all are done; the lowest failed seed found.
-fn run_seeds(seeds: std::ops::Range<u64>, options: impl Fn(u64) -> Options + Sync) -> Totals {
-    let next = AtomicU64::new(seeds.start);
-    let stop_at = AtomicU64::new(seeds.end);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut totals = Totals::default();
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= stop_at.load(Ordering::Relaxed) {
-                            return totals;
-                        }
-                        let summary = run_caught(&options(seed), false);
-                        if summary.violation.is_some() {
-                            stop_at.fetch_min(seed, Ordering::Relaxed);
-                        }
-                        totals.add(seed, summary);
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a worker catches panics")).fold(
-            Totals::default(),
-            |mut all, part| {
-                all.merge(part);
-                all
-            },
-        )
-    })
-}
-
-#[derive(Debug, Default)]
-struct Totals {
-    runs: u64,
-    calls: u64,
-    entries: u64,
-    leaders: u64,
-    crashes: u64,
-    events: u64,
-    failure: Option<(u64, String)>,
-}
-
-impl Totals {
-    fn add(&mut self, seed: u64, summary: Summary) {
-        self.runs += 1;
-        self.calls += summary.calls;
-        self.entries += summary.entries as u64;
-        self.leaders += summary.leaders as u64;
-        self.crashes += summary.crashes;
-        self.events += summary.events;
-        if let Some(violation) = summary.violation {
-            self.fail(seed, violation);
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.runs += other.runs;
-        self.calls += other.calls;
-        self.entries += other.entries;
-        self.leaders += other.leaders;
-        self.crashes += other.crashes;
-        self.events += other.events;
-        if let Some((seed, violation)) = other.failure {
-            self.fail(seed, violation);
-        }
-    }
-
-    fn fail(&mut self, seed: u64, violation: String) {
-        if self.failure.as_ref().is_none_or(|(known, _)| seed < *known) {
-            self.failure = Some((seed, violation));
-        }
-    }
-
-    fn assert_no_failure(&self) {
-        if let Some((seed, violation)) = &self.failure {
-            panic!("seed {seed}: {violation}\nreplay: cargo xtask replay {seed}");
-        }
-    }
-}
-
 #[test]
 fn seeds() {
     let first = number_from("TESSERA_SIM_FROM").unwrap_or(0);
-    let count = number_from("TESSERA_SIM_SEEDS").unwrap_or(SEEDS_USUAL);
-    let totals = run_seeds(first..first + count, Options::of_seed);
-    eprintln!(
-        "{} runs: {} events, {} calls, {} entries, {} leaders, {} crashes",
-        totals.runs, totals.events, totals.calls, totals.entries, totals.leaders, totals.crashes
-    );
-    totals.assert_no_failure();
-    // A single run may have been all trouble.
-    if totals.runs > 10 {
-        assert!(totals.calls > totals.runs * 100, "clients were served: {totals:?}");
+    let minutes = number_from("TESSERA_SIM_MINUTES");
+    // Told only how long to run, a campaign takes as many seeds as there is time for.
+    let usual = if minutes.is_some() { u64::MAX - first } else { SEEDS_USUAL };
+    let count = number_from("TESSERA_SIM_SEEDS").unwrap_or(usual);
+    let time = minutes.map(|minutes| Duration::from_secs(minutes * 60));
+    let totals = run_seeds(first..first + count, time, Options::of_seed);
+    eprintln!("{totals}");
+    if let Some(failure) = &totals.failure {
+        panic!("{}", shrink(&Options::of_seed(failure.seed)));
+    }
+    // A few runs may have been all trouble.
+    if totals.runs >= SEEDS_FOR_CALLS {
+        let least = totals.runs * 60 * CALLS_PER_SECOND;
+        assert!(totals.calls_in_trouble >= least, "clients were served too seldom");
+    }
+    if totals.runs >= SEEDS_FOR_PROBES {
+        let missed = totals.missed();
+        assert!(missed.is_empty(), "what must happen somewhere never did: {missed:?}");
     }
 }
 
 #[test]
 fn replay() {
     let Some(seed) = number_from("TESSERA_SEED") else { return };
-    let options = Options::of_seed(seed);
+    let mut options = Options::of_seed(seed);
+    options.only = std::env::var("TESSERA_ONLY").ok().map(|list| {
+        let numbers = list.split(',').filter(|number| *number != "none");
+        let parse = |number: &str| {
+            number.parse().unwrap_or_else(|_| panic!("TESSERA_ONLY lists numbers, not {number:?}"))
+        };
+        numbers.map(parse).collect::<BTreeSet<u32>>()
+    });
     eprintln!("{options:#?}");
     let summary = run_caught(&options, true);
     summary.lines.iter().for_each(|line| eprintln!("{line}"));
@@ -153,5 +83,22 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
         options.seed += 1;
         assert_ne!(first.hash, run_caught(&options, false).hash, "another seed is another run");
+    }
+}
+
+#[test]
+fn any_number_of_lanes_is_the_same_run() {
+    for seed in [5, 12] {
+        let mut options = Options { safety: 20 * SECOND, topology: true, ..Options::of_seed(seed) };
+        let mut run = |lanes| {
+            options.lanes = lanes;
+            let summary = run_caught(&options, false);
+            assert_eq!(summary.violation, None, "seed {seed}");
+            (summary.hash, summary.events)
+        };
+        let alone = run(1);
+        for lanes in [2, 4] {
+            assert_eq!(run(lanes), alone, "seed {seed} in {lanes} lanes");
+        }
     }
 }

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 /// the vocabulary may be used by everybody.
 const RAFTSTORE: &[(&str, &[&str])] = &[
     // It runs the machines and performs their effects.
-    ("driver", &["store", "applier", "operation", "transport", "read_view", "storage"]),
+    (
+        "driver",
+        &["store", "applier", "operation", "transport", "read_view", "storage", "clock_trust"],
+    ),
     // It adds to the machines what they can do.
     ("operation", &["store", "peer", "applier", "storage", "group", "read_view"]),
     ("store", &["peer", "operation", "storage", "group", "read_view", "applier"]),
@@ -18,6 +21,7 @@ const RAFTSTORE: &[(&str, &[&str])] = &[
     ("applier", &["storage", "group"]),
     ("group", &["storage"]),
     ("storage", &[]),
+    ("clock_trust", &[]),
     ("engine", &[]),
     ("transport", &[]),
     ("read_view", &[]),
@@ -25,7 +29,7 @@ const RAFTSTORE: &[(&str, &[&str])] = &[
 
 /// What every module of raftstore may use.
 const VOCABULARY: &[&str] =
-    &["msg", "effects", "command", "config", "error", "plant", "wire", "engine"];
+    &["msg", "effects", "command", "config", "error", "lanes", "plant", "wire", "engine"];
 
 /// Which crate may depend on which of ours; nobody else knows anybody.
 const CRATES: &[(&str, &[&str])] = &[
@@ -175,6 +179,45 @@ fn every_source_file_says_at_its_head_what_it_is_about() {
         }
     }
     assert!(silent.is_empty(), "no `//!` at the head of: {}", silent.join(", "));
+}
+
+/// What in a text looks like the path of a file, or of a folder when a `/` ends it.
+fn paths_in(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    text.split(move |c: char| !is_part(c)).map(|word| word.trim_start_matches('/')).filter(|word| {
+        let names_a_file = [".rs", ".md", ".proto"].iter().any(|ending| word.ends_with(ending));
+        word.contains('/')
+            && (names_a_file
+                || CRATES.iter().any(|(name, _)| {
+                    word.strip_prefix(name)
+                        .is_some_and(|rest| rest.starts_with('/') && rest.ends_with('/'))
+                }))
+    })
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let mut missing = Vec::new();
+    for document in files(&root(), ".md") {
+        let folder = document.parent().unwrap();
+        // A README names files from its crate, or from the sources of it.
+        let bases = [root(), folder.to_owned(), folder.join("src")];
+        let text = std::fs::read_to_string(&document).unwrap();
+        for path in paths_in(&text) {
+            if !bases.iter().any(|base| base.join(path).exists()) {
+                let document = document.strip_prefix(root()).unwrap().display();
+                missing.push(format!("{document}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "documents name what is not there:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_crate_has_a_readme() {
+    for (name, _) in CRATES {
+        assert!(root().join(name).join("README.md").exists(), "{name} has no README.md");
+    }
 }
 
 /// Printed, not judged: where the next split of a file may be due.

@@ -115,7 +115,7 @@ impl World {
             network: Network::new(dice.stream("network"), weather),
             dice,
             nodes,
-            judges: Judges::new(disks, false),
+            judges: Judges::new(disks),
             writers: [Writer::default(); WRITERS],
             known,
             leader: 1,
@@ -210,6 +210,8 @@ impl World {
                 Out::Respond(response) => {
                     self.events.after(MILLISECOND, Event::Respond(response));
                 }
+                // Nobody here asks by a message of its own.
+                Out::Reply(..) => {}
                 Out::After(delay, local) => {
                     let life = self.nodes[&store].life();
                     let life = local.belongs_to_process().then_some(life);

@@ -27,7 +27,9 @@ const LANGUAGES: [Language; 4] = [
 pub(crate) fn run(names: &[&str]) -> Outcome {
     let known = |name: &&str| LANGUAGES.iter().any(|language| language.name == *name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        return Err(format!("compat: no such language: {unknown}; there are rust, go, java, python"));
+        return Err(format!(
+            "compat: no such language: {unknown}; there are rust, go, java, python"
+        ));
     }
     toolchain::ensure()?;
     cargo::announce_first_build();
@@ -102,7 +104,8 @@ fn python(program: &str) -> Outcome {
         tool("python3", &["-m", "venv", place], ".", program)?;
     }
     let requirements = "requirements.txt";
-    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements];
+    let install =
+        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements];
     tool(inside, &install, "tests/compat/python", program)?;
     tool(inside, &["main.py"], "tests/compat/python", program)
 }

@@ -7,6 +7,7 @@
 
 mod cargo;
 mod compat;
+mod lab;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -20,13 +21,18 @@ usage: cargo xtask COMMAND
   check              formatting, lints, documentation: what a change must be silent on
   compat [LANGUAGE…]  official clients against a playground: rust, go, java, python; those whose
                      tools are missing are skipped and named
-  lab NAME | list    one lab of the course: 1, 4a, 4b, 4c; exit code is the grade
-  sim [--seeds N] [--from SEED]
-                     the cluster under simulation; a failing seed prints how to replay it
+  lab NAME           one lab of the course, 1 to 4c; the exit code is the grade
+  lab list           all labs, and how many tests each has
+  lab why TEST       what a test is about, and where to look: TestBasic2B or test_basic_2b
+  sim [--seeds N] [--from SEED] [--minutes M]
+                     the cluster under simulation; a failing seed prints how to replay it, what it
+                     needs and its last events (200 seeds unless told; with minutes alone, as many
+                     as there is time for)
   sim --planted [NAME]
                      looks for every bug planted on purpose, or for one, which is then told step by
                      step; prints how many seeds it took
-  replay SEED        one seed again, with its trace
+  replay SEED [--only N,N,…]
+                     one seed again, with its trace; with some of its mischiefs only
   chaos [--minutes M] [--seed S]
                      real processes killed, paused and cut apart under load, then judged
                      (one minute unless told; partitions need root, `ip` and `nft`)
@@ -45,17 +51,17 @@ fn main() -> ExitCode {
         ["test", filter @ ..] => test(filter),
         ["check"] => check(),
         ["compat", languages @ ..] => compat::run(languages),
-        ["lab", "list"] => {
-            println!(
-                "1   standalone key-value store\n4a  multi-version records\n4b  transactions: get, prewrite, commit\n4c  transactions: scan, status, rollback, resolve"
-            );
-            Ok(())
-        }
-        ["lab", name @ ("1" | "4a" | "4b" | "4c")] => lab(name),
+        ["lab", "list"] => lab::list(),
+        ["lab", "why", test] => match lab::why(test) {
+            Ok(()) => Ok(()),
+            Err(mistake) => return misused(&mistake),
+        },
+        ["lab", name] if lab::is_known(name) => lab::run(name),
+        ["lab", name] => return misused(&format!("no lab is called {name}; see `lab list`")),
         ["sim", "--planted"] => planted(&[]),
         ["sim", "--planted", name] => planted(&[("TESSERA_PLANT", *name)]),
         ["sim", flags @ ..] => sim(flags),
-        ["replay", seed] => replay(seed),
+        ["replay", seed, flags @ ..] => replay(seed, flags),
         ["chaos", flags @ ..] => chaos(flags),
         ["bench", flags @ ..] => bench(flags),
         ["descriptor", file] => descriptor(file),
@@ -76,6 +82,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A mistake of the caller's, in one line.
+fn misused(mistake: &str) -> ExitCode {
+    eprintln!("cargo xtask: {mistake}");
+    ExitCode::from(2)
 }
 
 /// What a person reads when a command fails; the exit code is 1.
@@ -109,16 +121,13 @@ fn check() -> Outcome {
     cargo::run(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", flags)])
 }
 
-/// Labs are tests in the one suite, under their course names.
-fn lab(name: &str) -> Outcome {
-    toolchain::ensure()?;
-    let filter = format!("labs::lab{name}::");
-    cargo::run(&["test", "--package", "tessera-tests", "--test", "suites", "--", &filter], &[])
-}
-
 fn sim(flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    let known = [("--seeds", "TESSERA_SIM_SEEDS"), ("--from", "TESSERA_SIM_FROM")];
+    let known = [
+        ("--seeds", "TESSERA_SIM_SEEDS"),
+        ("--from", "TESSERA_SIM_FROM"),
+        ("--minutes", "TESSERA_SIM_MINUTES"),
+    ];
     cargo::run(&simulation("simulation::seeds"), &variables("sim", flags, &known)?)
 }
 
@@ -164,9 +173,11 @@ fn chaos(flags: &[&str]) -> Outcome {
     )
 }
 
-fn replay(seed: &str) -> Outcome {
+fn replay(seed: &str, flags: &[&str]) -> Outcome {
     toolchain::ensure()?;
-    cargo::run(&simulation("simulation::replay"), &[("TESSERA_SEED", seed)])
+    let mut environment = variables("replay", flags, &[("--only", "TESSERA_ONLY")])?;
+    environment.push(("TESSERA_SEED", seed));
+    cargo::run(&simulation("simulation::replay"), &environment)
 }
 
 fn simulation(filter: &str) -> [&str; 8] {

@@ -115,7 +115,10 @@ fn libclang() -> Option<PathBuf> {
         let name = name(path);
         name.starts_with("libclang.so")
             || name == "libclang.dylib"
-            || (name.starts_with("libclang-") && name.contains(".so"))
+            // Not the C++ interface, which clang's own programs bring along and bindgen cannot use.
+            || (name.starts_with("libclang-")
+                && !name.starts_with("libclang-cpp")
+                && name.contains(".so"))
     })
 }
 

@@ -1,5 +1,11 @@
 //! The door: a bounded number of connections, all of which can be closed at once.
 //!
+//! Whoever connects takes a file descriptor, and engines need some too. So the last quarter of what the
+//! process may open is not for connections: one that would take a descriptor there is closed again at
+//! once ([`Limits`]). And who connects must speak: a connection that has not begun as HTTP/2 does within
+//! [`GREETING_TIMEOUT`] is closed. What comes later is HTTP/2's to watch: it asks a silent peer whether it
+//! lives.
+//!
 //! tonic closes a connection politely: it waits for the streams on it, and a stream between stores
 //! never ends by itself. So every connection also hears the [`Cut`]: after it, reading and writing
 //! fail, and everything that was served over the connection is dropped.
@@ -7,19 +13,53 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Connections open at once. At the limit a new one waits in the system's queue of the port.
 const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a new connection may take over the bytes with which HTTP/2 begins. Then it is closed.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many bytes those are.
+const GREETING_BYTES: usize = 24;
+
+/// After a connection that could not be had, the next is waited for this long: whatever there is too
+/// little of comes back.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a listener may take of the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Descriptors from this number on are not for connections. The system gives the lowest free one, so
+    /// this counts everything that is open.
+    descriptor_max: u64,
+    greeting: Duration,
+}
+
+impl Limits {
+    /// Three quarters of the descriptors that this process may have.
+    pub(crate) fn of_process() -> Self {
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+        Self { descriptor_max: limit - limit / 4, greeting: GREETING_TIMEOUT }
+    }
+
+    /// Whether this connection may stay.
+    fn allows(&self, stream: &TcpStream) -> bool {
+        u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number < self.descriptor_max)
+    }
+}
 
 /// Says once to everything that was given a copy: stop now. Dropping it says so too.
 #[derive(Debug)]
@@ -102,7 +142,15 @@ pub(crate) struct Connection {
     stream: TcpStream,
     /// `None` once it was heard.
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    /// `None` once it is over.
+    greeting: Option<Greeting>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The first bytes of a connection, and until when they must be here.
+struct Greeting {
+    bytes: usize,
+    late: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl Connection {
@@ -135,7 +183,17 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(greeting) = &mut self.greeting {
+            greeting.bytes += buffer.filled().len() - before;
+            if greeting.bytes >= GREETING_BYTES {
+                self.greeting = None;
+            } else if result.is_pending() && greeting.late.as_mut().poll(cx).is_ready() {
+                let silent = io::Error::new(io::ErrorKind::TimedOut, "it does not begin as HTTP/2");
+                return Poll::Ready(Err(silent));
+            }
+        }
         self.unless_cut(cx, result)
     }
 }
@@ -190,6 +248,7 @@ pub(crate) fn connections(
     listener: TcpListener,
     ear: Ear,
     no_more: Ear,
+    limits: Limits,
 ) -> ReceiverStream<io::Result<Connection>> {
     // One ready connection waits here while the previous one is being taken over.
     let (tx, rx) = mpsc::channel(1);
@@ -204,15 +263,23 @@ pub(crate) fn connections(
                     Err(error) => {
                         // Out of file descriptors, or the client has gone already.
                         tracing::warn!(%error, "accept a connection");
-                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                        tokio::time::sleep(PAUSE).await;
                         continue;
                     }
                 };
+                if !limits.allows(&stream) {
+                    tracing::warn!("a connection is refused: too many files are open");
+                    drop(stream);
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
                 // Small answers must not wait for more bytes.
                 let _ = stream.set_nodelay(true);
                 let cut: Pin<Box<dyn Future<Output = ()> + Send + Sync>> =
                     Box::pin(ear.clone().heard());
-                let connection = Connection { stream, cut: Some(cut), _place: place };
+                let late = Box::pin(tokio::time::sleep(limits.greeting));
+                let greeting = Some(Greeting { bytes: 0, late });
+                let connection = Connection { stream, cut: Some(cut), greeting, _place: place };
                 if tx.send(Ok(connection)).await.is_err() {
                     return;
                 }
@@ -225,10 +292,32 @@ pub(crate) fn connections(
     ReceiverStream::new(rx)
 }
 
+/// The same for a port that axum serves.
+pub(crate) struct Door(pub(crate) ReceiverStream<io::Result<Connection>>);
+
+impl axum::serve::Listener for Door {
+    type Io = Connection;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Connection, ()) {
+        loop {
+            match self.0.next().await {
+                Some(Ok(connection)) => return (connection, ()),
+                Some(Err(_)) => {}
+                // There shall be no more.
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio_stream::StreamExt as _;
 
     use super::*;
 
@@ -249,7 +338,7 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let cut = Cut::new();
-        let mut incoming = connections(listener, cut.ear(), cut.ear());
+        let mut incoming = connections(listener, cut.ear(), cut.ear(), Limits::of_process());
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut served = incoming.next().await.unwrap().unwrap();
         client.write_all(b"hello").await.unwrap();
@@ -261,5 +350,44 @@ mod tests {
         assert!(incoming.next().await.is_none());
         assert_eq!(client.read(&mut buffer).await.unwrap(), 0);
         bind(address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_connects_and_says_nothing_is_sent_away() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = Cut::new();
+        let limits = Limits { greeting: Duration::from_millis(20), ..Limits::of_process() };
+        let mut incoming = connections(listener, cut.ear(), cut.ear(), limits);
+        for (words, is_greeting) in
+            [(vec![], false), (vec![b'P'; 23], false), (vec![b'P'; 24], true)]
+        {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let mut served = incoming.next().await.unwrap().unwrap();
+            client.write_all(&words).await.unwrap();
+            let mut heard = vec![0; words.len()];
+            served.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, words);
+            let mut more = [0; 1];
+            let read = served.read(&mut more);
+            match tokio::time::timeout(Duration::from_millis(200), read).await {
+                Ok(read) => assert!(!is_greeting && read.is_err(), "{words:?}"),
+                Err(_) => assert!(is_greeting, "{words:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_descriptors_are_not_for_connections() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = Cut::new();
+        let limits = Limits { descriptor_max: 3, ..Limits::of_process() };
+        let mut incoming = connections(listener, cut.ear(), cut.ear(), limits);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // Closed, be it with an end or with a reset.
+        assert!(matches!(client.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+        cut.now();
+        assert!(incoming.next().await.is_none(), "it was let in");
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! commands.rs   one table: which command is whose, alone or in a batch
 //! batch.rs      many commands on one stream
+//! debug.rs      what a person asks of this store
 //! peers.rs      what other stores send: raft messages and snapshots
 //! regions.rs    splits, and deleting below the replication
 //! ```
@@ -14,6 +15,7 @@
 
 pub(crate) mod batch;
 mod commands;
+mod debug;
 mod peers;
 mod regions;
 
@@ -103,6 +105,11 @@ pub(crate) struct Service<D: DataEngine> {
 impl<D: DataEngine> Service<D> {
     pub(crate) fn new(store: Arc<Store<D>>) -> Self {
         Self { store }
+    }
+
+    /// The other service of the port, for a person.
+    pub(crate) fn debug_server(&self) -> debug::Server<D> {
+        debug::Server::new(debug::Debug::new(self.store.clone()))
     }
 
     /// As tonic serves it.

@@ -17,7 +17,8 @@
 //!
 //! Official clients treat "server is busy" as fatal or wait for seconds, and give up on a region
 //! without a leader after 1.5 s. So a full inbox and an election are waited out here, for a bounded
-//! time, before the client hears of them.
+//! time, before the client hears of them. So is a region of api version 2 that is still to be cut at the
+//! bounds of a keyspace ([`bounds`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ use raftstore::read_view::{Before, ReadPath};
 use tokio::sync::oneshot;
 
 use super::{Storage, View};
+use crate::bounds;
+use crate::config::ApiVersion;
 use crate::metrics::Metrics;
 
 /// How long a read may take when the request does not say. At the end it is refused as not ready,
@@ -46,10 +49,11 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_millis(64);
 /// How long an election is waited out before the client is told that there is no leader. Ten tries
 /// of a client that gives up after ten tries then outlast several elections.
 const LEADER_WAIT_MAX: Duration = Duration::from_millis(200);
+
 /// Regions told to a caller whose map is old, besides the one it asked.
 const SIBLINGS_MAX: usize = 10;
 
-/// How often it is looked whether a leader is known.
+/// How often it is looked whether a leader is known, or a region is cut.
 const LEADER_PAUSE: Duration = Duration::from_millis(10);
 
 /// The storage of a running store. Clones are the same store.
@@ -57,6 +61,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(10);
 pub struct Replicated<D> {
     router: Router<D>,
     metrics: Arc<Metrics>,
+    api_version: ApiVersion,
 }
 
 impl<D> std::fmt::Debug for Replicated<D> {
@@ -66,8 +71,8 @@ impl<D> std::fmt::Debug for Replicated<D> {
 }
 
 impl<D: DataEngine> Replicated<D> {
-    pub(crate) fn new(router: Router<D>, metrics: Arc<Metrics>) -> Self {
-        Self { router, metrics }
+    pub(crate) fn new(router: Router<D>, metrics: Arc<Metrics>, api_version: ApiVersion) -> Self {
+        Self { router, metrics, api_version }
     }
 
     /// Who is asked, and until when anybody waits for the answer.
@@ -94,6 +99,7 @@ impl<D: DataEngine> Replicated<D> {
             ReadPath::Barrier if barrier_passed => self.metrics.reads_by_barrier.inc(),
             ReadPath::Barrier => return Ok(None),
         };
+        bounds::check(self.api_version, target.region_id, &view.range)?;
         Ok(Some(View {
             snapshot,
             range: view.range.clone(),
@@ -137,6 +143,7 @@ impl<D: DataEngine> Replicated<D> {
         batch: WriteBatch,
     ) -> Result<(), Refusal> {
         let target = self.target(context)?;
+        self.check_bounds(target.region_id)?;
         let (done, wait) = oneshot::channel();
         self.router.write(target, batch, move |result| {
             // The command has ended without waiting: the store stops.
@@ -165,13 +172,23 @@ impl<D: DataEngine> Replicated<D> {
         Refusal::EpochNotMatch { current_regions }
     }
 
-    /// Waits a while for a leader to be known here.
+    /// Whether commands on this region are served yet. One that is not here is refused elsewhere.
+    fn check_bounds(&self, region_id: RegionId) -> Result<(), Refusal> {
+        if self.api_version != ApiVersion::V2 {
+            return Ok(());
+        }
+        let view = self.router.read_views().by_id(region_id);
+        view.map_or(Ok(()), |view| bounds::check(self.api_version, region_id, &view.range))
+    }
+
+    /// Waits a while for a leader to be known here, and for the region to be cut if it is to be.
     async fn await_leader(&self, region_id: RegionId) {
         let began = Instant::now();
         while began.elapsed() < LEADER_WAIT_MAX {
             tokio::time::sleep(LEADER_PAUSE).await;
             let view = self.router.read_views().by_id(region_id);
-            if view.is_none_or(|view| view.leader.is_some()) {
+            let is_led = view.is_none_or(|view| view.leader.is_some());
+            if is_led && self.check_bounds(region_id).is_ok() {
                 return;
             }
         }
@@ -221,7 +238,9 @@ impl Patience {
         context: &kvrpcpb::Context,
         refusal: Refusal,
     ) -> Option<Refusal> {
-        if matches!(&refusal, Refusal::NotLeader { leader: None, .. }) {
+        let is_uncut = matches!(&refusal, Refusal::RegionNotInitialized { .. })
+            && storage.check_bounds(RegionId(context.region_id)).is_err();
+        if is_uncut || matches!(&refusal, Refusal::NotLeader { leader: None, .. }) {
             if self.waited_for_leader || context.stale_read {
                 return Some(refusal);
             }

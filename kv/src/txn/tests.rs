@@ -39,6 +39,7 @@ struct Gated {
     is_shut: Arc<AtomicBool>,
     gate: Arc<Notify>,
     written: Arc<Mutex<Vec<Context>>>,
+    viewed: Arc<Mutex<Vec<Context>>>,
 }
 
 impl Gated {
@@ -48,6 +49,7 @@ impl Gated {
             is_shut: Arc::default(),
             gate: Arc::default(),
             written: Arc::default(),
+            viewed: Arc::default(),
         }
     }
 }
@@ -56,6 +58,7 @@ impl Storage for Gated {
     type Snapshot = <MemoryData as DataEngine>::Snapshot;
 
     async fn view(&self, context: &Context) -> Result<View<Self::Snapshot>, Refusal> {
+        self.viewed.lock().push(context.clone());
         Ok(View { term: 7, ..self.local.view(context).await? })
     }
 
@@ -182,6 +185,78 @@ async fn a_new_leader_asks_for_a_timestamp_before_it_computes_one() {
     let answer = deaf.prewrite(request(10)).await;
     assert_eq!(refusal(answer.region_error), Refusal::MaxTimestampNotSynced);
     assert!(deaf.prewrite(prewrite(11, vec![put("k", "1")])).await.errors.is_empty());
+}
+
+/// A follower cannot tell the leader at which timestamp it has read, and would not meet the leader's locks in
+/// memory: what it showed could lie above a commit that comes later.
+#[tokio::test]
+async fn bug_l9_a_follower_shows_more_than_a_later_read_of_the_leader() {
+    let replica_read = || Some(Context { replica_read: true, ..Context::default() });
+    let one_pc = || PrewriteRequest { try_one_pc: true, ..prewrite(110, vec![put("k", "1")]) };
+    let async_commit =
+        || PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
+    for prewrite in [one_pc(), async_commit()] {
+        let storage = Gated::new();
+        let transactions = over(storage.clone());
+        let read = GetRequest { context: replica_read(), ..get("k", 200) };
+        assert!(transactions.get(read).await.not_found);
+        let keys = vec!["k".into()];
+        let version = 300;
+        let read = kvrpcpb::BatchGetRequest {
+            context: replica_read(),
+            keys,
+            version,
+            ..Default::default()
+        };
+        assert!(transactions.batch_get(read).await.pairs.is_empty());
+        let scan = ScanRequest { version: 400, limit: 10, ..Default::default() };
+        let scan = ScanRequest { context: replica_read(), ..scan };
+        assert!(transactions.scan(scan).await.pairs.is_empty());
+        let viewed = storage.viewed.lock().clone();
+        assert_eq!(viewed.len(), 3);
+        assert!(viewed.iter().all(|context| !context.replica_read), "a leader is asked");
+        // And the leader keeps its word to each of them.
+        let answer = transactions.prewrite(prewrite).await;
+        assert!(answer.one_pc_commit_ts > 400 || answer.min_commit_ts > 400, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn bug_l10_a_read_of_the_latest_passes_by_the_lock_of_an_async_commit() {
+    let latest = |key| get(key, u64::MAX);
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    let request = |use_async_commit, start, key| PrewriteRequest {
+        use_async_commit,
+        ..prewrite(start, vec![put(key, "1")])
+    };
+    // While it is on its way into the log, and once it is written: it may be committed already.
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let writer = transactions.clone();
+    let write = tokio::spawn(async move { writer.prewrite(request(true, 110, "k")).await });
+    while storage.written.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let meets = async |key: &'static str| {
+        let batch = kvrpcpb::BatchGetRequest {
+            keys: vec![key.into()],
+            version: u64::MAX,
+            ..Default::default()
+        };
+        let batch = transactions.batch_get(batch).await;
+        let of_batch = batch.error.is_some() || batch.pairs.iter().any(|pair| pair.error.is_some());
+        let of_get = transactions.get(latest(key)).await.error;
+        assert_eq!(of_batch, of_get.is_some());
+        of_get.is_some_and(|error| error.locked.is_some())
+    };
+    assert!(meets("k").await);
+    storage.is_shut.store(false, Ordering::SeqCst);
+    storage.gate.notify_one();
+    assert!(write.await.unwrap().errors.is_empty());
+    assert!(meets("k").await);
+    // The primary of two phases is passed by: while its lock stands nothing is committed.
+    assert!(transactions.prewrite(request(false, 120, "p")).await.errors.is_empty());
+    assert!(!meets("p").await);
 }
 
 #[tokio::test]

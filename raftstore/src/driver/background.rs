@@ -1,4 +1,4 @@
-//! What takes long and decides nothing: snapshots, sizes and split keys, clearing, syncing.
+//! What takes long and decides nothing: snapshots, sizes and split keys, hashes, clearing, syncing.
 //!
 //! A [`Background`] performs one task at a time; the background worker is a thread around it, the
 //! simulator calls it where it likes.
@@ -97,6 +97,10 @@ impl<D: DataEngine> Background<D> {
                     keys: found.keys,
                     size: found.size,
                 }))
+            }
+            BackgroundTask::ComputeHash { region_id, peer_id, job } => {
+                let (index, hash) = (job.index(), job.run()?);
+                Ok(Some(StoreMsg::HashComputed { region_id, peer_id, index, hash }))
             }
             BackgroundTask::SyncData { ticket } => {
                 if !self.planted.has(Bug::FailedSyncBelieved) {

@@ -3,6 +3,7 @@
 //! | thread | owns | inbox | when full | ends when |
 //! |---|---|---|---|---|
 //! | raft worker | `Store` with all `Peer`s, the `Applier`, raft log and user data writes, the reply table | [`Router`] | a caller is told "busy"; a raft message is dropped | told to stop, after a last round; or at a fault |
+//! | lanes, none on few cores | peers and entries of a round while they work on them | shares of a round | never: the raft worker waits for what it has put in | the raft worker has ended |
 //! | background worker | snapshot data, scans for split keys, removal of ranges | background tasks | never: the machines have at most one task of a kind under way for each region | its inbox is closed and drained |
 //! | syncer | syncs of user data | syncs | never: the store asks for one at a time | its inbox is closed and drained |
 //!
@@ -14,13 +15,16 @@
 //! - A callback given to the [`Router`] is called exactly once, whatever happens.
 //! - A [`Fault`], or an assertion that fails, stops the store: nothing more is sent, written or
 //!   answered but "closing".
-//! - An idle store wakes once a tick and does nothing else.
+//! - An idle store wakes once a tick and does nothing else; its lanes sleep.
 #![expect(clippy::disallowed_methods, reason = "the shell is where time is real")]
 
 mod background;
 mod background_worker;
 mod clock;
+#[cfg(test)]
+mod failed_sync;
 mod inbox;
+mod lanes;
 mod observer;
 mod pace;
 mod promise;
@@ -28,9 +32,12 @@ mod raft_worker;
 mod replies;
 mod router;
 #[cfg(test)]
+mod many_regions;
+#[cfg(test)]
 mod tests;
 
 pub use background::{Background, SnapshotStorage};
+pub use lanes::{LaneThread, ThreadLanes};
 pub use observer::Observer;
 pub use pace::Pace;
 pub use router::Router;
@@ -43,6 +50,7 @@ use crossbeam_channel::unbounded;
 use proto::StoreId;
 
 use crate::applier::Applier;
+use crate::clock_trust::ClockTrust;
 use crate::config::Config;
 use crate::effects::Effects;
 use crate::engine::{DataEngine, LogEngine};
@@ -52,6 +60,7 @@ use crate::transport::Transport;
 use background_worker::{BackgroundWorker, perform_sync};
 use clock::Clock;
 use inbox::Inbox;
+use lanes::lanes_of;
 use raft_worker::RaftWorker;
 use replies::Replies;
 use router::Envelope;
@@ -85,13 +94,16 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
     ) -> Result<Self, Fault> {
         let clock = Clock::start();
         let tick_micros = config.tick_micros();
+        let clock_trust = ClockTrust::new(&config);
         let (inbox, inbox_end) = Inbox::open();
         // Not bounded: the machines have at most one task of a kind under way for each region.
         let (tasks_tx, tasks_rx) = unbounded();
         let (syncs_tx, syncs_rx) = unbounded();
+        let (lanes, lane_threads) = ThreadLanes::new(lanes_of(&config));
         let mut first = Effects::default();
         let store =
             Store::open(store_id, config, data.clone(), log.clone(), clock.now(), &mut first)?;
+        let store = store.with_lanes(Box::new(lanes.clone()));
         let router = Router::new(
             Arc::clone(&inbox),
             Arc::new(store.read_views().clone()),
@@ -115,7 +127,7 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
         };
         let worker = RaftWorker {
             store,
-            applier: Applier::new(data),
+            applier: Applier::new(data).with_lanes(Box::new(lanes)),
             log,
             inbox: inbox_end,
             background: tasks_tx,
@@ -123,17 +135,21 @@ impl<D: DataEngine, L: LogEngine> RaftStore<D, L> {
             transport,
             observer: Arc::clone(&observer),
             clock,
+            clock_trust,
             tick_micros,
             replies: Replies::default(),
         };
         let start = |name: String, work: Box<dyn FnOnce() + Send>| {
             spawn(name, work, Arc::clone(&inbox), Arc::clone(&observer))
         };
-        let threads = vec![
+        let mut threads = vec![
             start(format!("raft-{store_id}"), Box::new(move || worker.run(first)))?,
             start(format!("background-{store_id}"), Box::new(move || background.run()))?,
             start(format!("syncer-{store_id}"), Box::new(move || syncer.run()))?,
         ];
+        for (number, lane) in lane_threads.into_iter().enumerate() {
+            threads.push(start(format!("lane-{store_id}-{number}"), Box::new(|| lane.run()))?);
+        }
         Ok(Self { router, inbox, threads, log: std::marker::PhantomData })
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Envelope {
     ReadBarrier { target: Target, done: Promise<()> },
     /// See [`StoreMsg::Split`].
     Split { target: Target, keys: Vec<Bytes>, done: Promise<Vec<metapb::Region>> },
+    /// See [`StoreMsg::CheckConsistency`].
+    CheckConsistency { region_id: RegionId, done: Promise<()> },
     /// The last message: the worker does not look further.
     Stop,
 }
@@ -98,6 +100,16 @@ impl<D> Router<D> {
         done: impl FnOnce(Result<Vec<metapb::Region>, Refusal>) + Send + 'static,
     ) {
         self.call(Envelope::Split { target, keys, done: Promise::new(done) });
+    }
+
+    /// Has the replicas of a region compared. `done(Ok)` says that it has begun; whoever turns out to be the
+    /// odd one stops and says so in its log.
+    pub fn check_consistency(
+        &self,
+        region_id: RegionId,
+        done: impl FnOnce(Result<(), Refusal>) + Send + 'static,
+    ) {
+        self.call(Envelope::CheckConsistency { region_id, done: Promise::new(done) });
     }
 
     /// A message from another store. Dropped when the inbox is full.
@@ -171,7 +183,9 @@ fn busy() -> Refusal {
 
 fn refuse(envelope: Envelope, refusal: Refusal) {
     match envelope {
-        Envelope::Write { done, .. } | Envelope::ReadBarrier { done, .. } => {
+        Envelope::Write { done, .. }
+        | Envelope::ReadBarrier { done, .. }
+        | Envelope::CheckConsistency { done, .. } => {
             done.keep(Err(refusal));
         }
         Envelope::Split { done, .. } => done.keep(Err(refusal)),

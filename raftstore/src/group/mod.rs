@@ -31,7 +31,7 @@ use raft::eraftpb::{
     ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType,
     Snapshot,
 };
-use raft::{RawNode, ReadState, SnapshotStatus, StateRole};
+use raft::{ProgressState, RawNode, ReadState, SnapshotStatus, StateRole};
 
 use crate::config::Config;
 use crate::engine::{GroupWrite, LogEngine};
@@ -406,6 +406,51 @@ impl<L: LogEngine> Group<L> {
             self.node.raft.bcast_append();
             self.pin();
         }
+    }
+
+    /// Whether every member has every entry, knows that all of them are committed, and nothing else is
+    /// under way. Only a leader knows.
+    pub fn is_settled(&self) -> bool {
+        let raft = &self.node.raft;
+        let last = raft.raft_log.last_index();
+        self.is_leader()
+            && raft.raft_log.committed == last
+            && raft.raft_log.applied == last
+            && self.outstanding.is_empty()
+            && !raft.has_pending_conf()
+            && raft.lead_transferee.is_none()
+            && raft.pending_read_count() == 0
+            && raft.prs().iter().all(|(id, progress)| {
+                *id == raft.id
+                    || (progress.state == ProgressState::Replicate
+                        && progress.matched == last
+                        && progress.committed_index == last)
+            })
+    }
+
+    /// Ticks since this member heard of its leader; of a leader, since it looked for its quorum.
+    pub fn elapsed_ticks(&self) -> u64 {
+        self.node.raft.election_elapsed as u64
+    }
+
+    /// A follower was not ticked for a while: so many ticks passed without its leader.
+    pub fn set_elapsed_ticks(&mut self, ticks: u64) {
+        self.node.raft.election_elapsed = ticks as usize;
+        self.pin();
+    }
+
+    /// A leader was not ticked for a while: speaks to its followers at once, and gives them a whole
+    /// election timeout to answer before it looks for its quorum.
+    pub fn resume_leading(&mut self) {
+        self.node.raft.election_elapsed = 0;
+        self.ping();
+    }
+
+    /// Gives back memory that only a busy member needs.
+    pub fn free_buffers(&mut self) {
+        let applied = self.node.raft.raft_log.applied;
+        self.node.mut_store().forget_cached(applied);
+        self.node.raft.maybe_free_inflight_buffers();
     }
 
     /// Whether there is something to take.

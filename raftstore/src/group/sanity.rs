@@ -8,7 +8,11 @@ use raft::eraftpb::{ConfState, Message, MessageType};
 use raft::{RawNode, StateRole, Storage};
 
 /// Terms and indexes beyond this are made up; below it, no sum in raft overflows.
-const NUMBER_MAX: u64 = 1 << 56;
+///
+/// Whoever makes one up likes powers of two and of ten. A group that was led to believe in the largest
+/// allowed term could never vote again, as the next one is not allowed; so the limit is as far from such
+/// numbers as can be.
+const NUMBER_MAX: u64 = 3 << 54;
 
 /// Contexts of reads and heartbeats are ours and short.
 const CONTEXT_BYTES_MAX: usize = 64;
@@ -229,6 +233,7 @@ mod tests {
             (Message { to: 3, ..heartbeat() }, "wrong address"),
             (Message { from: 1, ..heartbeat() }, "wrong address"),
             (Message { term: u64::MAX, ..heartbeat() }, "number out of range"),
+            (Message { term: 1 << 56, ..heartbeat() }, "number out of range"),
             (Message { term: 0, ..heartbeat() }, "term"),
             (Message { commit: 6, ..heartbeat() }, "commits what is not there"),
             (append(&[(7, 5)]), "entries do not follow each other"),

@@ -233,7 +233,11 @@ impl Delegate {
         let (epoch, peers) = match command {
             Command::Member(member) => (member.epoch, vec![member.peer]),
             Command::Members(members) => (members.epoch, members.peers),
-            Command::Write { .. } | Command::CutLog { .. } | Command::Split(_) => {
+            Command::Write { .. }
+            | Command::CutLog { .. }
+            | Command::Split(_)
+            | Command::ComputeHash
+            | Command::VerifyHash { .. } => {
                 return Err(refuse("a change of membership without a member".into()));
             }
         };

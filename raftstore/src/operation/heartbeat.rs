@@ -1,7 +1,7 @@
 //! What a region and a store report.
 //!
 //! **Region.** Its leader reports when it begins to lead, when the region changes, when a follower begins
-//! or ceases to lack entries, and every `region_heartbeat_ticks`. The scheduler believes nothing else, and
+//! or ceases to lack entries, when one goes into quarantine, and every `region_heartbeat_ticks`. The scheduler believes nothing else, and
 //! answers with orders.
 //!
 //! **Store.** Every `store_heartbeat_ticks`; the shell adds what it knows of the disk and the machine.
@@ -76,15 +76,24 @@ impl<L: LogEngine> Peer<L> {
         leader.reported_pending = pending_peers.iter().map(|peer| PeerId(peer.id)).collect();
         let leader = self.leader()?;
         let silence = |peer: &metapb::Peer| {
+            // Who counts on a store that falls silent wakes.
+            if self.is_asleep() {
+                return 0;
+            }
             let heard = leader.heard.get(&PeerId(peer.id)).copied();
             round.now.since(heard.unwrap_or(leader.since))
         };
         let others = self.region.peers.iter().filter(|peer| peer.id != self.meta.id);
+        let is_lost = |peer: &metapb::Peer| leader.quarantined.contains(&PeerId(peer.id));
         let down_peers = others
-            .filter(|peer| silence(peer) >= down_after)
+            .filter(|peer| silence(peer) >= down_after || is_lost(peer))
             .map(|peer| pdpb::PeerStats {
                 peer: Some(*peer),
-                down_seconds: silence(peer) / 1_000_000,
+                down_seconds: if is_lost(peer) {
+                    region::DOWN_FOR_GOOD_SECONDS
+                } else {
+                    silence(peer) / 1_000_000
+                },
             })
             .collect();
         let (keys_read, bytes_read) = self.publisher.reads().take();

@@ -9,11 +9,13 @@
 //! | `transfer_leader.rs` | the scheduler; a leader that is to lose its vote | nothing | another term |
 //! | `compact_log.rs` | a leader's tick | `Command::CutLog` | the log is cut once the data is durable |
 //! | `snapshot.rs` | raft, when entries are gone | nothing | a follower begins anew |
+//! | `check_consistency.rs` | a person, ticks | `Command::ComputeHash`, `Command::VerifyHash` | a replica that is the odd one stops |
 //! | `stale_peer.rs` | messages from the past | nothing | tombstones |
 //! | `heartbeat.rs` | ticks and changes | nothing | orders |
 //!
 //! The files add `impl` blocks to `Store`, `Peer` and `Applier`, which call their own methods.
 
+pub mod check_consistency;
 pub(crate) mod compact_log;
 pub(crate) mod conf_change;
 pub(crate) mod heartbeat;

@@ -12,6 +12,12 @@
 //! **Follower, learner** (`replica_read`). It asks the leader for the read index and waits until it has
 //! applied as far.
 //!
+//! **A replica may be ahead of its leader.** It applies what the leader has committed, perhaps before the
+//! leader itself does, and shows it. Were the leader to answer alone then, a client could see a write at a
+//! replica and miss it at the leader. So a leader that has told a replica a read index answers alone, for as
+//! long as that replica may still read by it, only when it has applied all that is committed; and so does a
+//! new leader, whose predecessor may have told one.
+//!
 //! **Lost rounds.** A leader's heartbeats repeat the newest question by themselves. A follower asks again
 //! after `read_index_retry_ticks`, and every question has a new name: an old answer, come late, must not
 //! pass for the answer to a newer read.
@@ -23,10 +29,11 @@ use std::collections::VecDeque;
 use proto::Refusal;
 use raft::ReadState;
 
+use crate::config::Config;
 use crate::engine::LogEngine;
 use crate::msg::{Answer, Now, ReplyId, Target};
 use crate::peer::lease::Mark;
-use crate::peer::{Peer, Role, Round};
+use crate::peer::{Leader, Peer, Role, Round};
 use crate::plant::Bug;
 
 /// Reads of one region that wait for an answer; beyond it readers are told to come back.
@@ -34,6 +41,10 @@ const READS_MAX: usize = 65_536;
 
 /// A read without a deadline waits no longer, in microseconds; then it is told to come back.
 const READ_WAIT_MICROS_MAX: u64 = 10_000_000;
+
+/// A replica may read by an index that it was told for so many times the wait of a read: its clock may be
+/// slow, and its reader late.
+const REPLICA_WAITS: u64 = 2;
 
 #[derive(Debug)]
 struct Read {
@@ -73,7 +84,8 @@ impl WaitingReads {
         self.new.len() + asked.sum::<usize>()
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
         self.new.is_empty() && self.asked.is_empty()
     }
 }
@@ -93,6 +105,25 @@ impl<L: LogEngine> Peer<L> {
         let deadline = target.deadline.unwrap_or_else(|| round.now.plus(READ_WAIT_MICROS_MAX));
         let (version, replica_read) = (target.epoch.version, target.replica_read);
         self.reads.new.push(Read { reply, version, deadline, replica_read });
+    }
+
+    /// A replica asks for a read index.
+    pub(crate) fn on_replica_asks(&mut self, config: &Config) {
+        let until = self.replicas_read_until(config);
+        if let Some(leader) = self.leader_mut() {
+            leader.replicas_read_until = until;
+        }
+    }
+
+    /// The tick until which replicas may read by what they are told now.
+    pub(crate) fn replicas_read_until(&self, config: &Config) -> u64 {
+        self.ticker.ticks() + REPLICA_WAITS * READ_WAIT_MICROS_MAX.div_ceil(config.tick_micros())
+    }
+
+    /// Whether a replica may show what is committed and not applied here.
+    pub(crate) fn may_be_behind(&self, leader: &Leader) -> bool {
+        self.ticker.ticks() < leader.replicas_read_until
+            && self.applied.index < self.group.committed_index()
     }
 
     /// Whether reads wait to be asked for.

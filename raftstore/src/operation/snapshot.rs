@@ -99,6 +99,11 @@ impl Snapshots {
         self.installing.is_some()
     }
 
+    /// Whether none is on its way in or out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sending() == 0 && self.incoming().is_none()
+    }
+
     /// How many are on their way out.
     pub(crate) fn sending(&self) -> usize {
         self.making.len() + self.made.len() + self.sent.len()
@@ -280,6 +285,7 @@ impl<L: LogEngine> Peer<L> {
             self.snapshots.installing = Some(installing);
             return true;
         }
+        self.hashes.forget();
         self.set_region(installing.region.clone());
         self.applied = installing.at;
         self.handed_index = installing.at.index;

@@ -210,15 +210,20 @@ impl<L: LogEngine> Peer<L> {
 
     /// Has the background worker look where to cut, unless it is at it.
     pub(crate) fn look_for_keys(&mut self, search: SplitSearch, round: &mut Round<'_>) {
-        let tick = self.ticker.ticks();
-        let Some(leader) = self.leader_mut() else { return };
-        let is_running = |since: u64| tick - since < CHECK_TICKS_MAX;
-        if leader.split_check_since.is_some_and(is_running) {
+        if self.is_looking_for_keys() {
             return;
         }
+        let tick = self.ticker.ticks();
+        let Some(leader) = self.leader_mut() else { return };
         leader.split_check_since = Some(tick);
         let region = self.region.clone();
         round.effects.background.push(BackgroundTask::FindSplitKeys { region, search });
+    }
+
+    /// Whether the background worker is at it.
+    pub(crate) fn is_looking_for_keys(&self) -> bool {
+        let since = self.leader().and_then(|leader| leader.split_check_since);
+        since.is_some_and(|since| self.ticker.ticks() - since < CHECK_TICKS_MAX)
     }
 
     /// A look for split keys is done.
@@ -251,8 +256,7 @@ impl Delegate {
         for part in &parts {
             if part.id == self.region.id {
                 put_region(batch, part);
-            } else if !skip.contains(&RegionId(part.id))
-                && !self.planted.has(Bug::SplitHalfWritten)
+            } else if !skip.contains(&RegionId(part.id)) && !self.planted.has(Bug::SplitHalfWritten)
             {
                 put_region(batch, part);
                 put_applied(batch, RegionId(part.id), FIRST_POSITION);

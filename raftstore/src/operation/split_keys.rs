@@ -8,6 +8,9 @@
 //! **Versions stay together.** Versions of a user key differ in their last eight bytes; a region is cut at
 //! the user key without them. Raw keys are cut as they are.
 //!
+//! **Keys are records.** Where a region may hold so many keys, records of transactions are meant, each version
+//! by itself ([`RangeSize::keys`]); bytes are those of all families.
+//!
 //! **Nothing for nothing.** A cut has something before it and something behind it: the first user key of a
 //! region is not a place to cut at. A region that is one user key is left as it is.
 //!
@@ -130,7 +133,7 @@ fn by_limits(
             found.keys.push(key);
             since = RangeSize::default();
         }
-        let pair = RangeSize { bytes, keys: 1 };
+        let pair = RangeSize::of_family(cf, bytes, 1);
         since += pair;
         found.size += pair;
     })?;
@@ -164,7 +167,7 @@ fn in_half(snapshot: &impl Snapshot, range: &KeyRange) -> Result<FoundKeys, Faul
             apart = size.bytes / (CANDIDATES_MAX as u64 / 2);
         }
         since += bytes;
-        size += RangeSize { bytes, keys: 1 };
+        size += RangeSize::of_family(cf, bytes, 1);
     })?;
     let nearest = candidates.into_iter().min_by_key(|(before, _)| before.abs_diff(size.bytes / 2));
     Ok(FoundKeys { keys: nearest.map(|(_, key)| key).into_iter().collect(), size })
@@ -300,9 +303,21 @@ mod tests {
         assert_eq!(by_bytes(99, 0), [Bytes::from("f")]);
     }
 
+    /// Ten records of ten bytes each.
+    fn ten_records() -> MemoryData {
+        let data = MemoryData::new();
+        let mut batch = WriteBatch::new();
+        for at in 0..10u8 {
+            let key = [&[b'a' + at][..], &[0; TIMESTAMP_BYTES]].concat();
+            batch.put(ColumnFamily::Write, key, "w");
+        }
+        data.write(batch).unwrap();
+        data
+    }
+
     #[test]
-    fn many_small_keys_are_too_many_too() {
-        let data = ten();
+    fn many_small_records_are_too_many_too() {
+        let data = ten_records();
         let by_keys = |split, part| keys_of(&data, limits((0, split), (0, part)));
         assert_eq!(by_keys(10, 5), Vec::<Bytes>::new());
         assert_eq!(by_keys(9, 5), [Bytes::from("f")]);
@@ -313,6 +328,7 @@ mod tests {
             [Bytes::from("c"), "e".into(), "g".into(), "i".into()]
         );
         assert_eq!(keys_of(&data, limits((0, 0), (0, 0))), Vec::<Bytes>::new());
+        assert_eq!(keys_of(&ten(), limits((0, 9), (0, 5))), Vec::<Bytes>::new(), "raw keys");
     }
 
     #[test]
@@ -363,7 +379,10 @@ mod tests {
             batch.put(ColumnFamily::Default, key, "v");
         }
         data.write(batch).unwrap();
-        assert_eq!(keys_of(&data, limits((0, 2), (0, 2))), [Bytes::from("a-key-of-many-bytes-2")]);
+        assert_eq!(
+            keys_of(&data, limits((45, 0), (24, 0))),
+            [Bytes::from("a-key-of-many-bytes-2")]
+        );
     }
 
     proptest! {

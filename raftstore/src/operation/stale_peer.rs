@@ -29,6 +29,7 @@ use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
 use crate::msg::{BackgroundTask, Now, SnapshotSource};
 use crate::operation::snapshot;
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
 use crate::plant::Bug;
 use crate::storage::Tombstone;
@@ -39,7 +40,22 @@ use crate::wire;
 const VAIN_ROUNDS_BEFORE_VALIDATE: u64 = 3;
 
 impl<D: DataEngine, L: LogEngine> Store<D, L> {
-    /// Another store's peer speaks.
+    /// Whether a message is one of many: from one member of a group to another, who is awake, and without
+    /// news for the store.
+    pub(crate) fn is_between_members(&self, message: &RaftMessage) -> bool {
+        let Some((from, to, epoch)) = self.addresses(message) else { return false };
+        let Some(peer) = self.peers.get(&RegionId(message.region_id)) else { return false };
+        !message.is_tombstone
+            && message.extra_msg.is_none()
+            && message.extra_ctx.is_empty()
+            && !peer.is_asleep()
+            && peer.phase != Phase::Quarantined
+            && to.id == peer.meta.id
+            && !is_outdated(peer, &from, &epoch)
+    }
+
+    /// Another store's peer speaks, and more may follow from it than a step of the peer here. That has
+    /// no mail.
     pub(crate) fn on_raft(
         &mut self,
         message: RaftMessage,
@@ -48,6 +64,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         let region_id = RegionId(message.region_id);
         let Some((from, to, epoch)) = self.addresses(&message) else { return Ok(()) };
+        self.hear_store(&message, &from, &to, now, effects);
         if message.is_tombstone {
             self.on_removed(region_id, &to, &epoch, now, effects);
             return Ok(());
@@ -78,32 +95,26 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         if to.id < peer.meta.id {
             return Ok(());
         }
-        let own_epoch = region::epoch(&peer.region);
-        if peer.is_initialized()
-            && region::is_epoch_stale(&epoch, &own_epoch)
-            && region::peer_by_id(&peer.region, PeerId(from.id)).is_none()
-        {
+        if is_outdated(peer, &from, &epoch) {
             if asks(&message) {
-                effects.send_now.push(removed(&message, own_epoch));
+                effects.send_now.push(removed(&message, region::epoch(&peer.region)));
             }
             return Ok(());
         }
-        self.deliver(message, now, effects);
+        if !self.on_check_message(&message, &from, now, effects)
+            && !self.on_sleep_message(&message, from, now, effects)
+        {
+            self.deliver(message, now, effects);
+        }
         Ok(())
     }
 
     /// Hands a message to the peer it is for.
     pub(crate) fn deliver(&mut self, message: RaftMessage, now: Now, effects: &mut Effects) {
         let region_id = RegionId(message.region_id);
-        let Some(peer) = self.peers.get_mut(&region_id) else { return };
-        let inner = message.message.and_then(wire::message_from_wire);
-        let (Some(inner), Some(from)) = (inner, message.from_peer) else { return };
-        // A snapshot comes on its own stream, with its data.
-        let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
-        if peer.phase == Phase::Serving && !is_snapshot && inner.from == from.id {
-            let mut round = Round { config: &self.config, now, effects };
-            peer.step(from, inner, &mut round);
-            self.touched.insert(region_id);
+        let Some(peer) = self.peers.get(&region_id) else { return };
+        if let Some((from, inner)) = peer.opened(message) {
+            self.step_peer(region_id, from, inner, now, effects);
         }
     }
 
@@ -146,6 +157,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             && !region::is_epoch_stale(&region::epoch(&region), &region::epoch(&peer.region));
         let Some(inner) = wire::message_from_wire(inner) else { return };
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
+        self.wake(region_id, Cause::Spoken(PeerId(from.id)), now);
+        let Some(peer) = self.peers.get_mut(&region_id) else { return };
         let is_free = in_the_way.is_empty() && !is_taken;
         if (is_free || self.config.planted.has(Bug::SnapshotOverNeighbour))
             && is_ours
@@ -262,6 +275,17 @@ impl<L: LogEngine> Peer<L> {
     }
 }
 
+/// Whether the sender knows less of the region than the peer here, and is no longer in it.
+fn is_outdated<L: LogEngine>(
+    peer: &Peer<L>,
+    from: &metapb::Peer,
+    epoch: &metapb::RegionEpoch,
+) -> bool {
+    peer.is_initialized()
+        && region::is_epoch_stale(epoch, &region::epoch(&peer.region))
+        && region::peer_by_id(&peer.region, PeerId(from.id)).is_none()
+}
+
 /// Whether the sender waits for an answer that it would never get.
 fn asks(message: &RaftMessage) -> bool {
     is_vote_request(message)
@@ -342,10 +366,7 @@ fn to_role(to: &metapb::Peer, own: &metapb::Peer) -> metapb::Peer {
 }
 
 /// Tasks to clear what of a range is not in another.
-fn outside(
-    before: &KeyRange,
-    after: &KeyRange,
-) -> impl Iterator<Item = BackgroundTask> + use<> {
+fn outside(before: &KeyRange, after: &KeyRange) -> impl Iterator<Item = BackgroundTask> + use<> {
     let left = KeyRange { start: before.start.clone(), end: Some(after.start.clone()) };
     let right = after.end.clone().map(|start| KeyRange { start, end: before.end.clone() });
     [Some(left), right].into_iter().flatten().filter_map({

@@ -138,7 +138,7 @@ impl<L: LogEngine> Peer<L> {
     }
 
     /// The offer that still holds.
-    fn offer(&self, round: &Round<'_>) -> Option<Offer> {
+    pub(crate) fn offer(&self, round: &Round<'_>) -> Option<Offer> {
         let patience = round.config.election_ticks as u64;
         let offer = self.leader()?.offer?;
         (self.ticker.ticks() - offer.tick < patience).then_some(offer)

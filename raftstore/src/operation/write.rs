@@ -60,6 +60,11 @@ impl WaitingWrites {
         self.queue.push_front(write);
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Takes everybody who waits.
     pub(crate) fn take_all(&mut self) -> Vec<ReplyId> {
         self.bytes = 0;

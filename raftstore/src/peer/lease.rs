@@ -74,6 +74,19 @@ impl Voters {
         Self { new: set(&members.voters), old: set(&members.voters_outgoing) }
     }
 
+    /// Whether those for whom this holds are a majority of each half.
+    pub(crate) fn is_quorum(&self, has: impl Fn(PeerId) -> bool) -> bool {
+        let has_most = |half: &BTreeSet<PeerId>| {
+            half.iter().filter(|voter| has(**voter)).count() > half.len() / 2
+        };
+        has_most(&self.new) && (self.old.is_empty() || has_most(&self.old))
+    }
+
+    /// Everybody of either half.
+    pub(crate) fn all(&self) -> impl Iterator<Item = PeerId> {
+        self.new.union(&self.old).copied()
+    }
+
     fn contains(&self, peer: PeerId) -> bool {
         self.new.contains(&peer) || self.old.contains(&peer)
     }

@@ -10,13 +10,15 @@
 //! What a leader knows besides lives in [`Role::Leader`] and is gone with the role. Proposals and
 //! reads whose index is known outlive it: they are settled by the log.
 //!
-//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, it takes
-//! no ready: it is silent, and raft takes silence for a slow network.
+//! A peer is in one [`Phase`]. While a snapshot is being installed, or its tombstone written, or in
+//! quarantine, it takes no ready: it is silent, and raft takes silence for a slow network.
 
 pub(crate) mod admission;
 pub(crate) mod lease;
+pub(crate) mod mail;
 pub(crate) mod proposals;
 mod ready;
+pub(crate) mod sleep;
 pub(crate) mod ticker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,6 +32,7 @@ use crate::engine::{LogEngine, RangeSize};
 use crate::error::Fault;
 use crate::group::{Group, GroupSettings};
 use crate::msg::{Now, Reply, ReplyId};
+use crate::operation::check_consistency::{Check, Hashes};
 use crate::operation::compact_log::LogUse;
 use crate::operation::read::WaitingReads;
 use crate::operation::snapshot::Snapshots;
@@ -40,8 +43,10 @@ use crate::plant::{Bug, Planted};
 use crate::read_view::{Published, Publisher, ReadView};
 use crate::storage::group_log::{GroupLog, Position};
 use lease::{Lease, Mark, Voters};
+use mail::Mail;
 use proposals::Proposals;
 pub(crate) use ready::is_initial;
+use sleep::Rest;
 use ticker::Ticker;
 
 /// Senders remembered by a peer; beyond it newcomers that are no members get no answers.
@@ -73,6 +78,8 @@ pub(crate) enum Phase {
     Installing,
     /// Its tombstone is being written.
     Leaving,
+    /// Its data differ from those of a majority: it takes part in nothing until it is removed.
+    Quarantined,
 }
 
 /// Who a peer is in its group. Candidates are followers that know no leader.
@@ -90,6 +97,8 @@ pub(crate) struct Leader {
     pub(crate) lease: Lease,
     /// When each follower was last heard.
     pub(crate) heard: BTreeMap<PeerId, Now>,
+    /// Until this tick a replica may read by an index that it was told.
+    pub(crate) replicas_read_until: u64,
     /// A split proposed but not applied: writes wait, and the lease is off, since it may take effect
     /// on another store first.
     pub(crate) pending_split: Option<u64>,
@@ -107,6 +116,10 @@ pub(crate) struct Leader {
     pub(crate) reported_pending: BTreeSet<PeerId>,
     /// A look for split keys is under way.
     pub(crate) split_check_since: Option<u64>,
+    /// A comparison of the replicas is under way.
+    pub(crate) check: Option<Check>,
+    /// Peers that said they are in quarantine.
+    pub(crate) quarantined: BTreeSet<PeerId>,
 }
 
 /// How much a region holds and how much of it is new. Estimates.
@@ -130,6 +143,8 @@ pub(crate) struct Peer<L: LogEngine> {
     /// The region as last applied here. Without peers: nothing has arrived yet.
     pub(crate) region: metapb::Region,
     pub(crate) group: Group<L>,
+    /// What came since its last turn.
+    pub(crate) mail: Mail,
     pub(crate) applied: Position,
     /// The last entry given to the applier.
     pub(crate) handed_index: u64,
@@ -140,14 +155,16 @@ pub(crate) struct Peer<L: LogEngine> {
     pub(crate) reads: WaitingReads,
     pub(crate) snapshots: Snapshots,
     pub(crate) log_use: LogUse,
+    pub(crate) hashes: Hashes,
     pub(crate) traffic: Traffic,
     pub(crate) ticker: Ticker,
+    rest: Rest,
     pub(crate) publisher: Publisher,
     pub(crate) leaderless_ticks: u64,
     /// Terms in which this peer led, and the tick at which each ended, while somebody may still wait for
     /// what was proposed in them.
     abandoned: VecDeque<(u64, u64)>,
-    voters: Voters,
+    pub(crate) voters: Voters,
     /// Peers that spoke to us; those of the region itself come first.
     senders: BTreeMap<PeerId, metapb::Peer>,
     /// Before this moment no votes: a promise of an earlier life may still hold.
@@ -190,6 +207,7 @@ impl<L: LogEngine> Peer<L> {
         Ok(Self {
             voters: Voters::of(group.members()),
             group,
+            mail: Mail::new(),
             applied,
             handed_index: applied.index,
             phase: Phase::Serving,
@@ -199,8 +217,10 @@ impl<L: LogEngine> Peer<L> {
             reads: WaitingReads::default(),
             snapshots: Snapshots::default(),
             log_use: LogUse::default(),
+            hashes: Hashes::default(),
             traffic: Traffic::default(),
             ticker: Ticker::new(region_id),
+            rest: Rest::default(),
             publisher,
             leaderless_ticks: 0,
             abandoned: VecDeque::new(),
@@ -293,6 +313,9 @@ impl<L: LogEngine> Peer<L> {
         if is_vote && round.now < self.votes_from && !is_forced {
             return;
         }
+        if self.is_disturbed_by(&message) {
+            self.stir();
+        }
         let sender = PeerId(message.from);
         if self.senders.len() < SENDERS_MAX {
             self.senders.insert(sender, from);
@@ -311,6 +334,9 @@ impl<L: LogEngine> Peer<L> {
                     leader.lease.on_answered_at(sender, round.now);
                 }
             }
+        }
+        if message.msg_type == MessageType::MsgReadIndex {
+            self.on_replica_asks(round.config);
         }
         if message.msg_type == MessageType::MsgTransferLeader {
             self.on_transfer_message(sender, &message, round);
@@ -345,6 +371,7 @@ impl<L: LogEngine> Peer<L> {
         if self.phase != Phase::Serving || self.awaits_sync.is_some() {
             return false;
         }
+        self.call_leader(round);
         self.follow_role(round);
         self.propose_writes(round);
         self.ask_reads(round);
@@ -372,12 +399,14 @@ impl<L: LogEngine> Peer<L> {
             self.abandon(led, round);
         }
         self.forget_made_snapshots();
+        let replicas_read_until = self.replicas_read_until(round.config);
         self.role = if leads {
             Role::Leader(Box::new(Leader {
                 term,
                 since: round.now,
                 lease: Lease::new(self.planted),
                 heard: BTreeMap::new(),
+                replicas_read_until,
                 pending_split: None,
                 offer: None,
                 joint_since: None,
@@ -386,6 +415,8 @@ impl<L: LogEngine> Peer<L> {
                 heartbeat_at: None,
                 reported_pending: BTreeSet::new(),
                 split_check_since: None,
+                check: None,
+                quarantined: BTreeSet::new(),
             }))
         } else {
             Role::Follower
@@ -472,12 +503,14 @@ impl<L: LogEngine> Peer<L> {
     /// Until when this peer may answer alone, if it may at all.
     pub(crate) fn lease_until(&self, round: &Round<'_>) -> Option<Now> {
         let leader = self.leader()?;
-        let may = self.phase == Phase::Serving
+        let may = round.config.leases
+            && self.phase == Phase::Serving
             // An entry of an earlier leader may be committed and not yet applied here.
             && (self.applied.term == leader.term || self.planted.has(Bug::LeaseBeforeOwnEntry))
             && leader.term == self.group.term()
             && self.group.transferee().is_none()
-            && leader.pending_split.is_none();
+            && leader.pending_split.is_none()
+            && !self.may_be_behind(leader);
         if !may {
             return None;
         }
@@ -488,6 +521,7 @@ impl<L: LogEngine> Peer<L> {
     /// Answers everybody who waits: this peer ceases to be. Those whose entry may still be committed by
     /// others are told that nobody knows.
     pub(crate) fn refuse_everybody(&mut self, round: &mut Round<'_>) {
+        assert!(self.mail.is_empty(), "{} goes and has mail", self.region_id());
         let gone = Refusal::RegionNotFound { region_id: self.region.id };
         let waiting = self.writes.take_all();
         round.refuse_all(waiting, &gone);

@@ -61,6 +61,11 @@ impl Proposals {
         lost.into_values().flatten().collect()
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes everybody who waits.
     pub(crate) fn take_all(&mut self) -> Vec<ReplyId> {
         std::mem::take(&mut self.0).into_values().flatten().collect()

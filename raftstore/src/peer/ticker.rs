@@ -1,7 +1,8 @@
 //! Which periodic duty is due at this tick.
 //!
 //! Duties of different regions are spread over their period, so that a store with many regions does
-//! not do everything at once.
+//! not do everything at once. A peer that sleeps is not ticked; what passed is added when it wakes, and so
+//! its duties keep their places in their periods.
 
 use proto::RegionId;
 
@@ -36,6 +37,16 @@ impl Ticker {
         self.ticks
     }
 
+    /// Ticks passed while the peer slept.
+    pub(crate) fn pass(&mut self, ticks: u64) {
+        self.ticks += ticks;
+    }
+
+    /// In so many ticks a duty with this period is due again.
+    pub(crate) fn until(&self, period: u64) -> u64 {
+        period - self.ticks.wrapping_add(self.offset) % period
+    }
+
     /// One tick passed: what is due?
     pub(crate) fn tick(&mut self, config: &Config) -> Due {
         self.ticks += 1;
@@ -60,6 +71,18 @@ mod tests {
             let mut ticker = Ticker::new(RegionId(region));
             let due = (0..12).filter(|_| ticker.tick(&config).compact_log).count();
             assert_eq!(due, 3);
+        }
+    }
+
+    #[test]
+    fn what_is_due_after_a_sleep_is_known_before_it() {
+        let config = Config { compact_log_ticks: 7, ..Config::default() };
+        for region in 0..9 {
+            let mut ticker = Ticker::new(RegionId(region));
+            ticker.pass(3);
+            ticker.pass(ticker.until(7) - 1);
+            assert!(ticker.tick(&config).compact_log);
+            assert_eq!(ticker.until(7), 7);
         }
     }
 }

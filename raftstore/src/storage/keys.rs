@@ -6,6 +6,7 @@
 //! 02 ‹region id› 01     the peer here                        RegionLocalState
 //! 02 ‹region id› 02     how far it has applied               see AppliedState
 //! 02 ‹region id› 03     where a removed peer ended           see Tombstone
+//! 02 ‹region id› 04     why the peer is in quarantine        see Quarantine
 //! ```
 //!
 //! Region ids are eight bytes, most significant first, so that regions follow each other in order.
@@ -31,6 +32,8 @@ pub enum MetaKey {
     Applied(RegionId),
     /// Where it ended.
     Tombstone(RegionId),
+    /// Why it is in quarantine.
+    Quarantine(RegionId),
 }
 
 impl MetaKey {
@@ -43,6 +46,7 @@ impl MetaKey {
             Self::Region(id) => put_region(&mut out, id, 1),
             Self::Applied(id) => put_region(&mut out, id, 2),
             Self::Tombstone(id) => put_region(&mut out, id, 3),
+            Self::Quarantine(id) => put_region(&mut out, id, 4),
         }
         out.freeze()
     }
@@ -58,6 +62,7 @@ impl MetaKey {
                     1 => Some(Self::Region(id)),
                     2 => Some(Self::Applied(id)),
                     3 => Some(Self::Tombstone(id)),
+                    4 => Some(Self::Quarantine(id)),
                     _ => None,
                 }
             }
@@ -90,6 +95,7 @@ mod tests {
             MetaKey::Region(id),
             MetaKey::Applied(id),
             MetaKey::Tombstone(id),
+            MetaKey::Quarantine(id),
         ] {
             assert_eq!(MetaKey::decode(&key.encode()), Some(key));
         }

@@ -5,6 +5,7 @@
 //! | [`RegionState`] | data engine | applier | the applied index that made it so |
 //! | [`AppliedState`] | data engine | applier | the data it speaks of |
 //! | [`Tombstone`] | data engine | applier | the tombstone region state |
+//! | [`Quarantine`] | data engine | applier | nothing: the peer is silent from then on |
 //! | term, vote, entries | log engine | raft worker | each other |
 //!
 //! **Crash order of the two engines.** The data engine is not synced, so after a loss of power it
@@ -23,6 +24,7 @@
 pub mod bootstrap;
 pub mod group_log;
 pub mod keys;
+pub mod region_hash;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -34,6 +36,7 @@ use crate::engine::{ColumnFamily, Cursor as _, DataEngine, Snapshot, WriteBatch}
 use crate::error::Fault;
 use group_log::Position;
 use keys::MetaKey;
+use region_hash::RegionHash;
 
 /// Every log of a region begins after this index and term, so that a peer without data, whose log
 /// ends at 0, can only be served by a snapshot.
@@ -58,6 +61,49 @@ pub struct Tombstone {
     /// The entry that removed it, if one did: a candidate that still counts on the removed peer
     /// learns from it that this entry is committed.
     pub removed_at: Option<Position>,
+}
+
+/// Why a peer takes part in nothing any more, until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Which peer; a later one of the region does not inherit it.
+    pub peer_id: PeerId,
+    /// At this index its data were others …
+    pub index: u64,
+    /// … namely these …
+    pub own: RegionHash,
+    /// … than those of a majority.
+    pub agreed: RegionHash,
+}
+
+const QUARANTINE_VERSION: u8 = 1;
+
+impl Quarantine {
+    /// Its bytes: a version, the peer, the index and the two hashes.
+    pub fn encode(self) -> Bytes {
+        let mut out = Vec::with_capacity(57);
+        out.push(QUARANTINE_VERSION);
+        out.extend_from_slice(&self.peer_id.0.to_be_bytes());
+        out.extend_from_slice(&self.index.to_be_bytes());
+        out.extend_from_slice(&self.own.encode());
+        out.extend_from_slice(&self.agreed.encode());
+        out.into()
+    }
+
+    /// The record in these bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        let (peer_id, rest) = rest.split_first_chunk::<8>()?;
+        let (index, rest) = rest.split_first_chunk::<8>()?;
+        let (own, agreed) = rest.split_at_checked(20)?;
+        (*version == QUARANTINE_VERSION).then_some(())?;
+        Some(Self {
+            peer_id: PeerId(u64::from_be_bytes(*peer_id)),
+            index: u64::from_be_bytes(*index),
+            own: RegionHash::decode(own)?,
+            agreed: RegionHash::decode(agreed)?,
+        })
+    }
 }
 
 /// How far a peer has applied. Its bytes: a version, the index and the term.
@@ -113,6 +159,11 @@ pub fn put_applied(batch: &mut WriteBatch, region_id: RegionId, applied: Positio
     batch.put(ColumnFamily::Meta, key, AppliedState(applied).encode());
 }
 
+/// Adds to the batch that the peer is in quarantine.
+pub fn put_quarantine(batch: &mut WriteBatch, region_id: RegionId, odd: Quarantine) {
+    batch.put(ColumnFamily::Meta, MetaKey::Quarantine(region_id).encode(), odd.encode());
+}
+
 /// Adds to the batch that the peer is gone. Its data is cleared later.
 pub fn put_tombstone(batch: &mut WriteBatch, tombstone: &Tombstone) {
     let region_id = RegionId(tombstone.region.id);
@@ -125,6 +176,7 @@ pub fn put_tombstone(batch: &mut WriteBatch, tombstone: &Tombstone) {
     let key = MetaKey::Region(region_id).encode();
     batch.put(ColumnFamily::Meta, key, state.encode_to_vec());
     batch.delete(ColumnFamily::Meta, MetaKey::Applied(region_id).encode());
+    batch.delete(ColumnFamily::Meta, MetaKey::Quarantine(region_id).encode());
     let key = MetaKey::Tombstone(region_id).encode();
     match tombstone.removed_at {
         Some(position) => batch.put(ColumnFamily::Meta, key, encode_position(position)),
@@ -180,6 +232,24 @@ pub fn applied_state(
             })
         })
         .transpose()
+}
+
+/// Whether one view of the engine says that this peer is in quarantine.
+pub fn quarantine_of(
+    snapshot: &impl Snapshot,
+    region_id: RegionId,
+    peer_id: PeerId,
+) -> Result<Option<Quarantine>, Fault> {
+    let found = snapshot
+        .get(ColumnFamily::Meta, &MetaKey::Quarantine(region_id).encode())?
+        .map(|bytes| {
+            Quarantine::decode(&bytes).ok_or_else(|| Fault::Corrupt {
+                place: format!("quarantine of {region_id}"),
+                detail: "unreadable".into(),
+            })
+        })
+        .transpose()?;
+    Ok(found.filter(|odd| odd.peer_id == peer_id))
 }
 
 /// Every region that the store knows something of, in order.

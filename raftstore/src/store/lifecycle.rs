@@ -33,11 +33,13 @@ use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::{DataEngine, GroupWrite, LogEngine, LogState};
 use crate::error::Fault;
 use crate::msg::{ApplyTask, BackgroundTask, Now};
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, PeerStart, Phase, Round, is_initial};
 use crate::plant::Bug;
 use crate::storage::group_log::{GroupLog, Position};
 use crate::storage::{
-    FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, region_states,
+    FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, quarantine_of,
+    region_states,
 };
 use crate::wire;
 
@@ -103,13 +105,30 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             self.region_map.insert(KeyRange::of(&region), region_id);
             // What is found after a crash of the process may still be lost with the power.
             let awaits_sync = (!has_log).then(|| self.syncs.want());
+            let odd = quarantine_of(&snapshot, region_id, PeerId(meta.id))?;
             let new = NewPeer { meta, region, applied, promised: None, votes_from, awaits_sync };
             self.add_peer(new, effects)?;
+            if odd.is_some() {
+                self.set_aside(region_id);
+            }
         }
         for range in self.region_map.gaps() {
             effects.background.push(BackgroundTask::ClearRange { range });
         }
         Ok(())
+    }
+
+    /// The peer is in quarantine: nobody sees it, and it does nothing.
+    pub(crate) fn set_aside(&mut self, region_id: RegionId) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.phase = Phase::Quarantined;
+            self.views.remove(region_id, &peer.publisher);
+        }
+    }
+
+    /// What was and will be written in this round shall be durable soon.
+    pub(crate) fn want_sync(&mut self) {
+        self.syncs.want();
     }
 
     /// A crash may fall between a tombstone and the clearing of its log.
@@ -157,7 +176,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             peer.group.campaign();
         }
         self.views.insert(region_id, &peer.publisher);
-        self.peers.insert(region_id, peer);
+        self.peers.insert(region_id, Box::new(peer));
+        self.sleepers.rouse(region_id);
         self.touched.insert(region_id);
         Ok(())
     }
@@ -283,6 +303,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
     ) -> Option<HardState> {
         let mut peer = self.peers.remove(&region_id)?;
+        self.sleepers.forget(region_id);
         assert!(!peer.is_initialized(), "{region_id} has data and is not in the way");
         self.views.remove(region_id, &peer.publisher);
         let mut round = Round { config: &self.config, now, effects };
@@ -307,6 +328,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 
     /// A peer must go, by no entry of its own log: has its tombstone written. `destroy` follows.
     pub(crate) fn begin_destroy(&mut self, region_id: RegionId, now: Now, effects: &mut Effects) {
+        self.wake(region_id, Cause::Wanted, now);
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         match peer.phase {
             // What is being installed would be written over its grave.
@@ -314,7 +336,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             Phase::Serving if !peer.is_initialized() => {
                 self.remove_empty_peer(region_id, now, effects);
             }
-            Phase::Serving => {
+            Phase::Serving | Phase::Quarantined => {
                 peer.phase = Phase::Leaving;
                 peer.publisher.set_lease(None);
                 let peer_id = peer.id();
@@ -327,6 +349,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     pub(super) fn destroy(&mut self, tombstone: Tombstone, now: Now, effects: &mut Effects) {
         let region_id = region::id(&tombstone.region);
         let Some(mut peer) = self.peers.remove(&region_id) else { return };
+        self.sleepers.forget(region_id);
         tracing::info!(store = %self.id, region = %region_id, peer = %peer.id(), "a peer is destroyed");
         let led = peer.leader().map(|leader| leader.term);
         let mut round = Round { config: &self.config, now, effects };

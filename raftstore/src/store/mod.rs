@@ -9,38 +9,41 @@
 //! ```
 //!
 //! Each call adds to one [`Effects`]; `flush` is called once for each, so that a group appears once in
-//! its log write.
+//! its log write. What concerns one peer only is done when that peer has its turn, at the flush; turns
+//! of different peers may be taken side by side ([`turns`]).
 //!
 //! Invariants: the region map holds exactly the ranges of the peers that have data, and no two overlap;
 //! a region has at most one peer here; a peer that was removed does not come back.
 
 mod lifecycle;
 pub(crate) mod region_map;
+mod sleepers;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use proto::{
-    KeyRange, Refusal, RegionId, StoreId, metapb, pdpb, raft_serverpb::RaftMessage, region,
-};
+use proto::{KeyRange, Refusal, RegionId, StoreId, metapb, raft_serverpb::RaftMessage, region};
 
 use crate::command::Command;
 use crate::config::Config;
 use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
+use crate::lanes::{Lanes, OneLane};
 use crate::msg::{
-    Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, ReplyId, StoreMsg, Target,
+    Answer, Applied, ApplyTask, BackgroundTask, Now, Outcome, Reply, StoreMsg, Target,
 };
-use crate::operation::heartbeat::is_current;
-use crate::operation::split_keys::SplitSearch;
-use crate::operation::transfer_leader::wanted;
+use crate::peer::mail::{AppliedData, PeerMsg};
+use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
-use crate::plant::Bug;
 use crate::read_view::ReadViews;
 use crate::storage::Tombstone;
 use crate::storage::group_log::Position;
 use lifecycle::Dying;
 use region_map::RegionMap;
+use sleepers::Sleepers;
+pub use turns::PeerShare;
 
 /// Siblings told to a caller whose epoch is old, at most.
 const SIBLINGS_MAX: usize = 10;
@@ -51,17 +54,22 @@ const SYNC_RETRY_TICKS: u64 = 200;
 /// A store full of peers.
 pub struct Store<D: DataEngine, L: LogEngine> {
     pub(crate) id: StoreId,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) data: D,
     pub(crate) log: L,
-    pub(crate) peers: BTreeMap<RegionId, Peer<L>>,
+    /// In boxes, so that a peer moves to a lane by its address.
+    pub(crate) peers: BTreeMap<RegionId, Box<Peer<L>>>,
     pub(crate) tombstones: BTreeMap<RegionId, Tombstone>,
     /// Bytes and keys applied since the last report.
     pub(crate) written: (u64, u64),
     pub(crate) region_map: RegionMap,
     views: ReadViews,
-    /// Peers to flush.
+    /// Peers to flush; those with mail are among them.
     pub(crate) touched: BTreeSet<RegionId>,
+    /// Messages in the mail of all peers.
+    unread: usize,
+    lanes: Box<dyn Lanes<PeerShare<D, L>>>,
+    sleepers: Sleepers,
     /// Votes for regions that a split has yet to create here.
     early_votes: VecDeque<RaftMessage>,
     /// Regions that a split on its way to the applier will create, with the region it is of.
@@ -108,7 +116,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<Self, Fault> {
         let mut store = Self {
             id,
-            config,
+            config: Arc::new(config),
             data,
             log,
             peers: BTreeMap::new(),
@@ -117,6 +125,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             region_map: RegionMap::default(),
             views: ReadViews::new(id),
             touched: BTreeSet::new(),
+            unread: 0,
+            lanes: Box::new(OneLane),
+            sleepers: Sleepers::default(),
             early_votes: VecDeque::new(),
             splitting: BTreeMap::new(),
             dying: BTreeMap::new(),
@@ -141,7 +152,18 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.id
     }
 
-    /// Something happened.
+    /// Whether leaders here may answer reads alone from now on. What was published is taken back at once.
+    pub fn use_leases(&mut self, may: bool) {
+        if self.config.leases == may {
+            return;
+        }
+        Arc::make_mut(&mut self.config).leases = may;
+        if !may {
+            self.peers.values().for_each(|peer| peer.publisher.set_lease(None));
+        }
+    }
+
+    /// Something happened. What concerns one peer only goes into its mail.
     pub fn step(
         &mut self,
         message: StoreMsg,
@@ -149,52 +171,77 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
     ) -> Result<(), Fault> {
         match message {
-            StoreMsg::Write { target, batch, reply } => {
-                self.with_admitted(&target, reply, now, effects, |peer, round| {
-                    peer.add_write(target.clone(), batch, reply, round);
-                });
+            StoreMsg::Write { target, batch, reply } => match self.admit(&target) {
+                Ok(()) => {
+                    self.mail(target.region_id, now, PeerMsg::Write { target, batch, reply });
+                }
+                Err(refusal) => effects.replies.push((reply, Err(refusal))),
+            },
+            StoreMsg::ReadBarrier { target, reply } => match self.admit(&target) {
+                Ok(()) => {
+                    self.mail(target.region_id, now, PeerMsg::ReadBarrier { target, reply });
+                }
+                Err(refusal) => effects.replies.push((reply, Err(refusal))),
+            },
+            StoreMsg::Split { target, keys, reply } => match self.admit(&target) {
+                Ok(()) => {
+                    let ask = self.next_ask();
+                    self.mail(target.region_id, now, PeerMsg::Split { keys, reply, ask });
+                }
+                Err(refusal) => effects.replies.extend(reply.map(|reply| (reply, Err(refusal)))),
+            },
+            StoreMsg::Order(order) => {
+                let ask = self.next_ask();
+                self.mail(RegionId(order.region_id), now, PeerMsg::Order { order, ask });
             }
-            StoreMsg::ReadBarrier { target, reply } => {
-                self.with_admitted(&target, reply, now, effects, |peer, round| {
-                    peer.add_read(&target, reply, round);
-                });
+            StoreMsg::Raft(message) => {
+                let region_id = RegionId(message.region_id);
+                if self.is_between_members(&message) {
+                    self.note_sign_of_life(&message);
+                    self.mail(region_id, now, PeerMsg::Raft(message));
+                } else {
+                    self.read_mail_of(region_id, effects);
+                    self.on_raft(*message, now, effects)?;
+                }
             }
-            StoreMsg::Split { target, keys, reply } => {
-                self.on_split(&target, keys, reply, now, effects);
+            StoreMsg::CheckConsistency { region_id, reply } => {
+                self.read_mail_of(region_id, effects);
+                self.on_check_consistency(region_id, reply, now, effects);
             }
-            StoreMsg::Order(order) => self.on_order(*order, now, effects),
-            StoreMsg::Raft(message) => self.on_raft(*message, now, effects)?,
+            StoreMsg::HashComputed { region_id, peer_id, index, hash } => {
+                self.read_mail_of(region_id, effects);
+                self.on_hash_computed((region_id, peer_id), index, hash, now, effects);
+            }
             StoreMsg::SnapshotReceived { message, source } => {
+                self.read_mail(effects);
                 self.on_snapshot_received(*message, source, now, effects);
             }
             StoreMsg::SnapshotSent { region_id, to, ok } => {
-                self.with_peer(region_id, now, effects, |peer, _| peer.on_snapshot_sent(to, ok));
+                self.mail(region_id, now, PeerMsg::SnapshotSent { to, ok });
             }
-            StoreMsg::Unreachable { store_id } => self.on_unreachable(store_id),
+            StoreMsg::Unreachable { store_id } => {
+                self.read_mail(effects);
+                self.on_unreachable(store_id);
+            }
             StoreMsg::SnapshotGenerated { region_id, peer_id, to, generated } => {
-                self.with_peer(region_id, now, effects, |peer, _| {
-                    if peer.id() == peer_id {
-                        peer.on_snapshot_generated(to, generated);
-                    }
-                });
+                let message = PeerMsg::SnapshotGenerated { peer_id, to, generated };
+                self.mail(region_id, now, message);
             }
             StoreMsg::SnapshotInstalled { region_id, peer_id, ok } => {
+                self.read_mail_of(region_id, effects);
                 self.on_snapshot_installed(region_id, peer_id, ok, now, effects)?;
             }
             StoreMsg::SplitIds { region_id, ask, ids } => {
-                self.with_peer(region_id, now, effects, |peer, round| {
-                    peer.on_split_ids(ask, ids, round);
-                });
+                self.mail(region_id, now, PeerMsg::SplitIds { ask, ids });
             }
             StoreMsg::SplitKeysFound { region_id, epoch, keys, size } => {
                 let ask = self.next_ask();
-                self.with_peer(region_id, now, effects, |peer, round| {
-                    if peer.on_split_keys(&epoch, size) && !keys.is_empty() {
-                        peer.ask_split(keys, None, ask, round);
-                    }
-                });
+                self.mail(region_id, now, PeerMsg::SplitKeysFound { epoch, keys, size, ask });
             }
-            StoreMsg::DataSynced { ticket } => self.on_data_synced(ticket),
+            StoreMsg::DataSynced { ticket } => {
+                self.read_mail(effects);
+                self.on_data_synced(ticket);
+            }
         }
         Ok(())
     }
@@ -206,18 +253,25 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         if self.last_tick.is_some_and(|last| now.since(last) < shortest) {
             return Ok(());
         }
+        self.read_mail(effects);
         self.last_tick = Some(now);
         self.ticks += 1;
-        let mut failed = Vec::new();
-        for (region_id, peer) in &mut self.peers {
+        let (mut failed, mut agreed) = (Vec::new(), Vec::new());
+        for region_id in self.sleepers.awake() {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
             let mut round = Round { config: &self.config, now, effects };
             if Self::tick_peer(peer, &mut round) {
-                self.touched.insert(*region_id);
+                self.touched.insert(region_id);
             }
             if peer.may_rebuild() {
-                failed.push(*region_id);
+                failed.push(region_id);
+            }
+            if peer.has_agreement() {
+                agreed.push(region_id);
             }
         }
+        // Those that wake now have had this tick in their sleep.
+        self.tick_sleepers(agreed, now, effects);
         for region_id in failed {
             self.rebuild(region_id, now, effects)?;
         }
@@ -235,6 +289,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     fn tick_peer(peer: &mut Peer<L>, round: &mut Round<'_>) -> bool {
         let due = peer.ticker.tick(round.config);
         peer.tick_abandoned(round);
+        if peer.phase == Phase::Quarantined {
+            peer.tick_quarantined(round);
+        }
         if peer.phase != Phase::Serving {
             return false;
         }
@@ -245,6 +302,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         peer.tick_split(due.split_check, round);
         peer.tick_stale(round);
         is_touched |= peer.tick_members(round);
+        peer.tick_check(round);
         if due.compact_log {
             peer.tick_compact_log(round);
         }
@@ -261,21 +319,15 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             let applied = peer.applied.index;
             peer.group.log_mut().forget_cached(applied);
         }
+        peer.tick_sleep(round);
         is_touched || peer.has_new_reads()
     }
 
     /// Gathers what touched peers are ready for.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
-        for region_id in std::mem::take(&mut self.touched) {
-            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
-            let tasks_before = effects.apply.len();
-            let mut round = Round { config: &self.config, now, effects };
-            if peer.flush(&mut round) {
-                self.touched.insert(region_id);
-            }
-            Self::report_region(&self.data, peer, &mut round);
-            self.look_for_splits(region_id, tasks_before, effects);
-        }
+        let tasks_before = effects.apply.len();
+        self.take_turns(Some(now), effects);
+        self.look_for_splits(tasks_before, effects);
         self.clear_logs(effects);
         if self.syncs.is_wanted && self.syncs.asked_at.is_none() {
             let ticket = self.syncs.next;
@@ -288,9 +340,11 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 
     /// A split on its way to the applier will create regions: no message may create them meanwhile, and
     /// those whose newer peers are known here are left out.
-    fn look_for_splits(&mut self, parent: RegionId, from: usize, effects: &mut Effects) {
+    fn look_for_splits(&mut self, from: usize, effects: &mut Effects) {
         for task in &mut effects.apply[from..] {
-            let ApplyTask::Entries { entries, skip_children, .. } = task else { continue };
+            let ApplyTask::Entries { region_id: parent, entries, skip_children, .. } = task else {
+                continue;
+            };
             for entry in entries.iter().filter(|entry| Command::is_split(&entry.data)) {
                 let Ok(Command::Split(split)) = Command::decode(entry.data.clone()) else {
                     continue;
@@ -308,7 +362,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                     {
                         skip_children.push(part.region_id);
                     }
-                    self.splitting.insert(part.region_id, parent);
+                    self.splitting.insert(part.region_id, *parent);
                 }
             }
         }
@@ -323,15 +377,19 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
     ) -> Result<(), Fault> {
         for ready in persisted {
             let region_id = ready.region_id;
-            let is_its = |peer: &&mut Peer<L>| peer.generation() == ready.generation;
-            if let Some(peer) = self.peers.get_mut(&region_id).filter(is_its) {
-                peer.on_persisted(ready.number);
-                self.touched.insert(region_id);
-                if peer.may_rebuild() {
+            let peer = self.peers.get(&region_id);
+            let Some(peer) = peer.filter(|peer| peer.generation() == ready.generation) else {
+                self.on_log_cleared(&ready);
+                continue;
+            };
+            if peer.phase == Phase::Serving {
+                self.mail(region_id, now, PeerMsg::Persisted { number: ready.number });
+            } else {
+                self.read_mail_of(region_id, effects);
+                self.with_peer(region_id, now, effects, |peer, _| peer.on_persisted(ready.number));
+                if self.peers.get(&region_id).is_some_and(|peer| peer.may_rebuild()) {
                     self.rebuild(region_id, now, effects)?;
                 }
-            } else {
-                self.on_log_cleared(&ready);
             }
         }
         Ok(())
@@ -348,10 +406,44 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         if self.peers.get(&region_id).is_none_or(|peer| peer.id() != applied.peer_id) {
             return Ok(());
         }
+        self.written.0 += applied.bytes_written;
+        self.written.1 += applied.keys_written;
+        let mut data = AppliedData {
+            at: Position { index: applied.applied_index, term: applied.applied_term },
+            bytes: applied.bytes_written,
+            keys: applied.keys_written,
+            cut: None,
+        };
+        for outcome in &applied.outcomes {
+            if let Outcome::LogCut { index, term } = *outcome {
+                data.cut = Some((Position { index, term }, self.syncs.want()));
+            }
+        }
+        let concerns_peer_only =
+            applied.outcomes.iter().all(|outcome| matches!(outcome, Outcome::LogCut { .. }));
+        if concerns_peer_only {
+            self.splitting.retain(|_, parent| *parent != region_id);
+            self.mail(region_id, now, PeerMsg::Applied(data));
+            return Ok(());
+        }
+        self.read_mail(effects);
+        self.on_outcomes(region_id, applied.outcomes, data, now, effects)
+    }
+
+    /// Entries were applied, and changed more than data.
+    fn on_outcomes(
+        &mut self,
+        region_id: RegionId,
+        outcomes: Vec<Outcome>,
+        data: AppliedData,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
         let mut answers: BTreeMap<u64, Reply> = BTreeMap::new();
         let mut tombstone = None;
+        let mut odd = None;
         // In log order: a change of membership after a split knows of the split.
-        for outcome in applied.outcomes {
+        for outcome in outcomes {
             match outcome {
                 Outcome::Refused { index, refusal } => {
                     answers.insert(index, Err(refusal));
@@ -365,49 +457,44 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                     answers.insert(index, Ok(Answer::Regions(regions.clone())));
                     self.on_region_split(region_id, regions, &skipped, now, effects)?;
                 }
-                Outcome::LogCut { index, term } => {
-                    let cut = (Position { index, term }, self.syncs.want());
-                    self.with_peer(region_id, now, effects, |peer, _| {
-                        peer.log_use.cut = Some(cut);
+                // In `data`.
+                Outcome::LogCut { .. } => {}
+                Outcome::HashDue { job } => {
+                    self.with_peer(region_id, now, effects, |peer, round| {
+                        peer.begin_hash(job, round);
                     });
+                }
+                Outcome::HashAgreed { index, hash } => {
+                    let peer = self.peers.get_mut(&region_id);
+                    odd = odd.or(peer.and_then(|peer| peer.on_hash_agreed(index, hash)));
                 }
                 Outcome::Removed { tombstone: found } => tombstone = Some(found),
             }
         }
-        let Some(peer) = self.peers.get_mut(&region_id) else { return Ok(()) };
-        let index = applied.applied_index;
-        peer.applied = Position { index, term: applied.applied_term };
-        if self.config.planted.has(Bug::LogCutBeforeSync) {
-            peer.perform_cut();
-        }
-        self.written.0 += applied.bytes_written;
-        self.written.1 += applied.keys_written;
-        peer.on_written(applied.bytes_written, applied.keys_written);
-        let settled = peer.proposals.take_applied(index);
-        if tombstone.is_none() {
-            peer.group.applied_to(index);
-        }
         self.splitting.retain(|_, parent| *parent != region_id);
-        for (index, replies) in settled {
-            let answer = answers.remove(&index).unwrap_or(Ok(Answer::Done));
-            let answer = answer.map_err(|refusal| self.with_siblings(refusal, None));
-            effects.replies.extend(replies.into_iter().map(|reply| (reply, answer.clone())));
+        for answer in answers.values_mut() {
+            if let Err(refusal) = answer {
+                *refusal = self.with_siblings(refusal.clone(), None);
+            }
         }
+        let is_removed = tombstone.is_some();
+        self.with_peer(region_id, now, effects, |peer, round| {
+            peer.log_use.cut = data.cut.or(peer.log_use.cut.take());
+            peer.on_applied(data, answers, round);
+            if !is_removed {
+                peer.go_on(round);
+            }
+        });
         if let Some(tombstone) = tombstone {
             self.destroy(tombstone, now, effects);
-            return Ok(());
         }
-        if let Some(peer) = self.peers.get_mut(&region_id) {
-            let mut round = Round { config: &self.config, now, effects };
-            peer.settle_split();
-            peer.serve_reads(&mut round);
-            peer.maybe_install(&mut round);
-            self.touched.insert(region_id);
+        if let Some(odd) = odd {
+            self.quarantine(region_id, odd, now, effects);
         }
         Ok(())
     }
 
-    /// Does something to a peer, if it is there, and flushes it later.
+    /// Does something to a peer, if it is there, and flushes it later. A peer that is wanted does not sleep.
     fn with_peer(
         &mut self,
         region_id: RegionId,
@@ -415,24 +502,10 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         effects: &mut Effects,
         act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
     ) {
+        self.wake(region_id, Cause::Wanted, now);
         if let Some(peer) = self.peers.get_mut(&region_id) {
             act(peer, &mut Round { config: &self.config, now, effects });
             self.touched.insert(region_id);
-        }
-    }
-
-    /// Does something to the peer that a caller means, or refuses the caller.
-    fn with_admitted(
-        &mut self,
-        target: &Target,
-        reply: ReplyId,
-        now: Now,
-        effects: &mut Effects,
-        act: impl FnOnce(&mut Peer<L>, &mut Round<'_>),
-    ) {
-        match self.admit(target) {
-            Ok(()) => self.with_peer(target.region_id, now, effects, act),
-            Err(refusal) => effects.replies.push((reply, Err(refusal))),
         }
     }
 
@@ -442,7 +515,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return Err(Refusal::StoreNotMatch { requested: requested.0, actual: self.id.0 });
         }
         let region_id = target.region_id;
-        let Some(peer) = self.peers.get(&region_id) else {
+        let peer = self.peers.get(&region_id);
+        let Some(peer) = peer.filter(|peer| peer.phase != Phase::Quarantined) else {
             return Err(Refusal::RegionNotFound { region_id: region_id.0 });
         };
         match (peer.view().admit(target, self.id), &peer.phase) {
@@ -451,7 +525,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             (Ok(()), Phase::Installing) => {
                 Err(Refusal::Other { message: "peer is applying snapshot".into() })
             }
-            (Ok(()), Phase::Leaving) => Err(Refusal::RegionNotFound { region_id: region_id.0 }),
+            (Ok(()), Phase::Leaving | Phase::Quarantined) => {
+                Err(Refusal::RegionNotFound { region_id: region_id.0 })
+            }
         }
     }
 
@@ -470,63 +546,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         Refusal::EpochNotMatch { current_regions }
     }
 
-    fn on_split(
-        &mut self,
-        target: &Target,
-        keys: Vec<bytes::Bytes>,
-        reply: Option<ReplyId>,
-        now: Now,
-        effects: &mut Effects,
-    ) {
-        match self.admit(target) {
-            Ok(()) => {
-                let ask = self.next_ask();
-                self.with_peer(target.region_id, now, effects, |peer, round| {
-                    peer.ask_split(keys, reply, ask, round);
-                });
-            }
-            Err(refusal) => {
-                effects.replies.extend(reply.map(|reply| (reply, Err(refusal))));
-            }
-        }
-    }
-
-    /// The scheduler wants something of a region. What cannot be done now is ordered again.
-    fn on_order(&mut self, order: pdpb::RegionHeartbeatResponse, now: Now, effects: &mut Effects) {
-        let region_id = RegionId(order.region_id);
-        let ask = self.next_ask();
-        self.with_peer(region_id, now, effects, |peer, round| {
-            if !is_current(&order, &peer.region) {
-                return;
-            }
-            let wanted = order.transfer_leader.as_ref().map(wanted).unwrap_or_default();
-            if peer.leader().is_none() {
-                peer.forward_transfer(&wanted, round);
-                return;
-            }
-            let one = order.change_peer.map(|change| vec![change]);
-            let several = order.change_peer_v2.map(|v2| v2.changes);
-            for changes in one.into_iter().chain(several) {
-                if let Err(why) = peer.change_members(changes, round) {
-                    tracing::info!(region = %region_id, why, "an order is not carried out");
-                    peer.report_again();
-                }
-            }
-            if !wanted.is_empty() && !peer.transfer_leader(&wanted, round) {
-                peer.report_again();
-            }
-            if let Some(split) = order.split_region {
-                if split.keys.is_empty() {
-                    let approximate = split.policy() == pdpb::CheckPolicy::Approximate;
-                    peer.look_for_keys(SplitSearch::Middle { approximate }, round);
-                } else {
-                    peer.ask_split(split.keys, None, ask, round);
-                }
-            }
-        });
-    }
-
     fn on_unreachable(&mut self, store_id: StoreId) {
+        self.doubt_store(store_id);
         for peer in self.peers.values_mut().filter(|peer| peer.leader().is_some()) {
             if let Some(there) = region::peer_on(&peer.region, store_id) {
                 let there = proto::PeerId(there.id);

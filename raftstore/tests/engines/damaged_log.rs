@@ -114,7 +114,7 @@ fn a_torn_tail_that_was_never_synced_is_dropped_and_nothing_else() {
 }
 
 #[test]
-fn a_log_cut_short_inside_its_synced_part_is_refused() {
+fn bug_r15_a_log_cut_short_inside_its_synced_part_is_opened() {
     let written = written();
     for length in lengths(&written) {
         match written.open_changed(|path| cut(path, length)) {
@@ -130,7 +130,7 @@ fn a_log_cut_short_inside_its_synced_part_is_refused() {
 }
 
 #[test]
-fn a_flipped_bit_inside_the_synced_part_never_loses_a_write_in_silence() {
+fn bug_s3_a_flipped_bit_inside_the_synced_part_loses_a_write_in_silence() {
     let written = written();
     let mut refused = 0;
     // All bytes of a few records' headers, and bytes all over the rest.
@@ -157,7 +157,7 @@ fn a_flipped_bit_inside_the_synced_part_never_loses_a_write_in_silence() {
 }
 
 #[test]
-fn a_damaged_length_that_reads_like_a_torn_tail_is_refused() {
+fn bug_s3_a_damaged_length_that_reads_like_a_torn_tail_is_opened() {
     // RocksDB alone opens this log without its last half: the length points beyond the end of the
     // file, as if the rest had not been written yet.
     let written = written();

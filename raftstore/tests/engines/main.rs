@@ -5,11 +5,13 @@
 //! - `crashes`: random writes and losses of power; what is applied and what is there agree.
 //! - `damaged_log`, `damaged_data`: WAL files cut and flipped at many places; nothing synced is lost
 //!   in silence.
+//! - `concurrent_installs`: snapshots are installed while others write; order and locks stay whole.
 //! - `directories`: an engine opens its own directory and no other.
 //! - `snapshot_streams`: a region's data as a stream, whole and damaged.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its world has failed")]
 
+mod concurrent_installs;
 mod crashes;
 mod damaged_data;
 mod damaged_log;

@@ -4,3 +4,6 @@
 
 pub mod leaders;
 pub mod regions;
+
+#[cfg(test)]
+mod script;

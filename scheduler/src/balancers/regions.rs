@@ -25,11 +25,8 @@ const TRIES_PER_STORE: usize = 10;
 /// be saved first.
 pub fn balance(view: View<'_>, ids: &mut Ids) -> Result<Option<Operator>, u64> {
     let candidates = view.candidates();
-    let mut sources: Vec<&Candidate<'_>> = candidates
-        .iter()
-        .filter(|candidate| candidate.store.is_up())
-        .filter(|candidate| candidate.store.liveness(view.policy, view.moment) != Liveness::Down)
-        .collect();
+    let mut sources: Vec<&Candidate<'_>> =
+        candidates.iter().filter(|candidate| is_source(view, candidate)).collect();
     sources.sort_by_key(|source| std::cmp::Reverse(source.load()));
     for source in sources {
         let Some((record, target)) = pick(view, &candidates, source) else { continue };
@@ -74,11 +71,65 @@ fn pick(
 
 /// Only a region that needs no repair is moved for balance.
 fn is_movable(view: View<'_>, record: &RegionRecord) -> bool {
-    record.leader.is_some()
-        && record.voters().count() == view.policy.max_replicas
-        && record.learners().next().is_none()
-        && record.down_peers.is_empty()
-        && view.operators.of(record.id()).is_none()
+    why_not_movable(view, record).is_none()
+}
+
+fn why_not_movable(view: View<'_>, record: &RegionRecord) -> Option<String> {
+    let (voters, max) = (record.voters().count(), view.policy.max_replicas);
+    let learners = record.learners().count();
+    if record.leader.is_none() {
+        Some("no leader has spoken for it".into())
+    } else if voters != max {
+        Some(format!("it has {voters} voters and should have {max}"))
+    } else if learners > 0 {
+        Some(format!("it has {learners} learners"))
+    } else if !record.down_peers.is_empty() {
+        Some(format!("{} of its peers are silent", record.down_peers.len()))
+    } else {
+        view.operators
+            .of(record.id())
+            .map(|operator| format!("{} is under way", operator.description))
+    }
+}
+
+/// Why no peer of this region is moved for balance, or which one may be, with numbers.
+pub fn verdict(view: View<'_>, record: &RegionRecord) -> String {
+    let limit = view.policy.region_schedule_limit;
+    if !view.policy.balance_regions {
+        return "peers are not balanced: balance-regions is off".into();
+    }
+    if view.operators.count(Purpose::Region) >= limit {
+        return format!("it has to wait: {limit} moves are under way, the most there may be");
+    }
+    if let Some(why) = why_not_movable(view, record) {
+        return format!("it is not moved for balance: {why}");
+    }
+    let candidates = view.candidates();
+    let source = candidates
+        .iter()
+        .filter(|candidate| record.peer_on(candidate.store.id()).is_some())
+        .filter(|candidate| is_source(view, candidate))
+        .max_by_key(|candidate| candidate.load());
+    let Some(source) = source else { return "none of its stores is one to move peers from".into() };
+    let Some(target) = target_of(view, &candidates, source, record) else {
+        return format!("no store can take its peer on {}", source.store.id());
+    };
+    let (from, to) = (source.store.id(), target.store.id());
+    let (has, would_have) = (source.size_mib(), target.size_mib());
+    let needed = 2 * i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4);
+    let sizes =
+        format!("{from}, the fullest of its stores, holds {has} MiB, {to} holds {would_have}");
+    if has - would_have > needed {
+        format!("{sizes}: its peer, or that of another region, goes from {from} to {to}")
+    } else {
+        format!("{sizes}: a difference of up to {needed}, twice its size, is left alone")
+    }
+}
+
+/// Whether peers are moved from the store: it stays, and is not lost.
+fn is_source(view: View<'_>, candidate: &Candidate<'_>) -> bool {
+    let store = candidate.store;
+    store.is_up() && store.liveness(view.policy, view.moment) != Liveness::Down
 }
 
 /// The emptiest store that may take the peer without standing worse apart from the others.

@@ -224,10 +224,16 @@ impl Cluster {
         }
     }
 
+    /// How many of the regions that were loaded have been heard from their leaders, and how many there
+    /// were.
+    pub fn heard(&self) -> (usize, usize) {
+        (self.loaded_count - self.unheard.len(), self.loaded_count)
+    }
+
     /// Whether enough of the regions have been heard to judge how full the stores are.
     pub fn is_prepared(&self, moment: Moment) -> bool {
-        let heard = self.loaded_count - self.unheard.len();
-        heard * 100 >= self.loaded_count * PREPARED_PERCENT
+        let (heard, loaded) = self.heard();
+        heard * 100 >= loaded * PREPARED_PERCENT
             || moment.steady_ms.saturating_sub(self.loaded_at_ms) >= PREPARED_AFTER_MS
     }
 
@@ -341,16 +347,13 @@ impl Cluster {
         match replicas::check(self.view(moment), &record, ids) {
             Finding::Healthy | Finding::Blocked(_) => (None, None),
             Finding::NeedsIds(bound) => (None, Some(bound)),
-            Finding::Wants(operator) => {
-                let added = self.operators.add(operator, Some(&record), &self.policy, moment);
-                match added {
-                    Ok(()) => (self.operators.on_heartbeat(&record, moment), None),
-                    Err(declined) => {
-                        tracing::debug!(region = %id, %declined, "a plan has to wait");
-                        (None, None)
-                    }
+            Finding::Wants(operator) => match self.add_operator(operator, moment) {
+                Ok(order) => (order, None),
+                Err(declined) => {
+                    tracing::debug!(%declined, "a plan has to wait");
+                    (None, None)
                 }
-            }
+            },
         }
     }
 
@@ -401,12 +404,7 @@ impl Cluster {
             }
         }
         for plan in plans {
-            let region = plan.region;
-            if self.add_operator(plan, moment).is_ok()
-                && let Some(record) = self.regions.by_id(region)
-            {
-                ticked.orders.extend(self.operators.on_heartbeat(record, moment));
-            }
+            ticked.orders.extend(self.add_operator(plan, moment).ok().flatten());
         }
     }
 
@@ -425,14 +423,19 @@ impl Cluster {
         Writes { stores, cluster_version, ..Writes::default() }
     }
 
-    /// Takes a plan, for an administrator or a balancer. Its first order goes out with the next
-    /// heartbeat or tick.
-    pub fn add_operator(&mut self, operator: Operator, moment: Moment) -> Result<(), Refusal> {
+    /// Takes a plan, for an administrator or a balancer. Returns its first order, to be sent at
+    /// once: the leader need not wait for its next heartbeat to hear of it.
+    pub fn add_operator(
+        &mut self,
+        operator: Operator,
+        moment: Moment,
+    ) -> Result<Option<pdpb::RegionHeartbeatResponse>, Refusal> {
         let region = operator.region;
         let record = self.regions.by_id(region).cloned();
         self.operators
             .add(operator, record.as_deref(), &self.policy, moment)
-            .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })
+            .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })?;
+        Ok(record.and_then(|record| self.operators.on_heartbeat(&record, moment)))
     }
 
     /// Gives up the region's plan.
@@ -440,7 +443,7 @@ impl Cluster {
         if self.operators.cancel(region, "an administrator gave it up", moment) {
             Ok(())
         } else {
-            Err(Refusal::RegionNotFound)
+            Err(Refusal::NotFound(format!("{region}: no operator is under way")))
         }
     }
 

@@ -1,6 +1,6 @@
 //! The house's notation for regions, read back: what test scripts are written in.
 //!
-//! `r1 "[a,m)" v2.c3 s1 s2 s3-learner leader=s1 term=5 pending=s3 down=s2 mib=10`
+//! `r1 "[a,m)" v2.c3 s1 s2 s3-learner leader=s1 term=5 pending=s3 down=s2 lost=s3 mib=10`
 //!
 //! Unless a peer is named (`s2@p7`), it has the id `100 * region + store`.
 
@@ -81,6 +81,11 @@ pub(crate) fn record(command: &Command) -> Result<RegionRecord> {
                 "down" => {
                     let peer = Some(there(&record, value)?);
                     record.down_peers.push(pdpb::PeerStats { peer, down_seconds: 60 });
+                }
+                "lost" => {
+                    let peer = Some(there(&record, value)?);
+                    let down_seconds = proto::region::DOWN_FOR_GOOD_SECONDS;
+                    record.down_peers.push(pdpb::PeerStats { peer, down_seconds });
                 }
                 other => return Err(format!("{other}= means nothing here").into()),
             }

@@ -265,5 +265,6 @@ fn a_plan_without_ids_asks_for_them_and_is_made_later() {
     let ticked = cluster.tick(&mut ids, at(2));
     assert_eq!(ticked.orders.len(), 1);
     assert_eq!(cluster.cancel_operator(RegionId(1), at(3)), Ok(()));
-    assert_eq!(cluster.cancel_operator(RegionId(1), at(3)), Err(Refusal::RegionNotFound));
+    let none = cluster.cancel_operator(RegionId(1), at(3)).unwrap_err();
+    assert_eq!(none.to_string(), "r1: no operator is under way");
 }

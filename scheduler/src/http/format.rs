@@ -96,6 +96,19 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Reads pairs of hexadecimal digits of either case.
+pub(super) fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let digit = |at: usize| char::from(digits[at]).to_digit(16);
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +138,15 @@ mod tests {
         assert_eq!(parse_duration_ms("1h500ms"), Some(3_600_500));
         for bad in ["", "5", "h", "5d", "-5s", "s5"] {
             assert_eq!(parse_duration_ms(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        assert_eq!(parse_hex(&hex(b"a\0\xff")), Some(b"a\0\xff".to_vec()));
+        assert_eq!(parse_hex("6d6D"), Some(b"mm".to_vec()));
+        for bad in ["6", "6x", "x6", "+6", "\u{e4}"] {
+            assert_eq!(parse_hex(bad), None, "{bad}");
         }
     }
 

@@ -9,14 +9,18 @@
 //! |---|---|
 //! | `members.rs` | `/members`, `/leader`, `/health`, `/ping`, `/version`, `/status` |
 //! | `stores.rs` | `/stores`, `/store/{id}` |
-//! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}`, `/operators`, `/explain/region/{id}` |
+//! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}` |
+//! | `operators.rs` | `/operators`, `/operators/{region id}`, `/operators/records` |
+//! | `explain.rs` | `/explain/region/{id}`, `/explain/store/{id}`: ours, PD has none |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 
+mod explain;
 mod format;
 mod forward;
 mod keyspaces;
 mod members;
+mod operators;
 mod regions;
 mod settings;
 mod stores;
@@ -152,9 +156,11 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/regions/sibling/{id}", get(regions::siblings))
         .route("/region/id/{id}", get(regions::by_id))
         .route("/region/key/{key}", get(regions::by_key))
-        .route("/operators", get(regions::operators))
-        .route("/operators/{id}", get(regions::operator).delete(regions::cancel_operator))
-        .route("/explain/region/{id}", get(regions::explain))
+        .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/records", get(operators::records))
+        .route("/operators/{id}", get(operators::show).delete(operators::cancel))
+        .route("/explain/region/{id}", get(explain::region))
+        .route("/explain/store/{id}", get(explain::store))
         .route("/cluster", get(settings::cluster))
         .route("/cluster/status", get(settings::cluster_status))
         .route("/config", get(settings::config).post(settings::set_config))

@@ -1,4 +1,4 @@
-//! Regions and the plans for them.
+//! Regions, as their leaders describe them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::{Failure, Json, Reply, Shared, format, serving};
 use crate::cluster::{RegionRecord, Regions as Picture};
-use crate::explain::Explanation;
 use crate::service::regions::regions_of;
 
 /// Regions a listing returns when no limit is given.
@@ -19,6 +18,12 @@ const SCAN_LIMIT: usize = 16;
 pub(super) struct Epoch {
     conf_ver: u64,
     version: u64,
+}
+
+impl From<metapb::RegionEpoch> for Epoch {
+    fn from(epoch: metapb::RegionEpoch) -> Self {
+        Self { conf_ver: epoch.conf_ver, version: epoch.version }
+    }
 }
 
 #[derive(Serialize)]
@@ -75,7 +80,6 @@ pub(super) struct Region {
 impl From<&RegionRecord> for Region {
     fn from(record: &RegionRecord) -> Self {
         let region = &record.region;
-        let epoch = record.epoch();
         let down = |down: &pdpb::PeerStats| DownPeer {
             peer: Peer::from(&down.peer.unwrap_or_default()),
             down_seconds: down.down_seconds,
@@ -84,7 +88,7 @@ impl From<&RegionRecord> for Region {
             id: region.id,
             start_key: format::hex(&region.start_key),
             end_key: format::hex(&region.end_key),
-            epoch: Epoch { conf_ver: epoch.conf_ver, version: epoch.version },
+            epoch: Epoch::from(record.epoch()),
             peers: region.peers.iter().map(Peer::from).collect(),
             leader: Peer::from(&record.leader.unwrap_or_default()),
             down_peers: record.down_peers.iter().map(down).collect(),
@@ -171,40 +175,4 @@ pub(super) async fn by_key(State(node): Shared, Path(key): Path<String>) -> Repl
     look(&node, |regions| {
         regions.by_key(key.as_bytes()).map(|record| Region::from(record.as_ref()))
     })
-}
-
-pub(super) async fn operators(State(node): Shared) -> Reply<Vec<String>> {
-    let serving = serving(&node)?;
-    let mut affairs = serving.lock();
-    let cluster = affairs.cluster()?;
-    Ok(Json(cluster.operators().running().map(ToString::to_string).collect()))
-}
-
-pub(super) async fn operator(State(node): Shared, Path(id): Path<u64>) -> Reply<String> {
-    let serving = serving(&node)?;
-    let mut affairs = serving.lock();
-    let cluster = affairs.cluster()?;
-    let operator = cluster.operators().of(RegionId(id));
-    operator
-        .map(|operator| Json(operator.to_string()))
-        .ok_or_else(|| Failure::not_found("operator not found"))
-}
-
-pub(super) async fn cancel_operator(
-    State(node): Shared,
-    Path(id): Path<u64>,
-) -> Reply<&'static str> {
-    let moment = node.clock.moment();
-    let serving = serving(&node)?;
-    let mut affairs = serving.lock();
-    affairs.cluster()?.cancel_operator(RegionId(id), moment)?;
-    Ok(Json("The pending operator is canceled."))
-}
-
-pub(super) async fn explain(State(node): Shared, Path(id): Path<u64>) -> Reply<Explanation> {
-    let moment = node.clock.moment();
-    let serving = serving(&node)?;
-    let mut affairs = serving.lock();
-    let explained = crate::explain::region(affairs.cluster()?, RegionId(id), moment);
-    explained.map(Json).ok_or_else(|| Failure::not_found(format!("region {id} not found")))
 }

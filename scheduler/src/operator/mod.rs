@@ -24,7 +24,7 @@ pub mod running;
 pub mod step;
 
 pub use builder::{Builder, Unbuildable};
-pub use running::{Declined, Finished, RunningOperators};
+pub use running::{Declined, Finished, RunningOperators, Standing};
 pub use step::Step;
 
 use crate::cluster::{Moment, RegionRecord};
@@ -83,6 +83,12 @@ impl Status {
     }
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_wire().as_str_name())
+    }
+}
+
 /// A plan for one region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operator {
@@ -96,6 +102,10 @@ pub struct Operator {
     pub purpose: Purpose,
     /// How urgent it is.
     pub priority: Priority,
+    /// What tells it from the region's other plans; 0 until it is taken.
+    pub number: u64,
+    /// When it was taken.
+    pub taken: Moment,
     steps: Vec<Step>,
     /// Which step is under way; the number of steps when all are done.
     current: usize,
@@ -125,6 +135,8 @@ impl Operator {
             epoch: record.epoch(),
             purpose,
             priority,
+            number: 0,
+            taken: Moment::default(),
             steps,
             current: 0,
             step_begun_ms: 0,
@@ -152,6 +164,12 @@ impl Operator {
         &self.steps[self.current..]
     }
 
+    /// Its steps in one line.
+    pub fn brief(&self) -> String {
+        let steps: Vec<_> = self.steps.iter().map(ToString::to_string).collect();
+        steps.join(", ")
+    }
+
     /// What it moves, in the words that tools know: "replica,region".
     pub fn kind(&self) -> String {
         let mut words = vec![match self.purpose {
@@ -169,6 +187,10 @@ impl Operator {
         }
         if moves_peers && self.purpose != Purpose::Region {
             words.push("region");
+        }
+        let splits = self.steps.iter().any(|s| matches!(s, Step::Split { .. }));
+        if splits && self.purpose != Purpose::Split {
+            words.push("split");
         }
         words.join(",")
     }

@@ -173,7 +173,15 @@ fn removal_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String
     if record.leader_store() == Some(StoreId(peer.store_id)) {
         return Some(format!("p{} leads", peer.id));
     }
-    if is_learner(have) {
+    too_few_healthy_without(record, have)
+}
+
+/// What speaks against removing the peer: too few of the voters that remain are healthy.
+pub(crate) fn too_few_healthy_without(
+    record: &RegionRecord,
+    peer: &metapb::Peer,
+) -> Option<String> {
+    if is_learner(peer) {
         return None;
     }
     let remaining: Vec<_> = record.voters().filter(|voter| voter.id != peer.id).collect();

@@ -3,9 +3,10 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use futures_util::Stream;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use super::door::{self, Connection, Limits};
 use crate::config::Listen;
 use crate::error::StartError;
 
@@ -20,8 +21,6 @@ pub(crate) const STREAMS_MAX: u32 = 4_096;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 512 << 20;
 /// Headers of one request; larger ones end the stream.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
-/// Idle connections are looked after by the operating system.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A bound socket and the address it really has.
 pub(crate) fn bind(
@@ -41,9 +40,11 @@ pub(crate) fn bind(
 }
 
 /// The connections of a bound socket. Must be called inside the runtime.
-pub(crate) fn incoming(listener: TcpListener) -> std::io::Result<TcpIncoming> {
+pub(super) fn incoming(
+    listener: TcpListener,
+) -> std::io::Result<impl Stream<Item = std::io::Result<Connection>>> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE)))
+    Ok(door::connections(listener, Limits::of_process()))
 }
 
 /// A server with our HTTP/2 settings. Pings of clients are answered however often they come: Go's

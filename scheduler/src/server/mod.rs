@@ -9,6 +9,7 @@
 //! [`SchedulerNode::stop`] returns, or the node is dropped, nothing is left behind.
 
 mod clock;
+mod door;
 mod driver;
 mod entry;
 pub(crate) mod front;

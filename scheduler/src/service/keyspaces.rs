@@ -47,9 +47,12 @@ pub(crate) fn plan_bounds(node: &Node, serving: &Serving) {
         .filter(|keyspace| keyspace.state() != keyspacepb::KeyspaceState::Tombstone)
         .flat_map(|keyspace| bounds(id_of(keyspace)))
         .collect();
-    if let Ok(cluster) = affairs.cluster() {
-        plan_splits(cluster, &keys, moment);
-    }
+    let orders = match affairs.cluster() {
+        Ok(cluster) => plan_splits(cluster, &keys, moment),
+        Err(_) => return,
+    };
+    drop(affairs);
+    orders.into_iter().for_each(|order| serving.send_order(node, order));
 }
 
 impl Service {

@@ -3,6 +3,9 @@
 //! client-go wants a member list, and reads a safe point under a well-known key when the scheduler
 //! is older than it; it also looks for registered services, of which there are none. Plain writes
 //! work and go through the log. Watches, leases and transactions are left out.
+//!
+//! What is kept here is in every member's memory and in its log, so a request may write no more than
+//! [`WRITE_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,6 +24,23 @@ use crate::server::node::not_leader;
 
 /// Where older clients look for the transaction safe point, as decimal text.
 const SAVED_SAFE_POINT: &[u8] = b"/tidb/store/gcworker/saved_safe_point";
+
+/// Bytes of keys and values that one request may write. A larger one is refused, as etcd refuses it.
+pub(crate) const WRITE_BYTES_MAX: usize = 3 << 19;
+
+/// Refuses a request that writes too much.
+pub(super) fn check_size(change: &Change) -> Result<(), Status> {
+    let put = change.put_values.iter().map(|value| value.key.len() + value.value.len());
+    let deleted = change.delete_values.iter().map(Bytes::len);
+    let bytes: usize = put.chain(deleted).sum();
+    if bytes > WRITE_BYTES_MAX {
+        // The words that clients of etcd know, and why.
+        return Err(Status::invalid_argument(format!(
+            "etcdserver: request is too large: {bytes} bytes, the limit is {WRITE_BYTES_MAX}"
+        )));
+    }
+    Ok(())
+}
 
 /// The keys from `key` to `end`: one key for an empty end, all that follow for a single 0.
 fn range(key: Bytes, end: Bytes) -> (Bound<Bytes>, Bound<Bytes>) {
@@ -88,8 +108,9 @@ impl Service {
         found.into_values().collect()
     }
 
-    /// Writes and deletes through the log. Returns what was there before.
+    /// Writes and deletes through the log.
     async fn write_values(&self, change: Change) -> Result<(), Status> {
+        check_size(&change)?;
         let serving = self.node.serving().ok_or_else(not_leader)?;
         serving
             .change(&self.node, |_, _| Ok((change, ())))

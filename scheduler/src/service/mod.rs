@@ -35,6 +35,8 @@ mod settings;
 use std::sync::Arc;
 
 pub(crate) use answer::answer;
+#[cfg(test)]
+pub(crate) use metadata::WRITE_BYTES_MAX;
 use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
 use proto::keyspacepb::keyspace_server::KeyspaceServer;
@@ -109,6 +111,14 @@ pub(crate) fn routes(node: &Arc<Node>) -> Routes {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Of all services described, those that this port serves.
+            .with_service_name(proto::pdpb::pd_server::SERVICE_NAME)
+            .with_service_name(proto::keyspacepb::keyspace_server::SERVICE_NAME)
+            .with_service_name(proto::meta_storagepb::meta_storage_server::SERVICE_NAME)
+            .with_service_name(proto::etcdserverpb::cluster_server::SERVICE_NAME)
+            .with_service_name(proto::etcdserverpb::kv_server::SERVICE_NAME)
+            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+            .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
     };
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),

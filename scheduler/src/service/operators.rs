@@ -1,22 +1,76 @@
-//! Splits and scattering that clients ask for, and how plans stand.
+//! What administrators have regions do, splits and scattering that clients ask for, and how plans
+//! stand.
+//!
+//! A plan's first order is pushed to the region's leader when the plan is taken. The leader would
+//! otherwise hear of it only with its next heartbeat, up to a minute later.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proto::{RegionId, pdpb};
+use proto::{RegionId, pdpb, region};
 use tonic::Status;
 
 use super::{Service, answer};
 use crate::cluster::{Cluster, Moment, Refusal, Regions};
+use crate::instructions::{Instructed, Instruction};
+use crate::member::reign::NotYet;
 use crate::operator::{Operator, Purpose, Step};
+use crate::server::node::Node;
 use crate::server::serving::Serving;
 
 /// Keys one request may split at; more are refused.
 const SPLIT_KEYS_MAX: usize = 10_000;
 
-/// Plans to cut regions so that each of these keys begins one. Keys that do already are done;
-/// regions that are busy are left for another try.
-pub(crate) fn plan_splits(cluster: &mut Cluster, keys: &[Bytes], moment: Moment) {
+/// An order for a region's leader.
+type Order = pdpb::RegionHeartbeatResponse;
+
+/// Takes an administrator's instruction and pushes its first order; the number of its plan.
+pub(crate) async fn instruct(
+    node: &Node,
+    serving: &Serving,
+    instruction: &Instruction,
+) -> Result<Result<u64, Refusal>, Status> {
+    let decided = serving.decide_with_ids(node, |affairs| {
+        let instructed = affairs
+            .cluster_and_ids()
+            .and_then(|(cluster, ids)| cluster.instruct(instruction, ids, node.clock.moment()));
+        match instructed {
+            Err(refusal) => Ok(Err(refusal)),
+            Ok(Instructed::UnderWay { number, order }) => Ok(Ok((number, order))),
+            Ok(Instructed::NeedBound(bound)) => {
+                affairs.reign.need_ids(bound);
+                Err(NotYet::NeedBound)
+            }
+        }
+    });
+    let (number, order) = match decided.await? {
+        Ok(under_way) => under_way,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    push(node, serving, order).await;
+    Ok(Ok(number))
+}
+
+/// Sends orders as soon as the log holds the descriptions of the regions that they are for. Those
+/// that are not sent are repeated by the tick.
+async fn push(node: &Node, serving: &Serving, orders: impl IntoIterator<Item = Order>) {
+    for order in orders {
+        let wanted = order.region_epoch.unwrap_or_default();
+        let is_known = || {
+            let state = node.state.read();
+            let known = state.region(order.region_id).map(region::epoch);
+            known.is_some_and(|known| !region::is_epoch_stale(&known, &wanted))
+        };
+        if serving.await_until(is_known).await.is_ok() {
+            serving.send_order(node, order);
+        }
+    }
+}
+
+/// Plans to cut regions so that each of these keys begins one, and returns the orders to send. Keys
+/// that do already are done; regions that are busy are left for another try.
+pub(crate) fn plan_splits(cluster: &mut Cluster, keys: &[Bytes], moment: Moment) -> Vec<Order> {
+    let mut orders = Vec::new();
     let mut by_region: BTreeMap<RegionId, Vec<Bytes>> = BTreeMap::new();
     for key in keys {
         let Some(record) = cluster.regions().by_key(key) else { continue };
@@ -31,10 +85,12 @@ pub(crate) fn plan_splits(cluster: &mut Cluster, keys: &[Bytes], moment: Moment)
         let policy = pdpb::CheckPolicy::Usekey;
         let step = Step::Split { keys, policy, version: record.epoch().version };
         let plan = Operator::new("split-region", Purpose::Split, &record, vec![step]);
-        if let Err(declined) = cluster.add_operator(plan, moment) {
-            tracing::debug!(%declined, "a split has to wait");
+        match cluster.add_operator(plan, moment) {
+            Ok(order) => orders.extend(order),
+            Err(declined) => tracing::debug!(%declined, "a split has to wait"),
         }
     }
+    orders
 }
 
 /// The regions that begin at these keys, as far as there are any.
@@ -161,13 +217,14 @@ impl Service {
             return Ok(Err(Refusal::InvalidValue(why)));
         }
         let moment = self.node.clock.moment();
-        {
+        let orders = {
             let mut affairs = serving.lock();
             match affairs.cluster() {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(cluster) => plan_splits(cluster, keys, moment),
             }
-        }
+        };
+        push(&self.node, serving, orders).await;
         let done = || {
             serving
                 .lock()

@@ -11,6 +11,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 
 use super::{Service, answer};
+use crate::ids;
 use crate::server::serving::Serving;
 
 /// A timestamp as it crosses the wire.
@@ -80,14 +81,16 @@ impl Service {
         Ok(answer(cluster_id, Ok(response)))
     }
 
-    /// The *last* of `count` ids; `count` is said only when it is more than one.
+    /// The *last* of `count` ids; `count` is said only when it is more than one. Who asks for more than
+    /// [`ids::COUNT_MAX`] is told how many it got.
     pub(super) async fn alloc_id(
         &self,
         request: pdpb::AllocIdRequest,
     ) -> Result<pdpb::AllocIdResponse, Status> {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
-        let id = serving.ids(&self.node, u64::from(request.count)).await?;
-        let count = if request.count > 1 { request.count } else { 0 };
+        let given = u64::from(request.count).min(ids::COUNT_MAX);
+        let id = serving.ids(&self.node, given).await?;
+        let count = if given > 1 { given as u32 } else { 0 };
         Ok(answer(cluster_id, Ok(pdpb::AllocIdResponse { header: None, id, count })))
     }
 }

@@ -9,6 +9,7 @@ use proto::schedulerpb::{Change, KeyValue};
 use tokio_stream::Stream;
 use tonic::Status;
 
+use super::metadata::check_size;
 use super::{Service, answer};
 use crate::cluster::Refusal;
 use crate::server::node::not_leader;
@@ -106,6 +107,7 @@ impl Service {
                 }
             }
         }
+        check_size(&change)?;
         let decided = serving.change(&self.node, |_, _| Ok((change, ()))).await?;
         Ok(pdpb::StoreGlobalConfigResponse { error: decided.err().map(pdpb::Error::from) })
     }

@@ -3,5 +3,7 @@
 //! | folder | for labs |
 //! |---|---|
 //! | [`raft`] | 2A, 3A and half of 2C: consensus alone, message by message |
+//! | [`cluster`] | 2B, 3B and the other half of 2C: stores, clients and a scheduler in virtual time |
 
+pub mod cluster;
 pub mod raft;

@@ -133,6 +133,11 @@ impl Clients {
         self.done
     }
 
+    /// A value that nobody has written yet.
+    pub fn fresh_value(&mut self) -> u64 {
+        self.registers.fresh_value()
+    }
+
     /// Every key that was ever asked for.
     pub fn keys_used(&self) -> Vec<u64> {
         self.registers.keys_used().collect()

@@ -4,21 +4,26 @@ use std::collections::BTreeMap;
 
 use proto::region;
 use raftstore::engine::DataEngine as _;
-use raftstore::storage::applied_state;
+use raftstore::storage::{RegionState, applied_state, region_states};
 
 use super::events::{Instant, SECOND};
-use super::nemesis::{Act, SYNC_USUAL};
+use super::life::SYNC_USUAL;
+use super::nemesis::Act;
 use super::network::Weather;
 use super::world::World;
-use crate::checkers::tiling;
+use crate::checkers::{at_rest, tiling};
 use crate::history::{Call, Outcome};
 
 /// The healed cluster is left alone for so long before it is asked.
 pub(super) const RECOVERY: Instant = 15 * SECOND;
-/// Then every register answers a reader within this time.
+/// Then every register answers within this time.
 const LIVENESS_PATIENCE: Instant = 10 * SECOND;
-/// Registers asked in the liveness phase: the newest ones.
-const LIVENESS_KEYS: usize = 20;
+/// Registers asked in the liveness phase, at most: the newest ones.
+const LIVENESS_KEYS: usize = 60;
+/// Of those so many are written to before they are read.
+const WRITTEN_KEYS: usize = 5;
+/// After the last answer nobody asks for anything for so long; then nothing may be under way.
+pub(super) const REST: Instant = 6 * SECOND;
 
 impl World {
     pub(super) fn heal(&mut self) {
@@ -27,32 +32,53 @@ impl World {
         self.network.restore_all();
         self.network.set_weather(Weather::FAIR);
         for store in self.stores() {
-            self.act(Act::Disk(store, SYNC_USUAL));
+            self.act(Act::Mend(store));
+            self.act(Act::SlowLog(store, SYNC_USUAL));
+            self.act(Act::SlowData(store, 1));
+            self.act(Act::Unstall(store));
             self.act(Act::Resume(store));
             self.act(Act::Start(store));
         }
     }
 
+    /// Every register answers: the newest to a writer, all to a reader, who must see what was acknowledged.
     pub(super) fn ask_every_register(&mut self) {
         let keys = self.clients.keys_used();
-        let newest = keys.into_iter().rev().take(LIVENESS_KEYS);
+        let newest: Vec<u64> = keys.into_iter().rev().take(LIVENESS_KEYS).collect();
+        for key in newest.iter().take(WRITTEN_KEYS) {
+            let value = self.clients.fresh_value();
+            self.ask(*key, Call::Write(value));
+        }
         for key in newest {
-            if self.judges.violation().is_some() {
-                return;
-            }
-            let calls = self.clients.history.operations().len();
-            let wishes = self.clients.begin_call(0, key, Call::Read, false, LIVENESS_PATIENCE);
-            self.grant(wishes);
-            let end = self.events.now() + LIVENESS_PATIENCE + SECOND;
-            while !self.clients.is_idle(0)
-                && self.judges.violation().is_none()
-                && let Some(event) = self.events.next_before(end)
-            {
-                self.happen(event);
-            }
-            let call = &self.clients.history.operations()[calls];
-            if !matches!(call.outcome, Outcome::Read(_)) {
-                self.judges.fail(format!("the healed cluster does not answer: {call}"));
+            self.ask(key, Call::Read);
+        }
+    }
+
+    fn ask(&mut self, key: u64, call: Call) {
+        if self.judges.violation().is_some() {
+            return;
+        }
+        let calls = self.clients.history.operations().len();
+        let wishes = self.clients.begin_call(0, key, call, false, LIVENESS_PATIENCE);
+        self.grant(wishes);
+        let end = self.events.now() + LIVENESS_PATIENCE + SECOND;
+        while !self.clients.is_idle(0)
+            && self.judges.violation().is_none()
+            && let Some(event) = self.events.next_before(end)
+        {
+            self.happen(event);
+        }
+        let call = &self.clients.history.operations()[calls];
+        if !matches!(call.outcome, Outcome::Read(_) | Outcome::Done) {
+            self.judges.fail(format!("the healed cluster does not answer: {call}"));
+        }
+    }
+
+    /// Nobody has asked for anything for a while: nothing is under way any more.
+    pub(super) fn look_for_leftovers(&mut self) {
+        for (store, node) in &self.nodes {
+            if let Err(what) = at_rest::check(*store, &node.under_way()) {
+                self.judges.fail(what);
             }
         }
     }
@@ -63,8 +89,18 @@ impl World {
         let mut regions: Vec<_> =
             self.overseer.regions().map(|(region, _)| region.clone()).collect();
         regions.sort_by(|a, b| a.start_key.cmp(&b.start_key));
-        if let Err(what) = tiling::check(&regions) {
-            self.judges.fail(what);
+        let mut on_disk = Vec::new();
+        for node in self.nodes.values() {
+            let states = region_states(&node.data).expect("memory does not fail");
+            on_disk.extend(states.into_iter().filter_map(|(_, state)| match state {
+                RegionState::Normal(region) => Some(region),
+                RegionState::Tombstone(_) => None,
+            }));
+        }
+        for picture in [&regions, &tiling::newest(on_disk)] {
+            if let Err(what) = tiling::check(picture) {
+                self.judges.fail(what);
+            }
         }
         for region in regions {
             let mut applied = BTreeMap::new();

@@ -1,44 +1,110 @@
 //! All judges of a run, and what they are told.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
-use proto::{RegionId, metapb, region};
+use proto::RegionId;
 use raftstore::engine::memory::{MemoryData, MemoryLog};
 use raftstore::engine::{
     ColumnFamily, Cursor as _, DataEngine as _, LogBatch, LogEngine as _, Snapshot as _,
 };
-use raftstore::storage::{RegionState, applied_state, region_state};
+use raftstore::read_view::ReadView;
+use raftstore::storage::{RegionState, applied_state, region_state, region_states};
 
 use super::dice::{digest, mix};
+use super::events::Instant;
+use super::probes::{Probe, Probes};
 use crate::checkers::applied_equal::AppliedEqual;
-use crate::checkers::committed::Committed;
-use crate::checkers::durable_commit;
+use crate::checkers::bounded::Bounded;
+use crate::checkers::committed;
+use crate::checkers::durable_commit::{Commit, DurableCommit};
+use crate::checkers::epochs::Epochs;
+use crate::checkers::leases::{Held, Leases};
 use crate::checkers::log_match::LogMatch;
 use crate::checkers::one_leader::OneLeader;
+use crate::checkers::tiling;
+
+/// An entry that a store gives to its applier.
+pub struct Committed<'a> {
+    /// Which store.
+    pub store: u64,
+    /// Whose entry.
+    pub region: u64,
+    /// Its place.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// What it carries.
+    pub data: &'a Bytes,
+    /// The region as the store shows it.
+    pub view: Option<&'a ReadView>,
+}
 
 /// The judges, with access to every disk: they see what no store sees.
 pub struct Judges {
     one_leader: OneLeader,
-    committed: Committed,
+    committed: committed::Committed,
     log_match: LogMatch,
     applied_equal: AppliedEqual,
+    durable_commit: DurableCommit,
+    epochs: Epochs,
+    leases: Leases,
+    bounded: Bounded,
+    probes: Probes,
     disks: Vec<(u64, MemoryLog)>,
-    /// Whether regions never change their members, so that a quorum is known without asking.
-    members_fixed: bool,
+    /// By region: who shows that it leads, and in which term.
+    leading: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// Stores that have destroyed a peer of a region.
+    destroyed: BTreeSet<(u64, u64)>,
+    /// By store and region: the last entry given to the applier.
+    given: BTreeMap<(u64, u64), u64>,
+    /// Processes that ended.
+    deaths: u64,
+    now: Instant,
     violation: Option<String>,
 }
 
 impl Judges {
     /// Judges over these disks.
-    pub fn new(disks: Vec<(u64, MemoryLog)>, members_fixed: bool) -> Self {
+    pub fn new(disks: Vec<(u64, MemoryLog)>) -> Self {
         Self {
             one_leader: OneLeader::default(),
-            committed: Committed::default(),
+            committed: committed::Committed::default(),
             log_match: LogMatch::default(),
             applied_equal: AppliedEqual::default(),
+            durable_commit: DurableCommit::default(),
+            epochs: Epochs::default(),
+            leases: Leases::default(),
+            bounded: Bounded::default(),
+            probes: Probes::default(),
             disks,
-            members_fixed,
+            leading: BTreeMap::new(),
+            destroyed: BTreeSet::new(),
+            given: BTreeMap::new(),
+            deaths: 0,
+            now: 0,
             violation: None,
         }
+    }
+
+    /// Told what time it is.
+    pub fn at(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// Something rare happened.
+    pub fn saw(&mut self, probe: Probe) {
+        self.probes.saw(probe);
+    }
+
+    /// The rare things that happened.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// The longest that each queue ever was.
+    pub fn longest_queues(&self) -> &BTreeMap<&'static str, usize> {
+        self.bounded.longest()
     }
 
     /// The first truth that was broken.
@@ -49,6 +115,11 @@ impl Judges {
     /// How many leaderships and committed entries there were.
     pub fn counts(&self) -> (usize, usize) {
         (self.one_leader.count(), self.committed.count())
+    }
+
+    /// How many processes have ended.
+    pub fn deaths(&self) -> u64 {
+        self.deaths
     }
 
     /// Told that something is wrong.
@@ -102,32 +173,70 @@ impl Judges {
         }
     }
 
-    /// Told that a store is given an entry to apply, with the region's members as far as that store
-    /// has applied them.
-    pub fn commits(
-        &mut self,
-        region_id: u64,
-        index: u64,
-        term: u64,
-        data: &Bytes,
-        members: Option<&metapb::Region>,
-    ) {
-        let verdict = self.committed.entry(region_id, index, term, digest(data));
+    /// Told that a store is given an entry to apply. Returns whether it is the first to be.
+    pub fn commits(&mut self, entry: &Committed<'_>) -> bool {
+        let Committed { store, region, index, term, data, view } = *entry;
+        let verdict = self.committed.entry(region, index, term, digest(data));
         let is_new = self.judge(verdict);
-        let Some(members) = members.filter(|_| is_new && self.members_fixed) else { return };
-        let voters: Vec<u64> = members
-            .peers
-            .iter()
-            .filter(|peer| !region::is_learner(peer))
-            .map(|peer| peer.store_id)
-            .collect();
+        self.given.insert((store, region), index);
+        let led = view.filter(|view| view.is_leader && view.term == term);
+        if led.is_none() && !is_new {
+            return false;
+        }
         let durable_on: Vec<u64> = self
             .disks
             .iter()
-            .filter(|(_, log)| log.is_durable(RegionId(region_id), index, term))
+            .filter(|(store, log)| {
+                log.is_durable(RegionId(region), index, term)
+                    || self.was_buried(*store, region, index)
+            })
             .map(|(store, _)| *store)
             .collect();
-        let verdict = durable_commit::check(region_id, index, term, &voters, &durable_on);
+        let commit = Commit { region, index, term, durable_on: &durable_on };
+        let verdict = match led {
+            Some(view) => self.durable_commit.by_leader(store, &view.region, &commit),
+            None => self.durable_commit.by_anyone(&commit),
+        };
+        self.judge(verdict);
+        is_new
+    }
+
+    /// Whether a peer held the entry and was destroyed since: the removed one is often ahead of the leader
+    /// in applying its own removal.
+    fn was_buried(&self, store: u64, region: u64, index: u64) -> bool {
+        let key = (store, region);
+        self.destroyed.contains(&key) && self.given.get(&key).is_some_and(|last| *last >= index)
+    }
+
+    /// Told that a peer has taken over another membership, when its log ended there.
+    pub fn members_changed(&mut self, store: u64, region: u64, last_index: u64) {
+        self.durable_commit.changed(store, region, last_index);
+    }
+
+    /// Told which regions a store shows to lead, with their terms, and the leases that it holds.
+    pub fn shows(&mut self, store: u64, now: Instant, leading: &[(u64, u64)], held: &[Held]) {
+        for leaders in self.leading.values_mut() {
+            leaders.remove(&store);
+        }
+        for (region, term) in leading {
+            let leaders = self.leading.entry(*region).or_default();
+            leaders.insert(store, *term);
+            if leaders.len() > 1 {
+                self.probes.saw(Probe::TwoLeaders);
+            }
+        }
+        let verdict = self.leases.holds(store, now, held);
+        self.judge(verdict);
+    }
+
+    /// Whether a store held a lease when it was last heard of.
+    pub fn has_lease(&self, store: u64) -> bool {
+        self.leases.has_any(store, self.now)
+    }
+
+    /// Told how long a store's queue is, and how long it may be.
+    pub fn queue(&mut self, store: u64, name: &'static str, length: usize, most: usize) {
+        let verdict = self.bounded.queue(store, name, length, most);
         self.judge(verdict);
     }
 
@@ -137,8 +246,18 @@ impl Judges {
         let state = region_state(&snapshot, RegionId(region_id)).expect("memory does not fail");
         let Some(RegionState::Normal(region)) = state else {
             self.applied_equal.destroyed(store, region_id);
+            self.epochs.destroyed(store, region_id);
+            self.destroyed.insert((store, region_id));
             return;
         };
+        if self.destroyed.remove(&(store, region_id)) {
+            self.probes.saw(Probe::PeerReplaced);
+        }
+        let verdict = self.epochs.describes(store, &region);
+        if self.judge(verdict) {
+            self.durable_commit.describes(&region);
+            self.judge_store(store, data);
+        }
         let applied = applied_state(&snapshot, RegionId(region_id)).expect("memory does not fail");
         let Some(applied) = applied else { return };
         let verdict = self.applied_equal.applied(store, region_id, applied.index);
@@ -157,8 +276,26 @@ impl Judges {
         self.judge(verdict);
     }
 
+    /// No two regions of a store hold the same key.
+    fn judge_store(&mut self, store: u64, data: &MemoryData) {
+        let states = region_states(data).expect("memory does not fail");
+        let regions = states.into_iter().filter_map(|(_, state)| match state {
+            RegionState::Normal(region) => Some(region),
+            RegionState::Tombstone(_) => None,
+        });
+        let verdict = tiling::check_store(store, &regions.collect::<Vec<_>>());
+        self.judge(verdict);
+    }
+
     /// Told that a store ended, and what it applied may be partly gone.
-    pub fn stopped(&mut self, store: u64) {
+    pub fn stopped(&mut self, store: u64, was_up: bool) {
+        self.deaths += u64::from(was_up);
         self.applied_equal.restarted(store);
+        self.durable_commit.stopped(store);
+        self.epochs.restarted(store);
+        self.leases.ended(store);
+        for leaders in self.leading.values_mut() {
+            leaders.remove(&store);
+        }
     }
 }

@@ -8,10 +8,12 @@ use raftstore::msg::{SnapshotSource, StoreMsg};
 use super::clients::{Request, Wish};
 use super::events::{MILLISECOND, SECOND};
 use super::node::{Local, Out};
+use super::notation::{becomes, lost};
+use super::probes::Probe;
 use super::world::{Event, World};
 
 /// The network knows clients and overseer by this number.
-const OUTSIDE: u64 = 0;
+pub(super) const OUTSIDE: u64 = 0;
 
 /// What the network carries between stores.
 #[derive(Clone, Debug)]
@@ -29,15 +31,20 @@ impl World {
                 Out::Send(message) => self.send(store, message),
                 Out::SendSnapshot(snapshot) => self.send_snapshot(store, snapshot),
                 Out::Report(report) => {
+                    self.see_report(&report);
+                    self.remark_on(store, &report);
                     if let Some(delay) = self.network.arrivals(store, OUTSIDE).first() {
                         self.events.after(*delay, Event::Tell(store, Box::new(report)));
                     }
                 }
                 Out::Respond(response) => {
+                    self.see_response(&response);
                     if let Some(delay) = self.network.arrivals(store, OUTSIDE).first() {
                         self.events.after(*delay, Event::Respond(store, response));
                     }
                 }
+                // Clients here send requests, never messages with a reply of their own.
+                Out::Reply(..) => {}
                 Out::After(delay, local) => {
                     let life = self.nodes[&store].life();
                     let life = local.belongs_to_process().then_some(life);
@@ -47,9 +54,21 @@ impl World {
         }
     }
 
+    /// What a person wants to read between the events.
+    fn remark_on(&mut self, store: u64, report: &Report) {
+        if let Report::LeaderChanged { region, term, is_leader } = report {
+            let now = self.events.now();
+            self.trace.remark(now, || becomes(store, region, *term, *is_leader));
+        }
+    }
+
     fn send(&mut self, from: u64, message: RaftMessage) {
         let to = message.to_peer.as_ref().map_or(0, |peer| peer.store_id);
+        self.see_sent(from, &message);
         let arrivals = self.network.arrivals(from, to);
+        if arrivals.is_empty() {
+            self.trace.remark(self.events.now(), || lost(from, to, &message));
+        }
         if arrivals.is_empty() && self.dice.happens(20) {
             let told = StoreMsg::Unreachable { store_id: proto::StoreId(to) };
             let local = Local::Arrives(Box::new(told));
@@ -70,6 +89,12 @@ impl World {
         let to_peer = message.to_peer.unwrap_or_default();
         let to = to_peer.store_id;
         let arrival = self.network.arrivals(from, to).first().map(|delay| delay * 4);
+        self.judges.saw(Probe::SnapshotSent);
+        if arrival.is_none() {
+            self.judges.saw(Probe::SnapshotLost);
+        }
+        let is_damaged = self.dice.happens(self.options.damage);
+        let source = if is_damaged { self.damage(source) } else { source };
         let told = StoreMsg::SnapshotSent {
             region_id: proto::RegionId(message.region_id),
             to: proto::PeerId(to_peer.id),
@@ -77,17 +102,24 @@ impl World {
             ok: arrival.is_some() && !self.dice.happens(50),
         };
         if let Some(delay) = arrival {
-            let is_damaged = self.options.damage > 0 && self.dice.happens(self.options.damage);
-            let source = if is_damaged {
-                damaged(source, self.dice.next_u64())
-            } else {
-                source
-            };
             let carried = Carried::Snapshot(message, source);
             self.events.after(delay, Event::Deliver(from, to, Box::new(carried)));
         }
         let heard = arrival.unwrap_or(SECOND) * 2;
         self.events.after(heard, Event::At(from, None, Local::Arrives(Box::new(told))));
+    }
+
+    /// Changes one byte of a snapshot, which a checksum finds.
+    fn damage(&mut self, source: SnapshotSource) -> SnapshotSource {
+        match source {
+            SnapshotSource::Bytes(bytes) if !bytes.is_empty() => {
+                let mut damaged = bytes.to_vec();
+                let at = self.dice.within(0..damaged.len() as u64) as usize;
+                damaged[at] ^= 1 << self.dice.within(0..8);
+                SnapshotSource::Bytes(damaged.into())
+            }
+            whole => whole,
+        }
     }
 
     pub(super) fn deliver(&mut self, from: u64, to: u64, carried: Carried) {
@@ -121,6 +153,7 @@ impl World {
             }
             Report::ValidatePeer { region, peer } => {
                 self.overseer.knows_peer_gone(&region, &peer).map(|newest| {
+                    self.judges.saw(Probe::SchedulerTells);
                     StoreMsg::Raft(Box::new(RaftMessage {
                         region_id: region.id,
                         region_epoch: newest.region_epoch,
@@ -175,13 +208,4 @@ impl World {
             self.events.after(*delay, Event::At(store, None, local));
         }
     }
-}
-
-/// The same with one bit flipped.
-fn damaged(source: SnapshotSource, draw: u64) -> SnapshotSource {
-    let SnapshotSource::Bytes(bytes) = source else { return source };
-    let mut bytes = bytes.to_vec();
-    let at = draw as usize % bytes.len();
-    bytes[at] ^= 1 << (draw >> 61);
-    SnapshotSource::Bytes(bytes.into())
 }

@@ -11,10 +11,14 @@
 //! | [`dice`] | seeded randomness |
 //! | [`network`] | delay, loss, repetition, cuts |
 //! | [`nemesis`] | who hurts whom, when |
-//! | [`node`] | one store: the shell round its machines, with a disk that outlives the process |
+//! | [`node`] | one store: the shell round its machines |
+//! | [`life`] | how a store begins, dies and is hurt: process, two disks, clock |
+//! | `watch` | what a store lets the judges see |
 //! | [`clients`] | who asks what, and what they make of the answers |
 //! | [`overseer`] | a stand-in for the scheduler |
 //! | [`judges`] | the checkers, and what they are told |
+//! | [`probes`] | rare things that should happen in some run |
+//! | `sightings`, `listener` | … seen on the wire, and heard from the machines |
 //! | `knobs` | the settings of the stores |
 //! | `notation` | events in words and as numbers |
 //! | [`trace`] | a digest that must repeat, and the last lines for a person |
@@ -28,14 +32,19 @@ mod ending;
 pub mod events;
 pub mod judges;
 mod knobs;
+pub mod life;
+mod listener;
 mod mail;
 pub mod nemesis;
 pub mod network;
 pub mod node;
-mod notation;
+pub(crate) mod notation;
 pub mod options;
 pub mod overseer;
+pub mod probes;
 mod server;
+mod sightings;
 pub mod summary;
 pub mod trace;
+mod watch;
 pub mod world;

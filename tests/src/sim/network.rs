@@ -3,7 +3,7 @@
 //! The network decides only *when* and *whether* a message arrives; the world carries it. Reordering
 //! needs no code of its own: two messages with independent delays overtake each other.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::dice::Dice;
 use super::events::{Instant, MILLISECOND};
@@ -48,13 +48,18 @@ const VERY_LATE_MAX: Instant = 1_500 * MILLISECOND;
 pub struct Network {
     dice: Dice,
     weather: Weather,
-    cut: BTreeSet<(u64, u64)>,
+    /// How many hold each link cut: those who cut it at once restore it one by one.
+    cut: BTreeMap<(u64, u64), u64>,
+    /// By how much more each clogged link delays.
+    clogged: BTreeMap<(u64, u64), Instant>,
+    /// Messages that were sent and will not arrive.
+    lost: u64,
 }
 
 impl Network {
     /// A whole network.
     pub fn new(dice: Dice, weather: Weather) -> Self {
-        Self { dice, weather, cut: BTreeSet::new() }
+        Self { dice, weather, cut: BTreeMap::new(), clogged: BTreeMap::new(), lost: 0 }
     }
 
     /// After how long a message sent now arrives: nothing if it is lost, twice if it is repeated.
@@ -62,8 +67,18 @@ impl Network {
         // Draws happen in any case, so that a cut link does not shift the other draws.
         let lost = self.dice.happens(self.weather.loss);
         let copies = 1 + usize::from(self.dice.happens(self.weather.repeat));
-        let arrivals = (0..copies).map(|_| self.delay()).collect();
-        if lost || self.is_cut(from, to) { Vec::new() } else { arrivals }
+        let more = self.clogged.get(&(from, to)).copied().unwrap_or(0);
+        let arrivals = (0..copies).map(|_| self.delay() + more).collect();
+        if lost || self.is_cut(from, to) {
+            self.lost += 1;
+            return Vec::new();
+        }
+        arrivals
+    }
+
+    /// How many messages did not arrive.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     fn delay(&mut self) -> Instant {
@@ -78,22 +93,39 @@ impl Network {
     /// Whether messages from one store no longer reach another. Asked at sending and at arrival:
     /// a cut also swallows what is on its way.
     pub fn is_cut(&self, from: u64, to: u64) -> bool {
-        self.cut.contains(&(from, to))
+        self.cut.contains_key(&(from, to))
+    }
+
+    /// Whether any link is cut.
+    pub fn has_cuts(&self) -> bool {
+        !self.cut.is_empty()
     }
 
     /// Cuts one direction of one link.
     pub fn cut(&mut self, from: u64, to: u64) {
-        self.cut.insert((from, to));
+        *self.cut.entry((from, to)).or_default() += 1;
     }
 
-    /// Restores one direction of one link.
+    /// Restores one direction of one link, as far as the caller had cut it.
     pub fn restore(&mut self, from: u64, to: u64) {
-        self.cut.remove(&(from, to));
+        if let Some(holders) = self.cut.get_mut(&(from, to)) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.cut.remove(&(from, to));
+            }
+        }
+    }
+
+    /// One direction of one link delays everything by so much more; 0 clears it. What was on its way is not
+    /// hurried, so what is sent afterwards overtakes it.
+    pub fn clog(&mut self, from: u64, to: u64, more: Instant) {
+        self.clogged.insert((from, to), more);
     }
 
     /// Restores every link.
     pub fn restore_all(&mut self) {
         self.cut.clear();
+        self.clogged.clear();
     }
 
     /// The weather from here on.
@@ -114,6 +146,27 @@ mod tests {
         assert_eq!(network.arrivals(2, 1).len(), 1);
         network.restore_all();
         assert_eq!(network.arrivals(1, 2).len(), 1);
+    }
+
+    #[test]
+    fn a_link_cut_twice_is_restored_twice() {
+        let mut network = Network::new(Dice::new(1), Weather::FAIR);
+        network.cut(1, 2);
+        network.cut(1, 2);
+        network.restore(1, 2);
+        assert!(network.is_cut(1, 2));
+        network.restore(1, 2);
+        assert!(!network.has_cuts());
+    }
+
+    #[test]
+    fn a_clogged_link_delays_in_one_direction() {
+        let mut network = Network::new(Dice::new(1), Weather::FAIR);
+        network.clog(1, 2, MILLISECOND * 1000);
+        assert!(network.arrivals(1, 2)[0] > MILLISECOND * 1000);
+        assert!(network.arrivals(2, 1)[0] < MILLISECOND * 1000);
+        network.clog(1, 2, 0);
+        assert!(network.arrivals(1, 2)[0] < MILLISECOND * 1000);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What a run is made of. Everything that is not given is drawn from the seed.
 
+use std::collections::BTreeSet;
+
 use super::dice::Dice;
 use super::events::{Instant, MILLISECOND, SECOND};
-use super::nemesis::Mischief;
+use super::nemesis::{MISCHIEFS, Mischief};
 use super::network::Weather;
 
 /// A bug planted on purpose, to show that the simulator would find it.
@@ -49,12 +51,16 @@ pub struct Options {
     pub replica_reads: u64,
     /// How far clocks run apart, in parts per million either way.
     pub clock_drift: u64,
+    /// Lanes of each store; no run depends on their number.
+    pub lanes: usize,
+    /// Snapshots damaged on their way, in thousandths.
+    pub damage: u64,
     /// Which mischief, or what the seed says.
     pub mischief: Option<Vec<Mischief>>,
     /// Usual time between two mischiefs, or what the seed says.
     pub mischief_every: Option<Instant>,
-    /// Snapshots damaged on their way, in thousandths.
-    pub damage: u64,
+    /// Of the mischiefs only those with these numbers; each is as it would be among all.
+    pub only: Option<BTreeSet<u32>>,
     /// The bug to plant, if any.
     pub plant: Option<Plant>,
 }
@@ -67,21 +73,26 @@ impl Options {
     /// A run of this seed, with sixty seconds of trouble.
     pub fn of_seed(seed: u64) -> Self {
         let mut dice = Dice::new(seed).stream("options");
+        // One run in three has everything at once; the others a taste of their own, for a run in which
+        // everything goes wrong all the time makes little progress.
+        let everything = dice.happens(333);
         Self {
             seed,
             safety: 60 * SECOND,
-            stores: if dice.happens(700) { 3 } else { dice.within(4..6) },
-            clients: dice.within(3..10),
+            stores: if dice.happens(500) { 3 } else { dice.within(4..6) },
+            clients: dice.within(6..13),
             keys: dice.within(2..16),
-            think: dice.within(4 * MILLISECOND..150 * MILLISECOND),
+            think: dice.within(MILLISECOND..28 * MILLISECOND),
             weather: Weather::draw(&mut dice),
             through_codec: dice.happens(100),
-            topology: dice.happens(500),
-            replica_reads: if dice.happens(400) { dice.within(0..500) } else { 0 },
+            topology: dice.happens(600) || everything,
+            replica_reads: if dice.happens(400) || everything { dice.within(0..500) } else { 0 },
             clock_drift: dice.within(0..CLOCK_DRIFT_MAX),
-            mischief: None,
+            lanes: dice.within(1..5) as usize,
+            damage: if dice.happens(500) { dice.within(0..200) } else { 0 },
+            mischief: everything.then(|| MISCHIEFS.to_vec()),
             mischief_every: None,
-            damage: 0,
+            only: None,
             plant: None,
         }
     }

@@ -14,8 +14,10 @@ use raftstore::read_view::{Before, ReadPath, ReadViews};
 
 use super::clients::{Request, Response};
 use super::events::{Instant, MILLISECOND};
+use super::judges::Judges;
 use super::node::{Inbound, Local, Node, Out};
 use super::options::Plant;
+use super::probes::Probe;
 use crate::history::{Call, Outcome};
 use crate::workload::{key_bytes, value_bytes, value_number};
 
@@ -49,6 +51,16 @@ impl Server {
         Self { views, replies: 0, waiting: BTreeMap::new(), latches: BTreeSet::new() }
     }
 
+    /// How many wait for the store.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many keys are latched.
+    pub(super) fn latched(&self) -> usize {
+        self.latches.len()
+    }
+
     fn wait(&mut self, waiting: Waiting) -> ReplyId {
         self.replies += 1;
         self.waiting.insert(ReplyId(self.replies), waiting);
@@ -71,7 +83,7 @@ fn read(snapshot: &MemorySnapshot, key: u64) -> Option<u64> {
 }
 
 impl Node {
-    pub(super) fn on_request(&mut self, request: Request, instant: Instant, outs: &mut Vec<Out>) {
+    pub(super) fn on_request(&mut self, request: Request, outs: &mut Vec<Out>) {
         if request.call != Call::Read && !self.process().server.latches.insert(request.key) {
             let refusal = Refusal::ServerIsBusy { reason: "latch".into(), backoff_ms: 0 };
             return respond(&request, Err(refusal), outs);
@@ -81,7 +93,6 @@ impl Node {
             Call::Write(value) => self.propose(request, Some(value), None, outs),
             Call::Delete => self.propose(request, None, None, outs),
         }
-        let _ = instant;
     }
 
     fn take_snapshot(&mut self, request: Request, outs: &mut Vec<Out>) {
@@ -98,18 +109,30 @@ impl Node {
         outs.push(Out::After(delay, Local::Look(Box::new(Look { request, snapshot, before }))));
     }
 
-    pub(super) fn on_look(&mut self, look: Look, instant: Instant, outs: &mut Vec<Out>) {
+    pub(super) fn on_look(
+        &mut self,
+        look: Look,
+        instant: Instant,
+        judges: &mut Judges,
+        outs: &mut Vec<Out>,
+    ) {
         let Look { request, snapshot, mut before } = look;
         let now = self.now(instant);
         let target = target_of(&request);
         if self.plant() == Some(Plant::SnapshotBeforeLeadership) {
             before = self.process().server.views.before_snapshot(target.region_id);
         }
-        let path = match self.process().server.views.check(&before, &target, now) {
-            Ok((path, _)) => path,
+        let (path, view) = match self.process().server.views.check(&before, &target, now) {
+            Ok(checked) => checked,
             Err(refusal) => return self.end(&request, Err(refusal), outs),
         };
         let term = before.term();
+        judges.saw(match path {
+            ReadPath::Lease => Probe::LeaseRead,
+            ReadPath::Barrier if target.replica_read => Probe::ReplicaRead,
+            ReadPath::Barrier if view.holds_lease(now) => Probe::SnapshotTooEarly,
+            ReadPath::Barrier => Probe::LeaseRefused,
+        });
         match path {
             ReadPath::Lease => self.has_read(request, &snapshot, term, outs),
             ReadPath::Barrier => {
@@ -162,9 +185,20 @@ impl Node {
         self.wake(outs);
     }
 
-    pub(super) fn on_reply(&mut self, id: ReplyId, reply: Reply, outs: &mut Vec<Out>) {
-        // Nobody waits for a split that an order asked for.
-        let Some(waiting) = self.process().server.waiting.remove(&id) else { return };
+    pub(super) fn on_reply(
+        &mut self,
+        id: ReplyId,
+        reply: Reply,
+        judges: &mut Judges,
+        outs: &mut Vec<Out>,
+    ) {
+        let Some(waiting) = self.process().server.waiting.remove(&id) else {
+            if id.0 <= self.process().server.replies {
+                judges.fail(format!("s{} answers {id:?} twice", self.id));
+            }
+            // Not a register request's.
+            return outs.push(Out::Reply(id, reply));
+        };
         match (waiting, reply) {
             (Waiting::Barrier(request, _) | Waiting::Write(request, _), Err(refusal)) => {
                 self.end(&request, Err(refusal), outs);

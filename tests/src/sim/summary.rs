@@ -1,20 +1,42 @@
 //! What is left of a run when it is over.
 
+use std::collections::BTreeMap;
+
+use super::events::Instant;
+use super::nemesis::Mischief;
+use super::probes::Probes;
+
 /// How a run went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// A number that repeats for a seed.
     pub hash: u64,
     /// Events that happened.
     pub events: u64,
+    /// How much of the world's time has passed.
+    pub simulated: Instant,
     /// Calls of clients that ended well.
     pub calls: u64,
+    /// Those of them that ended while things went wrong.
+    pub calls_in_trouble: u64,
+    /// Calls whose outcomes were checked, known or not.
+    pub checked: u64,
     /// Leaderships seen.
     pub leaders: usize,
     /// Entries committed.
     pub entries: usize,
-    /// Crashes of a process, with or without its power.
+    /// Ends of a process: killed, without power, or stopped by its disk.
     pub crashes: u64,
+    /// Mischiefs done, by kind.
+    pub mischiefs: BTreeMap<Mischief, u64>,
+    /// Each of them: its number, when it began, and its kind.
+    pub story: Vec<(u32, Instant, Mischief)>,
+    /// Messages lost, repeated or cut off.
+    pub messages_lost: u64,
+    /// The rare things that happened.
+    pub probes: Probes,
+    /// The longest that each queue of a store was.
+    pub queues: BTreeMap<&'static str, usize>,
     /// What was broken, if anything.
     pub violation: Option<String>,
     /// The newest lines of the trace, when lines were asked for.
@@ -24,15 +46,6 @@ pub struct Summary {
 impl Summary {
     /// What is left to say of a run that ended by a failed assertion.
     pub fn of_panic(words: &str) -> Self {
-        Self {
-            hash: 0,
-            events: 0,
-            calls: 0,
-            leaders: 0,
-            entries: 0,
-            crashes: 0,
-            violation: Some(format!("panic: {words}")),
-            lines: Vec::new(),
-        }
+        Self { violation: Some(format!("panic: {words}")), ..Self::default() }
     }
 }

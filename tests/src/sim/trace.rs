@@ -28,17 +28,19 @@ impl Trace {
     pub fn note(&mut self, now: Instant, facts: &[u64], line: impl FnOnce() -> String) {
         self.events += 1;
         self.hash = facts.iter().fold(mix(self.hash ^ now), |hash, fact| mix(hash ^ fact));
-        if self.verbose {
-            if self.lines.len() == LINES_MAX {
-                self.lines.pop_front();
-            }
-            self.lines.push_back(format!(
-                "{:>9}.{:03} {}",
-                now / MILLISECOND,
-                now % MILLISECOND,
-                line()
-            ));
+        self.remark(now, line);
+    }
+
+    /// Something that a person wants to read, and that follows from what happened.
+    pub fn remark(&mut self, now: Instant, line: impl FnOnce() -> String) {
+        if !self.verbose {
+            return;
         }
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        let (millis, micros) = (now / MILLISECOND, now % MILLISECOND);
+        self.lines.push_back(format!("{millis:>9}.{micros:03} {}", line()));
     }
 
     /// Equal for equal runs.

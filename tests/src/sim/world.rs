@@ -13,17 +13,20 @@ use raftstore::storage::bootstrap;
 
 use super::clients::{Clients, Response};
 use super::dice::Dice;
-use super::ending::RECOVERY;
+use super::ending::{RECOVERY, REST};
 use super::events::{Events, Instant, SECOND};
 use super::judges::Judges;
 use super::knobs::config_of;
+use super::listener::Listener;
 use super::mail::Carried;
-use super::nemesis::{Act, Nemesis};
+use super::nemesis::{Act, Mischief, Nemesis};
 use super::network::Network;
 use super::node::{Local, Node};
 use super::notation::{digest_of, line_of};
 use super::options::Options;
 use super::overseer::Overseer;
+use super::probes::Probe;
+use super::sightings::Sightings;
 use super::summary::Summary;
 use super::trace::Trace;
 use crate::checkers::linearizability;
@@ -49,7 +52,8 @@ pub(super) enum Event {
     Deadline(usize, u64),
     Retry(usize, u64),
     Mischief,
-    Act(Act),
+    /// Of the mischief with this number.
+    Act(u32, Act),
 }
 
 /// A cluster and all that surrounds it.
@@ -63,15 +67,22 @@ pub struct World {
     pub(super) clients: Clients,
     pub(super) nemesis: Nemesis,
     pub(super) judges: Judges,
-    trace: Trace,
-    crashes: u64,
+    pub(super) sightings: Sightings,
+    pub(super) trace: Trace,
+    mischiefs: BTreeMap<Mischief, u64>,
+    story: Vec<(u32, Instant, Mischief)>,
+    calls_in_trouble: u64,
     /// Clients begin calls of their own, and the nemesis thinks.
     pub(super) is_restless: bool,
 }
 
 /// Runs a seed from beginning to end.
 pub fn run(options: Options, verbose: bool) -> Summary {
-    World::new(options, verbose).run()
+    let listener = Listener::default();
+    let run = || World::new(options, verbose).run();
+    let mut summary = tracing::subscriber::with_default(listener.clone(), run);
+    summary.probes.add(&listener.heard());
+    summary
 }
 
 impl World {
@@ -104,7 +115,6 @@ impl World {
             bootstrap::confirm_first_region(&node.data).expect("memory does not fail");
         }
         let disks = nodes.iter().map(|(store, node)| (*store, node.log.clone())).collect();
-        let members_fixed = !options.topology && options.stores <= 3;
         let registers = Registers::new(dice.stream("registers"), options.keys);
         let mut clients = Clients::new(
             dice.stream("clients"),
@@ -128,9 +138,12 @@ impl World {
                 options.mischief.clone(),
                 options.mischief_every,
             ),
-            judges: Judges::new(disks, members_fixed),
+            judges: Judges::new(disks),
+            sightings: Sightings::default(),
             trace: Trace::new(verbose),
-            crashes: 0,
+            mischiefs: BTreeMap::new(),
+            story: Vec::new(),
+            calls_in_trouble: 0,
             is_restless: true,
             options,
         }
@@ -147,29 +160,43 @@ impl World {
         let delay = self.dice.within(SECOND..3 * SECOND);
         self.events.after(delay, Event::Mischief);
         self.go_on_until(self.options.safety);
+        self.calls_in_trouble = self.clients.done();
         if self.judges.violation().is_none() {
             self.heal();
             self.go_on_until(self.options.safety + RECOVERY);
             self.ask_every_register();
-            let end = self.events.now() + RECOVERY / 3;
+            let end = self.events.now() + REST;
             self.go_on_until(end);
         }
         if self.judges.violation().is_none() {
             self.compare_replicas();
+            self.look_for_leftovers();
         }
         if self.judges.violation().is_none()
             && let Err(violation) = linearizability::check(self.clients.history.operations())
         {
             self.judges.fail(violation.to_string());
         }
+        self.summary()
+    }
+
+    fn summary(self) -> Summary {
         let (leaders, entries) = self.judges.counts();
         Summary {
             hash: self.trace.hash(),
             events: self.trace.events(),
+            simulated: self.events.now(),
             calls: self.clients.done(),
+            calls_in_trouble: self.calls_in_trouble,
+            checked: self.clients.history.operations().len() as u64,
             leaders,
             entries,
-            crashes: self.crashes,
+            crashes: self.judges.deaths(),
+            mischiefs: self.mischiefs,
+            story: self.story,
+            messages_lost: self.network.lost(),
+            probes: self.judges.probes().clone(),
+            queues: self.judges.longest_queues().clone(),
             violation: self.judges.violation().map(str::to_owned),
             lines: self.trace.lines().map(str::to_owned).collect(),
         }
@@ -187,8 +214,10 @@ impl World {
         }
         self.events.pass_until(end);
     }
+
     pub(super) fn happen(&mut self, event: Event) {
         let now = self.events.now();
+        self.judges.at(now);
         if self.trace.events() == EVENTS_MAX {
             self.judges.fail(format!("the world does not come to rest: {}", line_of(&event)));
         }
@@ -223,14 +252,10 @@ impl World {
             }
             Event::Mischief => {
                 if self.is_restless {
-                    let (plan, pause) = self.nemesis.next(&self.stores());
-                    for (delay, act) in plan {
-                        self.events.after(delay, Event::Act(act));
-                    }
-                    self.events.after(pause, Event::Mischief);
+                    self.think_of_mischief();
                 }
             }
-            Event::Act(act) => {
+            Event::Act(_, act) => {
                 if self.is_restless {
                     self.act(act);
                 }
@@ -238,35 +263,72 @@ impl World {
         }
     }
 
+    fn think_of_mischief(&mut self) {
+        let thought = self.nemesis.next(&self.stores());
+        self.events.after(thought.pause, Event::Mischief);
+        if self.options.only.as_ref().is_some_and(|only| !only.contains(&thought.number)) {
+            return;
+        }
+        *self.mischiefs.entry(thought.kind).or_default() += 1;
+        self.story.push((thought.number, self.events.now(), thought.kind));
+        if thought.kind == Mischief::Blackout {
+            self.judges.saw(Probe::Blackout);
+        }
+        for (delay, act) in thought.plan {
+            self.events.after(delay, Event::Act(thought.number, act));
+        }
+    }
+
     pub(super) fn act(&mut self, act: Act) {
+        let now = self.events.now();
         match act {
             Act::Cut(from, to) => self.network.cut(from, to),
             Act::Restore(from, to) => self.network.restore(from, to),
-            Act::Kill(store) | Act::PowerOff(store) => {
-                let node = self.nodes.get_mut(&store).expect("a store exists");
-                self.crashes += u64::from(node.is_up());
-                if act == Act::Kill(store) {
-                    node.kill(&mut self.judges);
-                } else {
-                    node.power_off(&mut self.judges);
-                }
+            Act::Clog(from, to, more) => self.network.clog(from, to, more),
+            Act::Kill(store) => {
+                let (node, judges) = self.node_and_judges(store);
+                node.kill(judges);
+            }
+            Act::PowerOff(store) => {
+                let (node, judges) = self.node_and_judges(store);
+                node.power_off(judges);
             }
             Act::Start(store) => self.start(store),
-            Act::Pause(store) => self.nodes.get_mut(&store).expect("a store exists").pause(),
+            Act::Pause(store) => {
+                self.see_pause(store);
+                self.node_and_judges(store).0.pause();
+            }
             Act::Resume(store) => {
-                let outs = self.nodes.get_mut(&store).expect("a store exists").resume();
+                self.see_resume(store);
+                let outs = self.node_and_judges(store).0.resume();
                 self.perform(store, outs);
             }
-            Act::Disk(store, usual) => {
-                self.nodes.get_mut(&store).expect("a store exists").set_sync(usual);
+            Act::SlowLog(store, usual) => self.node_and_judges(store).0.set_sync(usual),
+            Act::SlowData(store, times) => self.node_and_judges(store).0.set_data_slowness(times),
+            Act::Stall(store, disk) => self.node_and_judges(store).0.stall(disk),
+            Act::Unstall(store) => {
+                let outs = self.node_and_judges(store).0.unstall();
+                self.perform(store, outs);
+            }
+            Act::Fail(store, disk, after) => self.node_and_judges(store).0.fail_after(disk, after),
+            Act::Fill(store) => self.node_and_judges(store).0.set_full(true),
+            Act::Mend(store) => self.node_and_judges(store).0.mend(),
+            Act::Jump(store, micros) => {
+                let (node, judges) = self.node_and_judges(store);
+                let outs = node.jump(micros, now, judges);
+                self.perform(store, outs);
             }
         }
     }
 
+    fn node_and_judges(&mut self, store: u64) -> (&mut Node, &mut Judges) {
+        (self.nodes.get_mut(&store).expect("a store exists"), &mut self.judges)
+    }
+
     fn start(&mut self, store: u64) {
         let now = self.events.now();
-        let node = self.nodes.get_mut(&store).expect("a store exists");
-        let outs = node.start(now, &mut self.judges);
+        let (node, judges) = self.node_and_judges(store);
+        let outs = node.start(now, judges);
         self.perform(store, outs);
     }
 }

@@ -1,4 +1,7 @@
 //! Lab 1: a standalone key-value store. One engine on disk, raw commands over it, no network.
+//!
+//! Look: `kv/src/raw/mod.rs` (the commands), `kv/src/storage/local.rs` (a store without replication),
+//! `raftstore/src/engine/mod.rs` (the engine and its families).
 
 use bytes::Bytes;
 use kv::ApiVersion;
@@ -81,6 +84,7 @@ fn assert_pairs(pairs: &[KvPair], numbers: &[u8]) {
     assert_eq!(found, expected);
 }
 
+/// A key that was written below the commands is read by one: it has that value.
 #[tokio::test]
 async fn test_raw_get_1() {
     let store = Standalone::new();
@@ -88,12 +92,14 @@ async fn test_raw_get_1() {
     assert_eq!(store.raw_get(99, "default").await.value[..], [42]);
 }
 
+/// A key that is not there is read: the answer says so in a field of its own, and is no error.
 #[tokio::test]
 async fn test_raw_get_not_found_1() {
     let store = Standalone::new();
     assert!(store.raw_get(99, "default").await.not_found);
 }
 
+/// A key is put by a command: the engine has it.
 #[tokio::test]
 async fn test_raw_put_1() {
     let store = Standalone::new();
@@ -112,6 +118,7 @@ async fn test_raw_get_after_raw_put_1() {
     assert!(store.raw_get(99, "lock").await.not_found);
 }
 
+/// A key is deleted: whoever reads it hears that it is not there.
 #[tokio::test]
 async fn test_raw_get_after_raw_delete_1() {
     let store = Standalone::new();
@@ -130,6 +137,9 @@ async fn test_raw_delete_1() {
     store.raw_delete(99).await;
 }
 
+/// Five keys, a scan from the first with a limit of three: the first three, in order.
+///
+/// Hint: the limit counts what is returned.
 #[tokio::test]
 async fn test_raw_scan_1() {
     let store = Standalone::new();
@@ -139,6 +149,7 @@ async fn test_raw_scan_1() {
     assert_pairs(&store.raw_scan(1, 3).await, &[1, 2, 3]);
 }
 
+/// Four keys and a fifth that was put by a command: a scan returns all five in order.
 #[tokio::test]
 async fn test_raw_scan_after_raw_put_1() {
     let store = Standalone::new();
@@ -149,6 +160,7 @@ async fn test_raw_scan_after_raw_put_1() {
     assert_pairs(&store.raw_scan(1, 10).await, &[1, 2, 3, 4, 5]);
 }
 
+/// Four keys of which one is deleted: a scan returns the other three, in order.
 #[tokio::test]
 async fn test_raw_scan_after_raw_delete_1() {
     let store = Standalone::new();

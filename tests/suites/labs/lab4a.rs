@@ -1,5 +1,8 @@
 //! Lab 4A: the layer of versions under a transaction. The course's buffer is split here into a
 //! [`Reader`] over a snapshot and a [`Writer`] that gathers one batch.
+//!
+//! Look: `kv/src/txn/reader.rs`, `kv/src/txn/writer.rs`, `kv/src/txn/record.rs` (locks and commit records),
+//! `kv/src/keys.rs` (keys as they stand in the engine).
 
 use bytes::Bytes;
 use kv::keys::{self, Key};
@@ -50,6 +53,9 @@ fn value_at(records: &[(u64, u64, WriteKind, u8)], bytes: &[u8], ts: u64) -> Opt
     reader(records).version(&key(bytes), ts).unwrap().map(|version| version.value[0])
 }
 
+/// A lock is put: the batch has one change, and it is that lock under its key, in the lock family.
+///
+/// Hint: a key has one lock at most, so its place needs no timestamp.
 #[test]
 fn test_put_lock_4a() {
     let lock = Lock::new(LockKind::Delete, vec![16], 100, 100_000);
@@ -59,6 +65,7 @@ fn test_put_lock_4a() {
     assert_eq!(*only_change(&writer), expected);
 }
 
+/// A commit record is put: the batch has one change, that record under its key and commit timestamp.
 #[test]
 fn test_put_write_4a() {
     let record = Write::new(WriteKind::Delete, 100, None);
@@ -68,6 +75,7 @@ fn test_put_write_4a() {
     assert_eq!(*only_change(&writer), expected);
 }
 
+/// A value is put: the batch has one change, that value under its key and start timestamp.
 #[test]
 fn test_put_value_4a() {
     let mut writer = Writer::new();
@@ -76,6 +84,7 @@ fn test_put_value_4a() {
     assert_eq!(*only_change(&writer), expected);
 }
 
+/// A lock that was written is read back whole; a key without one has none.
 #[test]
 fn test_get_lock_4a() {
     let engine = MemoryData::new();
@@ -88,6 +97,7 @@ fn test_get_lock_4a() {
     assert_eq!(reader.lock(&key(&[2])).unwrap(), None);
 }
 
+/// A lock is removed: the batch has one change, a deletion in the lock family.
 #[test]
 fn test_delete_lock_4a() {
     let mut writer = Writer::new();
@@ -96,6 +106,7 @@ fn test_delete_lock_4a() {
     assert_eq!(*only_change(&writer), expected);
 }
 
+/// A value is removed: the batch has one change, a deletion at its key and start timestamp.
 #[test]
 fn test_delete_value_4a() {
     let mut writer = Writer::new();
@@ -105,11 +116,15 @@ fn test_delete_value_4a() {
     assert_eq!(*only_change(&writer), expected);
 }
 
+/// A value committed at 42 is read at 43.
 #[test]
 fn test_get_value_simple_4a() {
     assert_eq!(value_at(ONE, KEY, 43), Some(1));
 }
 
+/// Another key is read: there is nothing.
+///
+/// Hint: the next record in the engine may be another key's.
 #[test]
 fn test_get_value_missing_4a() {
     assert_eq!(value_at(ONE, &[16, 241], 43), None);
@@ -121,21 +136,29 @@ fn test_get_value_too_early_4a() {
     assert_eq!(value_at(ONE, KEY, 41), None);
 }
 
+/// A value committed at 42 and another at 52: whoever reads at 52 sees the second.
+///
+/// Hint: a commit at the moment of the read counts.
 #[test]
 fn test_get_value_overwritten_4a() {
     assert_eq!(value_at(TWO, KEY, 52), Some(2));
 }
 
+/// A value committed at 42 and another at 52, which began at 50: whoever reads at 50 sees the first.
+///
+/// Hint: the commit decides, not the start.
 #[test]
 fn test_get_value_not_overwritten_4a() {
     assert_eq!(value_at(TWO, KEY, 50), Some(1));
 }
 
+/// A value committed at 42 and deleted at 52: whoever reads at 500 sees nothing.
 #[test]
 fn test_get_value_deleted_4a() {
     assert_eq!(value_at(DELETED, KEY, 500), None);
 }
 
+/// A value committed at 42 and deleted at 52: whoever reads at 45 sees it.
 #[test]
 fn test_get_value_not_deleted_4a() {
     assert_eq!(value_at(DELETED, KEY, 45), Some(1));
@@ -165,6 +188,8 @@ fn test_most_recent_write_4a() {
     assert_eq!(newest(DELETED, KEY), Some((52, Write::new(WriteKind::Delete, 50, None))));
 }
 
+/// Keys as they stand in the engine: groups of eight bytes with a marker each, then the timestamp inverted, so
+/// that keys keep their order and the newest version of each comes first.
 #[test]
 fn test_encode_key() {
     let at = |bytes: &[u8], ts: u64| key(bytes).at(ts);
@@ -180,6 +205,7 @@ fn test_encode_key() {
     assert!(at(&[42], 238) < at(&[42, 0], 0));
 }
 
+/// What was encoded is decoded to the same key and timestamp.
 #[test]
 fn test_decode_key() {
     for bytes in [&[][..], &[42], &[42, 0, 5], &[1, 2, 3, 4, 5, 6, 7, 8]] {

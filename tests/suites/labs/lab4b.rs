@@ -1,4 +1,7 @@
 //! Lab 4B: get, prewrite and commit.
+//!
+//! Look: `kv/src/txn/reads.rs`, `kv/src/txn/read_rule.rs` (which lock stands in a reader's way),
+//! `kv/src/txn/command/prewrite/`, `kv/src/txn/command/commit.rs`, `kv/src/txn/latches.rs`.
 
 use kv::txn::record::{LockKind, WriteKind};
 
@@ -6,6 +9,7 @@ use super::transactions::{Lab, delete, put, value};
 
 const PUT: WriteKind = WriteKind::Put;
 
+/// A committed value is read at the largest timestamp.
 #[tokio::test]
 async fn test_get_value_4b() {
     let lab = Lab::new();
@@ -23,11 +27,15 @@ async fn test_get_value_ts_4b() {
     }
 }
 
+/// An empty store is read: not found, and no error.
 #[tokio::test]
 async fn test_get_empty_4b() {
     assert!(Lab::new().get(&[100], u64::MAX).await.not_found);
 }
 
+/// Between two keys that are there a third is read: not found.
+///
+/// Hint: a search for the newest version may land on a neighbour.
 #[tokio::test]
 async fn test_get_none_4b() {
     let lab = Lab::new();
@@ -35,6 +43,8 @@ async fn test_get_none_4b() {
     assert!(lab.get(&[100], u64::MAX).await.not_found);
 }
 
+/// Three values committed at 54, 66 and 122 are read before, between and at their commits: each read sees the
+/// newest that was committed by then.
 #[tokio::test]
 async fn test_get_versions_4b() {
     let lab = Lab::new();
@@ -48,6 +58,7 @@ async fn test_get_versions_4b() {
     }
 }
 
+/// A value committed at 54, deleted at 66, written again at 122: reads see it, see nothing, see the new one.
 #[tokio::test]
 async fn test_get_deleted_4b() {
     let lab = Lab::new();
@@ -66,6 +77,10 @@ async fn test_get_deleted_4b() {
     assert_eq!(lab.get_value(&[99], 122).await, Some(value(44)));
 }
 
+/// A key has a value, and a lock of transaction 200: a read at 55 sees the value, one at 300 is told of the lock
+/// and whose it is.
+///
+/// Hint: the lock of a younger transaction cannot commit before the read.
 #[tokio::test]
 async fn test_get_locked_4b() {
     let lab = Lab::new();
@@ -76,6 +91,7 @@ async fn test_get_locked_4b() {
     assert_eq!(locked.lock_version, 200);
 }
 
+/// A prewrite of nothing succeeds and leaves nothing.
 #[tokio::test]
 async fn test_empty_prewrite_4b() {
     let mut lab = Lab::new();
@@ -85,6 +101,8 @@ async fn test_empty_prewrite_4b() {
     assert_eq!(lab.counts(), (0, 0, 0));
 }
 
+/// One put is prewritten: its value stands under the start timestamp, and a lock with the primary, the start
+/// and the time to live.
 #[tokio::test]
 async fn test_single_prewrite_4b() {
     let mut lab = Lab::new();
@@ -98,6 +116,8 @@ async fn test_single_prewrite_4b() {
     assert_eq!((lock.start_ts, lock.ttl), (100, 1000));
 }
 
+/// Two transactions prewrite the same key: the first one succeeds, the second is told of its lock and changes
+/// nothing.
 #[tokio::test]
 async fn test_prewrite_locked_4b() {
     let mut lab = Lab::new();
@@ -112,6 +132,9 @@ async fn test_prewrite_locked_4b() {
     assert_eq!(lab.lock_on(&[3]).unwrap().start_ts, 100);
 }
 
+/// A key was committed at 101, and a transaction that began at 100 prewrites it: a conflict, and nothing changes.
+///
+/// Hint: what was committed after the start was not seen by the transaction.
 #[tokio::test]
 async fn test_prewrite_written_4b() {
     let mut lab = Lab::new();
@@ -124,6 +147,7 @@ async fn test_prewrite_written_4b() {
     lab.assert_untouched();
 }
 
+/// A key was committed at 90, and a transaction that began at 100 prewrites it: it succeeds.
 #[tokio::test]
 async fn test_prewrite_written_no_conflict_4b() {
     let mut lab = Lab::new();
@@ -134,6 +158,7 @@ async fn test_prewrite_written_no_conflict_4b() {
     assert_eq!(lab.data_at(&[3], 100), Some(value(42)));
 }
 
+/// Two transactions prewrite different keys: both succeed.
 #[tokio::test]
 async fn test_multiple_prewrites_4b() {
     let mut lab = Lab::new();
@@ -156,6 +181,7 @@ async fn test_prewrite_overwrite_4b() {
     assert_eq!(lab.data_at(&[3], 100), Some(value(45)));
 }
 
+/// One request puts four keys, deletes one of them and puts it again: what came last counts.
 #[tokio::test]
 async fn test_prewrite_multiple_4b() {
     let mut lab = Lab::new();
@@ -173,6 +199,7 @@ async fn test_prewrite_multiple_4b() {
     assert_eq!(lab.data_at(&[4], 100), Some(value(135)));
 }
 
+/// A commit of no keys succeeds and leaves nothing.
 #[tokio::test]
 async fn test_empty_commit_4b() {
     let mut lab = Lab::new();
@@ -182,6 +209,8 @@ async fn test_empty_commit_4b() {
     assert_eq!(lab.counts(), (0, 0, 0));
 }
 
+/// A prewritten key is committed: the lock is gone, a commit record stands at the commit timestamp, the value is
+/// as it was.
 #[tokio::test]
 async fn test_single_commit_4b() {
     let mut lab = Lab::new();
@@ -193,6 +222,7 @@ async fn test_single_commit_4b() {
     assert_eq!(lab.data_at(&[3], 100), Some(value(42)));
 }
 
+/// A key with an older commit is prewritten and committed: both records are there.
 #[tokio::test]
 async fn test_commit_overwrite_4b() {
     let mut lab = Lab::new();
@@ -203,6 +233,8 @@ async fn test_commit_overwrite_4b() {
     assert_eq!(lab.write_at(&[3], 110), Some((PUT, 100)));
 }
 
+/// Three prewritten keys are committed, among committed ones and those of another transaction: these do not
+/// change.
 #[tokio::test]
 async fn test_commit_multiple_keys_4b() {
     let mut lab = Lab::new();
@@ -229,6 +261,7 @@ async fn test_commit_multiple_keys_4b() {
     }
 }
 
+/// One request commits the same key twice: it is committed once, and that is no error.
 #[tokio::test]
 async fn test_recommit_key_4b() {
     let mut lab = Lab::new();
@@ -239,6 +272,9 @@ async fn test_recommit_key_4b() {
     assert_eq!(lab.write_at(&[3], 110), Some((PUT, 100)));
 }
 
+/// A transaction that was rolled back is committed: an error, and nothing changes.
+///
+/// Hint: the record at the start timestamp says what became of it.
 #[tokio::test]
 async fn test_commit_conflict_rollback_4b() {
     let mut lab = Lab::new();
@@ -249,6 +285,7 @@ async fn test_commit_conflict_rollback_4b() {
     lab.assert_untouched();
 }
 
+/// The key has the lock of another transaction: the commit fails, may be tried again, and changes nothing.
 #[tokio::test]
 async fn test_commit_conflict_race_4b() {
     let mut lab = Lab::new();
@@ -260,6 +297,9 @@ async fn test_commit_conflict_race_4b() {
     lab.assert_untouched();
 }
 
+/// A committed transaction is committed again: it succeeds and writes nothing.
+///
+/// Hint: the answer to the first one may have been lost.
 #[tokio::test]
 async fn test_commit_conflict_repeat_4b() {
     let mut lab = Lab::new();

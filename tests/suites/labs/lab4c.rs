@@ -1,4 +1,7 @@
 //! Lab 4C: scan, check of a transaction's status, rollback, resolving of locks.
+//!
+//! Look: `kv/src/txn/scanner.rs`, `kv/src/txn/command/check_status.rs`,
+//! `kv/src/txn/command/rollback.rs`, `kv/src/txn/command/resolve_lock.rs`.
 
 use kv::txn::record::WriteKind;
 use proto::kvrpcpb::{Action, ScanRequest};
@@ -8,6 +11,7 @@ use super::transactions::{CURRENT_TS, LOCK_TS, Lab, put, value};
 const PUT: WriteKind = WriteKind::Put;
 const ROLLBACK: WriteKind = WriteKind::Rollback;
 
+/// A rollback of no keys succeeds and leaves nothing.
 #[tokio::test]
 async fn test_empty_rollback_4c() {
     let mut lab = Lab::new();
@@ -17,6 +21,8 @@ async fn test_empty_rollback_4c() {
     assert_eq!(lab.counts(), (0, 0, 0));
 }
 
+/// A prewritten key is rolled back: lock and value are gone, and a rollback record stands at the start
+/// timestamp.
 #[tokio::test]
 async fn test_rollback_4c() {
     let mut lab = Lab::new();
@@ -27,6 +33,7 @@ async fn test_rollback_4c() {
     assert_eq!(lab.write_at(&[3], 100), Some((ROLLBACK, 100)));
 }
 
+/// A rollback names one of two keys twice: one record each.
 #[tokio::test]
 async fn test_rollback_duplicate_keys_4c() {
     let mut lab = Lab::new();
@@ -40,6 +47,9 @@ async fn test_rollback_duplicate_keys_4c() {
     assert_eq!(lab.write_at(&[15], 100), Some((ROLLBACK, 100)));
 }
 
+/// What was never prewritten is rolled back: a record is left all the same.
+///
+/// Hint: the prewrite may still be on its way, and must fail when it comes.
 #[tokio::test]
 async fn test_rollback_missing_prewrite_4c() {
     let mut lab = Lab::new();
@@ -61,6 +71,7 @@ async fn test_rollback_committed_4c() {
     lab.assert_untouched();
 }
 
+/// What was rolled back is rolled back again: it succeeds and writes nothing.
 #[tokio::test]
 async fn test_rollback_duplicate_4c() {
     let mut lab = Lab::new();
@@ -71,6 +82,7 @@ async fn test_rollback_duplicate_4c() {
     lab.assert_untouched();
 }
 
+/// The key has the lock of another transaction: that lock and its value stay, and a rollback record is left.
 #[tokio::test]
 async fn test_rollback_other_txn_4c() {
     let mut lab = Lab::new();
@@ -83,6 +95,7 @@ async fn test_rollback_other_txn_4c() {
     assert_eq!(lab.write_at(&[3], 100), Some((ROLLBACK, 100)));
 }
 
+/// The lock's time to live has passed: the transaction is rolled back, and the answer says so.
 #[tokio::test]
 async fn test_check_txn_status_ttl_expired_4c() {
     let mut lab = Lab::new();
@@ -110,6 +123,10 @@ async fn test_check_txn_status_ttl_not_expired_4c() {
     lab.assert_untouched();
 }
 
+/// The transaction was rolled back, and the key has the lock of another: the answer says that there is nothing
+/// to commit and nothing to wait for; nothing changes.
+///
+/// Hint: a lock with another start timestamp is not the one that is asked for.
 #[tokio::test]
 async fn test_check_txn_status_rolled_back_4c() {
     let mut lab = Lab::new();
@@ -128,6 +145,7 @@ async fn test_check_txn_status_rolled_back_4c() {
     lab.assert_untouched();
 }
 
+/// The transaction was committed: the answer says when, and nothing changes.
 #[tokio::test]
 async fn test_check_txn_status_committed_4c() {
     let mut lab = Lab::new();
@@ -141,6 +159,7 @@ async fn test_check_txn_status_committed_4c() {
     lab.assert_untouched();
 }
 
+/// Nothing is known of the transaction: a rollback record is left, so that it cannot begin any more.
 #[tokio::test]
 async fn test_check_txn_status_no_lock_no_write_4c() {
     let mut lab = Lab::new();
@@ -152,6 +171,7 @@ async fn test_check_txn_status_no_lock_no_write_4c() {
     assert_eq!(lab.write_at(&[3], LOCK_TS), Some((ROLLBACK, LOCK_TS)));
 }
 
+/// A resolve in an empty store succeeds and leaves nothing.
 #[tokio::test]
 async fn test_empty_resolve_4c() {
     let lab = Lab::new();
@@ -169,6 +189,8 @@ fn locked() -> Lab {
     lab
 }
 
+/// Two keys have the locks of transaction 100, a third one that of another: resolved with a commit timestamp,
+/// the two are committed and the third is as it was.
 #[tokio::test]
 async fn test_resolve_commit_4c() {
     let lab = locked();
@@ -180,6 +202,8 @@ async fn test_resolve_commit_4c() {
     lab.assert_key_untouched(&[200]);
 }
 
+/// Two keys have the locks of transaction 100, a third one that of another: resolved without a commit
+/// timestamp, the two are rolled back and the third is as it was.
 #[tokio::test]
 async fn test_resolve_rollback_4c() {
     let lab = locked();
@@ -191,6 +215,7 @@ async fn test_resolve_rollback_4c() {
     lab.assert_key_untouched(&[200]);
 }
 
+/// All keys of the transaction are committed: resolving to a commit changes nothing.
 #[tokio::test]
 async fn test_resolve_commit_written_4c() {
     let lab = Lab::new();
@@ -204,6 +229,7 @@ async fn test_resolve_commit_written_4c() {
     lab.assert_untouched();
 }
 
+/// All keys of the transaction are rolled back: resolving to a rollback changes nothing.
 #[tokio::test]
 async fn test_resolve_rollback_written_4c() {
     let lab = Lab::new();
@@ -249,6 +275,7 @@ fn scan_data() -> Lab {
     lab
 }
 
+/// A scan that begins behind the last key returns nothing.
 #[tokio::test]
 async fn test_scan_empty_4c() {
     assert!(scan_data().scan(&[200], 10_000, 100).await.is_empty());
@@ -260,6 +287,9 @@ async fn test_scan_limit_zero_4c() {
     assert!(scan_data().scan(&[3], 0, 100).await.is_empty());
 }
 
+/// A scan of everything returns the eleven keys that are visible at its timestamp, in order.
+///
+/// Hint: one pair a user key; a key may be the beginning of another.
 #[tokio::test]
 async fn test_scan_all_4c() {
     let pairs = scan_data().scan(&[0], 10_000, 100).await;
@@ -268,6 +298,7 @@ async fn test_scan_all_4c() {
     assert_eq!(pairs[10], (vec![199], 54));
 }
 
+/// A scan begins at a key that is not there and has a limit of six: six pairs from the next key on.
 #[tokio::test]
 async fn test_scan_limit_4c() {
     let pairs = scan_data().scan(&[2], 6, 100).await;
@@ -276,6 +307,9 @@ async fn test_scan_limit_4c() {
     assert_eq!(pairs[5], (vec![4], 52));
 }
 
+/// A key is there, deleted, and there again: scans at three timestamps return it, leave it out, return it.
+///
+/// Hint: what is left out does not count towards the limit.
 #[tokio::test]
 async fn test_scan_deleted_4c() {
     let mut lab = scan_data();

@@ -144,7 +144,10 @@ impl DataEngine for MemoryData {
     fn approximate_size(&self, range: &KeyRange) -> Result<RangeSize, Fault> {
         let disk = self.disk.read();
         let mut sum = RangeSize::default();
-        ColumnFamily::DATA.into_iter().for_each(|cf| sum += disk.live[cf as usize].size(range));
+        for cf in ColumnFamily::DATA {
+            let size = disk.live[cf as usize].size(range);
+            sum += RangeSize::of_family(cf, size.bytes, size.keys);
+        }
         Ok(sum)
     }
 

@@ -55,6 +55,11 @@ impl RocksData {
         Ok(Self { shared: Arc::new(Shared { db: Arc::new(db), directory, watermark }) })
     }
 
+    /// The number of the newest change, as RocksDB counts them. It only grows.
+    pub fn newest_change(&self) -> u64 {
+        self.shared.db.latest_sequence_number()
+    }
+
     fn fault(&self, attempt: &'static str, error: &rocksdb::Error) -> Fault {
         fault(attempt, self.shared.directory.path(), error)
     }
@@ -213,10 +218,9 @@ impl DataEngine for RocksData {
         for cf in ColumnFamily::DATA {
             let (counted, all) = self.count(cf, range)?;
             let estimated = if all { counted } else { self.estimate(cf, range)? };
-            sum += RangeSize {
-                bytes: counted.bytes.max(estimated.bytes),
-                keys: counted.keys.max(estimated.keys),
-            };
+            let (bytes, keys) =
+                (counted.bytes.max(estimated.bytes), counted.keys.max(estimated.keys));
+            sum += RangeSize::of_family(cf, bytes, keys);
         }
         Ok(sum)
     }

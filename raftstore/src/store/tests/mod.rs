@@ -3,20 +3,28 @@
 //! Everything that a shell does is done here in its simplest form, at once and in one thread. Links can be
 //! cut, messages dropped by a rule, appliers held, and power lost. A harness for faults at random is the
 //! simulator's, not this one's.
+//!
+//! A store has as many lanes as its number, unless a test says otherwise: what a test sees must not depend
+//! on them.
 
 mod soak;
+mod consistency;
 mod elections;
 mod famous;
 mod joint;
+mod lanes;
 mod membership;
 mod reads;
+mod replica_reads;
 mod restarts;
+mod sleep;
 mod snapshots;
 mod splits;
 mod transfers;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher as _};
 
 use bytes::Bytes;
 use proto::{
@@ -28,10 +36,11 @@ use super::Store;
 use crate::applier::Applier;
 use crate::config::Config;
 use crate::driver::{Background, SnapshotStorage};
-use crate::effects::{Effects, Report};
+use crate::effects::{Effects, PersistedReady, Report};
 use crate::engine::memory::{Fuse, MemoryData, MemoryLog, MemorySnapshot};
-use crate::engine::{ColumnFamily, DataEngine, LogEngine, Snapshot as _, WriteBatch};
+use crate::engine::{ColumnFamily, DataEngine, LogBatch, LogEngine, Snapshot as _, WriteBatch};
 use crate::error::Fault;
+use crate::lanes::ShuffledLanes;
 use crate::msg::{Answer, ApplyTask, BackgroundTask, Now, Reply, ReplyId, StoreMsg, Target};
 use crate::read_view::ReadPath;
 use crate::storage::bootstrap;
@@ -53,8 +62,17 @@ struct Node {
     held: Option<Vec<ApplyTask>>,
     /// While held, background tasks gather here.
     held_background: Option<Vec<BackgroundTask>>,
+    /// While held, log writes gather here, and what waits for them.
+    held_log: Option<VecDeque<HeldWrite>>,
     /// Its disks may fail.
     may_fail: bool,
+}
+
+/// A log write under way, and what follows once it is durable.
+struct HeldWrite {
+    log: LogBatch,
+    messages: Vec<RaftMessage>,
+    persisted: Vec<PersistedReady>,
 }
 
 /// Stores, numbered from 1, and everything between them.
@@ -75,6 +93,8 @@ struct Cluster {
     next_id: u64,
     next_reply: u64,
     lives: u64,
+    /// Of everything that stores asked for, when it is wanted.
+    digest: Option<DefaultHasher>,
 }
 
 impl Cluster {
@@ -88,6 +108,7 @@ impl Cluster {
                 inbox: VecDeque::new(),
                 held: None,
                 held_background: None,
+                held_log: None,
                 may_fail: false,
             };
             (StoreId(id), node)
@@ -106,6 +127,7 @@ impl Cluster {
             next_id: 100,
             next_reply: 0,
             lives: 0,
+            digest: None,
         }
     }
 
@@ -141,11 +163,15 @@ impl Cluster {
         let node = self.nodes.get_mut(&StoreId(id)).unwrap();
         let (data, log) = (node.data.clone(), node.log.clone());
         let mut effects = Effects::default();
+        let lanes = if config.raft_workers == 0 { id as usize } else { config.raft_workers };
+        let lanes = Box::new(ShuffledLanes::new(lanes, self.lives));
         let store = Store::open(StoreId(id), config, data.clone(), log, self.now, &mut effects);
         node.inbox.clear();
         node.machine = Some(Machine {
-            store: store.unwrap(),
-            applier: Applier::new(data.clone()),
+            store: store.unwrap().with_lanes(lanes),
+            applier: Applier::new(data.clone())
+                .with_shares_of(1)
+                .with_lanes(Box::new(ShuffledLanes::new(1, self.lives))),
             background: Background::new(data, SnapshotStorage::Memory).unwrap(),
         });
         self.perform(StoreId(id), effects);
@@ -158,6 +184,7 @@ impl Cluster {
         node.machine = None;
         node.held = None;
         node.held_background = None;
+        node.held_log = None;
     }
 
     /// Stops a store and loses its unsynced writes but the first `keep`.
@@ -211,6 +238,9 @@ impl Cluster {
     }
 
     fn perform_once(&mut self, id: StoreId, mut effects: Effects) -> Result<Effects, Fault> {
+        if let Some(digest) = &mut self.digest {
+            digest.write(format!("{id} {effects:?}").as_bytes());
+        }
         let mut next = Effects::default();
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(machine) = &mut node.machine else { return Ok(next) };
@@ -218,9 +248,18 @@ impl Cluster {
         let mut groups: Vec<_> = effects.log.groups.iter().map(|(group, _)| *group).collect();
         groups.dedup();
         assert_eq!(groups.len(), effects.log.groups.len(), "a group appears once");
-        node.log.write(std::mem::take(&mut effects.log))?;
-        sent.append(&mut effects.send_after_persist);
-        machine.store.on_persisted(effects.persisted, self.now, &mut next)?;
+        let write = HeldWrite {
+            log: std::mem::take(&mut effects.log),
+            messages: std::mem::take(&mut effects.send_after_persist),
+            persisted: std::mem::take(&mut effects.persisted),
+        };
+        if let Some(held) = &mut node.held_log {
+            held.push_back(write);
+        } else {
+            node.log.write(write.log)?;
+            sent.extend(write.messages);
+            machine.store.on_persisted(write.persisted, self.now, &mut next)?;
+        }
         let mut tasks = std::mem::take(&mut effects.apply);
         if let Some(held) = &mut node.held {
             held.append(&mut tasks);
@@ -403,6 +442,41 @@ impl Cluster {
         }
         self.perform(StoreId(id), effects);
         self.run();
+    }
+
+    /// The store's log disk becomes slow: writes are under way until they are released.
+    fn hold_log(&mut self, id: u64) {
+        self.nodes.get_mut(&StoreId(id)).unwrap().held_log.get_or_insert_default();
+    }
+
+    /// So many of the oldest log writes become durable, and what waits for these leaves.
+    fn release_writes(&mut self, id: u64, mut writes: usize) {
+        loop {
+            let node = self.nodes.get_mut(&StoreId(id)).unwrap();
+            let held = node.held_log.as_mut().and_then(|held| {
+                let is_next = |next: &mut HeldWrite| next.log.is_empty() || writes > 0;
+                held.pop_front_if(is_next)
+            });
+            let (Some(write), Some(machine)) = (held, &mut node.machine) else { break };
+            writes -= usize::from(!write.log.is_empty());
+            node.log.write(write.log).unwrap();
+            let mut effects = Effects { send_now: write.messages, ..Effects::default() };
+            machine.store.on_persisted(write.persisted, self.now, &mut effects).unwrap();
+            self.perform(StoreId(id), effects);
+        }
+        self.run();
+    }
+
+    /// Log writes under way.
+    fn held_writes(&self, id: u64) -> usize {
+        let held = self.nodes[&StoreId(id)].held_log.iter().flatten();
+        held.filter(|write| !write.log.is_empty()).count()
+    }
+
+    /// The log disk is as fast as ever.
+    fn release_log(&mut self, id: u64) {
+        self.release_writes(id, usize::MAX);
+        self.nodes.get_mut(&StoreId(id)).unwrap().held_log = None;
     }
 
     fn store(&self, id: u64) -> &Store<MemoryData, MemoryLog> {

@@ -141,48 +141,6 @@ fn a_read_that_nobody_can_answer_ends_at_its_deadline() {
 }
 
 #[test]
-fn the_lease_is_off_from_the_call_to_campaign_on() {
-    let mut cluster = Cluster::three();
-    let old = cluster.leader(1).unwrap();
-    let to = peer(old % 3 + 1, old % 3 + 1);
-    // The call is lost on the way; it might as well be late.
-    cluster.filter =
-        Some(Box::new(|_, message| !is_type(message, eraftpb::MessageType::MsgTimeoutNow)));
-    cluster.order(old, 1, |order| {
-        order.transfer_leader = Some(pdpb::TransferLeader { peer: Some(to), peers: vec![] });
-    });
-    for _ in 0..40 {
-        assert_eq!(cluster.read_path(old, 1), Ok(ReadPath::Barrier));
-        cluster.tick();
-    }
-    // The transfer was given up, and still a late call could come: reads ask a quorum.
-    assert_eq!(cluster.leader(1), Some(old));
-    cluster.write("k", "v");
-    let read = cluster.barrier_at(old, 1, false);
-    assert!(cluster.is_done(read));
-}
-
-#[test]
-fn the_lease_is_off_while_a_split_is_on_its_way() {
-    let mut cluster = Cluster::three();
-    let leader = cluster.leader(1).unwrap();
-    cluster.hold_applier(leader);
-    let split = cluster.split_at(leader, 1, &["m"]);
-    // The others have applied it and may have elected a leader for the new region.
-    cluster.ticks(2);
-    assert!(cluster.has_region(leader % 3 + 1, 101));
-    assert_eq!(cluster.reply(split), None);
-    assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Barrier));
-    let read = cluster.barrier_at(leader, 1, false);
-    assert_eq!(cluster.reply(read), None);
-    cluster.release_applier(leader);
-    // The new region may have other leaders: a reader that knows the old one must look again.
-    assert!(matches!(cluster.refusal(read), Some(Refusal::EpochNotMatch { .. })));
-    cluster.ticks(2);
-    assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
-}
-
-#[test]
 fn a_restarted_voter_keeps_the_patience_it_promised() {
     let mut cluster = Cluster::three();
     let old = cluster.leader(1).unwrap();

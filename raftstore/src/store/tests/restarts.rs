@@ -42,59 +42,6 @@ fn unsynced_data_is_written_again_from_the_log() {
 }
 
 #[test]
-fn a_store_without_its_log_does_not_start() {
-    let mut cluster = Cluster::three();
-    cluster.write("k", "v");
-    cluster.ticks(4);
-    let data = cluster.nodes[&StoreId(1)].data.clone();
-    let config = cluster.config.clone();
-    let mut effects = Effects::default();
-    let opened = Store::open(StoreId(1), config, data, MemoryLog::new(), Now(0), &mut effects);
-    assert!(matches!(opened.err(), Some(crate::error::Fault::Missing { .. })));
-}
-
-#[test]
-fn an_empty_peers_vote_is_remembered() {
-    let mut cluster = Cluster::with_region(2, 2, Config::default());
-    let leader = cluster.leader(1).unwrap();
-    cluster.split_at(leader, 1, &["m"]);
-    let epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 1 });
-    // A region of which this store has heard nothing asks for a vote.
-    let mut cluster = Cluster::new(1, Config::default());
-    cluster.start(1);
-    let ask = |candidate: u64| {
-        StoreMsg::Raft(Box::new(RaftMessage {
-            region_id: 7,
-            from_peer: Some(peer(candidate, candidate)),
-            to_peer: Some(peer(20, 1)),
-            region_epoch: epoch,
-            message: Some(eraftpb::Message {
-                msg_type: eraftpb::MessageType::MsgRequestVote.into(),
-                from: candidate,
-                to: 20,
-                term: 9,
-                index: 10,
-                log_term: 8,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }))
-    };
-    cluster.tell(StoreId(1), ask(21));
-    cluster.run();
-    let vote = |cluster: &Cluster| {
-        let peer = cluster.store(1).peers.get(&RegionId(7));
-        peer.map(|peer| (peer.group.term(), peer.group.raft().vote))
-    };
-    assert_eq!(vote(&cluster), Some((9, 21)));
-    cluster.lose_power(1, 0);
-    cluster.start(1);
-    cluster.tell(StoreId(1), ask(22));
-    cluster.run();
-    assert_eq!(vote(&cluster), Some((9, 21)));
-}
-
-#[test]
 fn a_log_that_a_crash_left_behind_its_tombstone_is_cleared() {
     let mut cluster = Cluster::three();
     cluster.write("k", "v");

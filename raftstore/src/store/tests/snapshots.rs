@@ -109,6 +109,7 @@ fn a_damaged_snapshot_changes_nothing_and_another_follows() {
             task @ (BackgroundTask::GenerateSnapshot { .. }
             | BackgroundTask::ClearRange { .. }
             | BackgroundTask::FindSplitKeys { .. }
+            | BackgroundTask::ComputeHash { .. }
             | BackgroundTask::SyncData { .. }) => {
                 node.machine.as_mut().unwrap().background.perform(task)
             }

@@ -44,6 +44,9 @@ struct Soak {
     leaders: BTreeMap<(RegionId, u64), u64>,
     versions: BTreeMap<RegionId, (u64, u64)>,
     reads_answered: u64,
+    idle_ticks: u64,
+    /// Peers found asleep, over all ticks.
+    found_asleep: u64,
 }
 
 fn key_name(key: u64) -> String {
@@ -52,10 +55,18 @@ fn key_name(key: u64) -> String {
 
 impl Soak {
     fn new(seed: u64) -> Self {
+        Self::in_lanes(seed, 0)
+    }
+
+    /// Every store has so many lanes; 0: as many as its number.
+    fn in_lanes(seed: u64, raft_workers: usize) -> Self {
         let config = Config {
+            raft_workers,
             compact_log_ticks: 10,
             compact_log_entries_min: 4,
             compact_log_entries_max: 20,
+            // Soon, later, or never.
+            sleep_after_ticks: [3, 15, 0][seed as usize % 3],
             leader_missing_ticks: 60,
             snapshot_retry_ticks: 100,
             right_derive_when_split: seed.is_multiple_of(2),
@@ -69,13 +80,20 @@ impl Soak {
             leaders: BTreeMap::new(),
             versions: BTreeMap::new(),
             reads_answered: 0,
+            idle_ticks: 0,
+            found_asleep: 0,
         }
     }
 
     fn run(&mut self, ticks: usize) {
         for _ in 0..ticks {
             self.disturb();
-            for _ in 0..3 {
+            // Now and then nobody wants anything for a while.
+            self.idle_ticks = match self.dice.roll(100) {
+                0 => 60,
+                _ => self.idle_ticks.saturating_sub(1),
+            };
+            for _ in 0..if self.idle_ticks > 0 { 0 } else { 3 } {
                 self.write();
                 self.read();
             }
@@ -175,6 +193,7 @@ impl Soak {
         for store in self.cluster.running() {
             let mut ranges = Vec::new();
             for (region_id, peer) in &store.peers {
+                self.found_asleep += u64::from(peer.is_asleep());
                 if let Some(leader) = peer.leader() {
                     let other =
                         *self.leaders.entry((*region_id, leader.term)).or_insert(store.id.0);
@@ -462,15 +481,33 @@ impl Soak {
     }
 }
 
-fn soak(seed: u64) -> u64 {
+fn soak(seed: u64) -> (u64, u64) {
     let mut soak = Soak::new(seed);
     soak.run(400);
     soak.settle();
-    soak.reads_answered
+    (soak.reads_answered, soak.found_asleep)
 }
 
 #[test]
 fn under_all_faults_nothing_acknowledged_is_lost_and_all_ends_well() {
-    let read: u64 = (0..20).map(soak).sum();
+    let (read, asleep) = (0..20).map(soak).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
     assert!(read > 1000, "only {read} reads were answered");
+    assert!(asleep > 1000, "only {asleep} times was a peer asleep");
+}
+
+#[test]
+fn the_number_of_lanes_cannot_be_seen() {
+    let digest = |seed, lanes| {
+        let mut soak = Soak::in_lanes(seed, lanes);
+        soak.cluster.digest = Some(DefaultHasher::new());
+        soak.run(200);
+        soak.settle();
+        soak.cluster.digest.unwrap().finish()
+    };
+    for seed in [100, 101] {
+        let alone = digest(seed, 1);
+        for lanes in [2, 4] {
+            assert_eq!(digest(seed, lanes), alone, "seed {seed} in {lanes} lanes");
+        }
+    }
 }

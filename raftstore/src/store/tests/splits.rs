@@ -174,7 +174,7 @@ fn a_region_that_grows_too_large_is_split() {
 }
 
 #[test]
-fn a_region_with_too_many_keys_is_split() {
+fn a_region_with_too_many_records_is_split() {
     let config = Config {
         region_split_keys: 10,
         region_part_keys: 6,
@@ -182,12 +182,23 @@ fn a_region_with_too_many_keys_is_split() {
         ..Config::default()
     };
     let mut cluster = Cluster::with_region(1, 1, config);
-    for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+    let record = |cluster: &mut Cluster, key: u8| {
+        let key = [&[key][..], &[0; 8]].concat();
+        let mut batch = WriteBatch::new();
+        batch.put(ColumnFamily::Write, key, "w");
+        let (target, reply) = (cluster.target(1, 1), cluster.new_reply());
+        cluster.tell(StoreId(1), StoreMsg::Write { target, batch, reply });
+        cluster.run();
+        cluster.until("the record", |cluster| cluster.is_done(reply));
+    };
+    // Raw keys do not count.
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"] {
         cluster.write(key, "v");
     }
+    (b'a'..=b'j').for_each(|key| record(&mut cluster, key));
     cluster.ticks(10);
     assert_eq!(regions_of(&cluster, 1).len(), 1);
-    cluster.write("k", "v");
+    record(&mut cluster, b'k');
     cluster.until("a split", |cluster| regions_of(cluster, 1).len() == 2);
     assert_eq!(regions_of(&cluster, 1)[0], "r101 [-inf,g) v2.c1 p102@s1");
 }

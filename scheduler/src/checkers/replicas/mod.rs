@@ -5,7 +5,8 @@
 //! | the region has | plan |
 //! |---|---|
 //! | a peer on a store that has been silent for too long, or is gone | replace it; only remove it when there are voters to spare |
-//! | a peer on a store that is leaving | the same |
+//! | a peer that its leader has given up for good, beside others | remove it; then there are too few |
+//! | a peer on a store that is leaving | as for one on a lost store |
 //! | too few voters, and a learner that has caught up | promote the learner |
 //! | too few voters, and a learner that is catching up | wait |
 //! | too few voters | make one up on the best store |
@@ -16,12 +17,17 @@
 //! of one peer, so that one bad link does not move data. A peer on a store that nobody knows is
 //! left alone: the store may be about to register.
 //!
+//! A peer is given up for good when its data turned out to differ from those of the others (the leader says so by
+//! [`DOWN_FOR_GOOD_SECONDS`]). It neither votes nor serves, so taking it away first costs nothing, and leaves its
+//! store free for a successor where there is no other.
+//!
 //! A learner does not count as a voter anywhere here, so a stuck one hides nothing.
 //!
 //! Left out: moving a peer to a better place while the region is healthy; placement rules.
 
 use std::cmp::Reverse;
 
+use proto::region::DOWN_FOR_GOOD_SECONDS;
 use proto::{StoreId, metapb};
 
 use super::Finding;
@@ -46,6 +52,9 @@ pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
             ["replace-down-replica", "remove-extra-down-replica"],
             ids,
         );
+    }
+    if let Some(peer) = judge.given_up() {
+        return judge.remove(peer, "remove-broken-replica");
     }
     if let Some(peer) = judge.peer_where(StoreRecord::is_offline) {
         let words = ["replace-offline-replica", "remove-extra-offline-replica"];
@@ -79,6 +88,17 @@ impl<'a> Judge<'a> {
             .filter(|peer| self.view.stores.find(StoreId(peer.store_id)).is_some_and(&is_bad))
             .min_by_key(|peer| Some(peer.id) == leads)
             .copied()
+    }
+
+    /// A peer that will not come back, unless nobody else would be left.
+    fn given_up(&self) -> Option<metapb::Peer> {
+        let is_given_up = |peer: &metapb::Peer| {
+            let down = self.record.down_seconds(peer.id);
+            down.is_some_and(|seconds| seconds >= DOWN_FOR_GOOD_SECONDS)
+        };
+        let others = |peer: &metapb::Peer| self.record.voters().any(|voter| voter.id != peer.id);
+        let mut peers = self.record.region.peers.iter();
+        peers.find(|peer| is_given_up(peer) && others(peer)).copied()
     }
 
     fn is_lost(&self, store: &StoreRecord) -> bool {
@@ -168,4 +188,4 @@ impl<'a> Judge<'a> {
 }
 
 #[cfg(test)]
-mod script;
+pub(crate) mod script;

@@ -1,10 +1,10 @@
-//! Runs the scripts in `testscripts/`: a whole cluster's picture, stores that speak or are
-//! silent, and regions that obey orders.
+//! Runs the scripts in `testscripts/`, here and of `crate::instructions`: a whole cluster's picture,
+//! stores that speak or are silent, regions that obey orders, and an administrator.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use goldenscript::{Command, Context, Runner};
+use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 use proto::eraftpb::ConfChangeType;
 use proto::{RegionId, StoreId, metapb, pdpb};
 
@@ -12,6 +12,7 @@ use crate::cluster::notation::{self, number};
 use crate::cluster::{Cluster, Heard, Moment, Policy, RegionRecord, Writes};
 use crate::explain;
 use crate::ids::Ids;
+use crate::instructions::{Act, Instructed, Instruction, Role};
 
 struct World {
     cluster: Cluster,
@@ -68,6 +69,9 @@ impl World {
     /// The region does what it was told, and says so.
     fn obey(&mut self, id: u64, slowly: bool) -> Result<String, Box<dyn Error>> {
         let order = self.orders.remove(&id).ok_or("nothing was ordered")?;
+        if let Some(split) = order.split_region {
+            return self.cut(id, &split.keys);
+        }
         let record = self.regions.get_mut(&id).ok_or("no such region")?;
         if let Some(transfer) = order.transfer_leader {
             record.leader = transfer.peer;
@@ -97,6 +101,78 @@ impl World {
             }
         }
         self.beat_region(id)
+    }
+
+    /// The region keeps its last part, and all parts say so; the others are r91, r92, …
+    fn cut(&mut self, id: u64, keys: &[bytes::Bytes]) -> Result<String, Box<dyn Error>> {
+        let mut rest = self.regions.remove(&id).ok_or("no such region")?;
+        let epoch = rest.region.region_epoch.get_or_insert_default();
+        epoch.version += keys.len() as u64;
+        let mut parts = Vec::new();
+        for (new, key) in (91..).zip(keys) {
+            let mut part = rest.clone();
+            part.region.id = new;
+            part.region.end_key = key.clone();
+            part.region.peers.iter_mut().for_each(|peer| peer.id = 100 * new + peer.store_id);
+            part.leader = part.leader.and_then(|leader| {
+                part.region.peers.iter().find(|peer| peer.store_id == leader.store_id).copied()
+            });
+            rest.region.start_key = key.clone();
+            parts.push(part);
+        }
+        parts.push(rest);
+        let ids: Vec<_> = parts.iter().map(|part| part.region.id).collect();
+        self.regions.extend(ids.iter().copied().zip(parts));
+        ids.into_iter().map(|id| self.beat_region(id)).collect()
+    }
+
+    /// What the balancers say: `balance r1`.
+    fn balance(&self, id: u64) -> Result<String, Box<dyn Error>> {
+        let explained =
+            explain::region(&self.cluster, RegionId(id), self.moment).ok_or("no such region")?;
+        Ok(format!("leader: {}\nregion: {}\n", explained.balance_leader, explained.balance_region))
+    }
+
+    /// An administrator speaks: `instruct r1 add-peer s4`.
+    fn instruct(&mut self, args: &mut ArgumentConsumer<'_>) -> Result<String, Box<dyn Error>> {
+        let region = RegionId(number('r', args.next_pos().ok_or("which region?")?)?);
+        let verb = args.next_pos().ok_or("what shall it do?")?.to_owned();
+        let mut store = || -> Result<StoreId, Box<dyn Error>> {
+            Ok(StoreId(number('s', args.next_pos().ok_or("which store?")?)?))
+        };
+        let act = match verb.as_str() {
+            "transfer-leader" => Act::TransferLeader { to: store()? },
+            "add-peer" => Act::AddPeer { to: store()?, role: Role::Voter },
+            "add-learner" => Act::AddPeer { to: store()?, role: Role::Learner },
+            "remove-peer" => Act::RemovePeer { from: store()? },
+            "transfer-peer" => Act::TransferPeer { from: store()?, to: store()? },
+            "transfer-region" => {
+                let mut to = BTreeMap::new();
+                while let Some(text) = args.next_pos() {
+                    let (text, role) = match text.rsplit_once('-') {
+                        Some((text, "learner")) => (text, Role::Learner),
+                        Some((text, "leader")) => (text, Role::Leader),
+                        _ => (text, Role::Voter),
+                    };
+                    to.insert(StoreId(number('s', text)?), role);
+                }
+                Act::TransferRegion { to }
+            }
+            "split" => {
+                let mut keys = Vec::new();
+                while let Some(key) = args.next_pos() {
+                    keys.push(key.to_owned().into());
+                }
+                Act::Split { policy: pdpb::CheckPolicy::Usekey, keys }
+            }
+            "split-middle" => Act::Split { policy: pdpb::CheckPolicy::Scan, keys: Vec::new() },
+            other => return Err(format!("{other} is no instruction").into()),
+        };
+        let instruction = Instruction { region, act };
+        match self.cluster.instruct(&instruction, &mut self.ids, self.moment)? {
+            Instructed::UnderWay { order, .. } => Ok(self.take_order(order)),
+            Instructed::NeedBound(bound) => Err(format!("ids up to {bound} are needed").into()),
+        }
     }
 
     fn explain(&self, id: u64) -> Result<String, Box<dyn Error>> {
@@ -136,7 +212,13 @@ fn describe_order(order: &pdpb::RegionHeartbeatResponse) -> String {
         (None, Some(transfer)) => {
             format!("TransferLeader s{}", transfer.peer.unwrap_or_default().store_id)
         }
-        (None, None) => format!("{order:?}"),
+        (None, None) => match &order.split_region {
+            Some(split) => {
+                let keys = split.keys.iter().map(|key| format!(" {}", proto::key::Readable(key)));
+                format!("Split {}{}", split.policy().as_str_name(), keys.collect::<String>())
+            }
+            None => format!("{order:?}"),
+        },
     };
     format!("to s{to}: r{} {what}", order.region_id)
 }
@@ -280,6 +362,20 @@ impl Runner for World {
                 self.orders.clear();
                 String::new()
             }
+            "balance" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.balance(id)?
+            }
+            "instruct" => self.instruct(&mut args)?,
+            "cancel" => {
+                let id = number('r', args.next_pos().ok_or("which region?")?)?;
+                self.cluster.cancel_operator(RegionId(id), self.moment)?;
+                String::new()
+            }
+            "operators" => {
+                let running = self.cluster.operators().running();
+                running.map(|operator| format!("{operator}\n")).collect()
+            }
             "explain" => {
                 let id = number('r', args.next_pos().ok_or("which region?")?)?;
                 self.explain(id)?
@@ -293,6 +389,7 @@ impl Runner for World {
 
 test_each_file::test_each_path! { in "./scheduler/src/checkers/replicas/testscripts" => run }
 
-fn run(path: &std::path::Path) {
+/// Runs one script.
+pub(crate) fn run(path: &std::path::Path) {
     goldenscript::run(&mut World::new(), path).expect("the script can be run");
 }

@@ -49,6 +49,7 @@ pub struct Builder<'a> {
     purpose: Purpose,
     record: &'a RegionRecord,
     as_learner: bool,
+    /// By its role each stays a learner, or gets its vote.
     added: BTreeMap<StoreId, metapb::Peer>,
     promoted: Vec<metapb::Peer>,
     removed: BTreeMap<StoreId, metapb::Peer>,
@@ -79,11 +80,21 @@ impl<'a> Builder<'a> {
 
     /// A new voter on this store, under this peer id.
     #[must_use]
-    pub fn add_peer(mut self, store: StoreId, peer_id: u64) -> Self {
+    pub fn add_peer(self, store: StoreId, peer_id: u64) -> Self {
+        self.add(store, metapb::Peer { id: peer_id, store_id: store.0, ..Default::default() })
+    }
+
+    /// A new learner on this store, under this peer id; it gets no vote.
+    #[must_use]
+    pub fn add_learner(self, store: StoreId, peer_id: u64) -> Self {
+        let role = metapb::PeerRole::Learner.into();
+        self.add(store, metapb::Peer { id: peer_id, store_id: store.0, role, ..Default::default() })
+    }
+
+    fn add(mut self, store: StoreId, peer: metapb::Peer) -> Self {
         if self.record.peer_on(store).is_some() {
             self.error = Some(Unbuildable::AlreadyThere(store));
         }
-        let peer = metapb::Peer { id: peer_id, store_id: store.0, ..Default::default() };
         self.added.insert(store, peer);
         self
     }
@@ -130,7 +141,8 @@ impl<'a> Builder<'a> {
         }
         let stays = |store: StoreId| !self.removed.contains_key(&store);
         let staying = self.record.voters().filter(|peer| stays(StoreId(peer.store_id))).count();
-        if staying + self.added.len() + self.promoted.len() == 0 {
+        let new_voters = || self.added.values().filter(|peer| !is_learner(peer));
+        if staying + new_voters().count() + self.promoted.len() == 0 {
             return Err(Unbuildable::NoVoterLeft);
         }
         let leads = self.record.leader_store();
@@ -139,7 +151,7 @@ impl<'a> Builder<'a> {
             Some(wanted) => Some(wanted),
             None if leader_goes => Some(
                 choose_leader(&stays)
-                    .or_else(|| self.added.keys().next().copied())
+                    .or_else(|| new_voters().next().map(|peer| StoreId(peer.store_id)))
                     .or_else(|| self.promoted.first().map(|peer| StoreId(peer.store_id)))
                     .ok_or(Unbuildable::NobodyToLead)?,
             ),
@@ -182,7 +194,9 @@ impl<'a> Builder<'a> {
     }
 
     fn push_add(&self, steps: &mut Vec<Step>, peer: &metapb::Peer) {
-        if self.as_learner {
+        if is_learner(peer) {
+            steps.push(Step::AddPeer(*peer));
+        } else if self.as_learner {
             let learner = metapb::Peer { role: metapb::PeerRole::Learner.into(), ..*peer };
             steps.push(Step::AddPeer(learner));
             steps.push(Step::PromoteLearner(learner));

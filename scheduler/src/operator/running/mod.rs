@@ -58,6 +58,42 @@ pub struct Finished {
     pub at_wall_ms: u64,
 }
 
+/// A plan, and how it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// The plan, as far as it came.
+    pub operator: &'a Operator,
+    /// Its end; `None` while it is under way.
+    pub finished: Option<&'a Finished>,
+}
+
+impl<'a> From<&'a Finished> for Standing<'a> {
+    fn from(finished: &'a Finished) -> Self {
+        Self { operator: &finished.operator, finished: Some(finished) }
+    }
+}
+
+impl Standing<'_> {
+    /// How it stands, or ended.
+    pub fn status(&self) -> &Status {
+        self.finished.map_or(&Status::Running, |finished| &finished.status)
+    }
+
+    /// Why it was given up; `None` when it was not.
+    pub fn reason(&self) -> Option<&str> {
+        match self.status() {
+            Status::Cancel(reason) => Some(reason),
+            Status::Running | Status::Success | Status::Timeout | Status::Replace => None,
+        }
+    }
+
+    /// For how long it has been, or was, under way, in milliseconds.
+    pub fn duration_ms(&self, moment: Moment) -> u64 {
+        let until = self.finished.map_or(moment.steady_ms, |finished| finished.at_ms);
+        until.saturating_sub(self.operator.taken.steady_ms)
+    }
+}
+
 /// By how much the plans under way will change what a store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Influence {
@@ -76,6 +112,7 @@ pub struct Influence {
 pub struct RunningOperators {
     by_region: BTreeMap<RegionId, Operator>,
     history: VecDeque<Finished>,
+    last_number: u64,
 }
 
 impl RunningOperators {
@@ -107,7 +144,14 @@ impl RunningOperators {
         }
         let region = operator.region;
         self.finish(region, Status::Replace, moment);
-        let begun = Operator { step_begun_ms: moment.steady_ms, ..operator };
+        // By the wall clock, so that the plans of a later leader of the scheduler have others.
+        self.last_number = moment.wall_ms.max(self.last_number + 1);
+        let begun = Operator {
+            number: self.last_number,
+            taken: moment,
+            step_begun_ms: moment.steady_ms,
+            ..operator
+        };
         self.by_region.insert(region, begun);
         Ok(())
     }
@@ -135,11 +179,24 @@ impl RunningOperators {
             .filter_map(|region| match regions.by_id(region) {
                 Some(record) => self.drive(record, moment),
                 None => {
-                    self.finish(region, Status::Cancel("the region is gone".into()), moment);
+                    self.miss(region, moment);
                     None
                 }
             })
             .collect()
+    }
+
+    /// The region is out of sight, and its plan ends. But one that is being split comes back: a new part
+    /// that was heard first has taken the place of the whole.
+    fn miss(&mut self, region: RegionId, moment: Moment) {
+        let Some(operator) = self.by_region.get(&region) else { return };
+        let waited_ms = moment.steady_ms.saturating_sub(operator.step_begun_ms);
+        let may_come_back = operator.current_step().is_some_and(|step| {
+            matches!(step, Step::Split { .. }) && waited_ms < step.timeout_ms(0)
+        });
+        if !may_come_back {
+            self.finish(region, Status::Cancel("the region is gone".into()), moment);
+        }
     }
 
     fn drive(
@@ -220,22 +277,37 @@ impl RunningOperators {
         self.running().filter(|operator| operator.purpose == purpose).count()
     }
 
-    /// How the region's plan stands, or how its last one ended a short while ago.
-    pub fn status(&self, region: RegionId, moment: Moment) -> Option<pdpb::GetOperatorResponse> {
-        let answer = |operator: &Operator, status: &Status| pdpb::GetOperatorResponse {
-            header: None,
-            region_id: region.0,
-            desc: operator.description.into(),
-            status: status.to_wire().into(),
-            kind: operator.kind().into(),
-        };
-        if let Some(operator) = self.of(region) {
-            return Some(answer(operator, &Status::Running));
+    /// The region's plan under way, or the last one that ended a short while ago; with a number
+    /// the plan of that number, however long ago it ended.
+    pub fn standing(
+        &self,
+        region: RegionId,
+        number: Option<u64>,
+        moment: Moment,
+    ) -> Option<Standing<'_>> {
+        let is_meant = |operator: &Operator| number.is_none_or(|number| operator.number == number);
+        if let Some(operator) = self.of(region).filter(|operator| is_meant(operator)) {
+            return Some(Standing { operator, finished: None });
         }
         self.history()
-            .find(|finished| finished.operator.region == region)
-            .filter(|finished| moment.steady_ms.saturating_sub(finished.at_ms) <= REPORTED_FOR_MS)
-            .map(|finished| answer(&finished.operator, &finished.status))
+            .filter(|finished| finished.operator.region == region)
+            .find(|finished| is_meant(&finished.operator))
+            .filter(|finished| {
+                let age_ms = moment.steady_ms.saturating_sub(finished.at_ms);
+                number.is_some() || age_ms <= REPORTED_FOR_MS
+            })
+            .map(Standing::from)
+    }
+
+    /// How the region's plan stands, or how its last one ended a short while ago.
+    pub fn status(&self, region: RegionId, moment: Moment) -> Option<pdpb::GetOperatorResponse> {
+        self.standing(region, None, moment).map(|standing| pdpb::GetOperatorResponse {
+            header: None,
+            region_id: region.0,
+            desc: standing.operator.description.into(),
+            status: standing.status().to_wire().into(),
+            kind: standing.operator.kind().into(),
+        })
     }
 
     /// What the plans under way will change, by store.

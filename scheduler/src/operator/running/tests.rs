@@ -190,6 +190,26 @@ fn a_plan_that_takes_too_long_times_out() {
 }
 
 #[test]
+fn a_region_that_is_being_split_may_be_out_of_sight_for_a_while() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let policy = pdpb::CheckPolicy::Usekey;
+    let steps = vec![Step::Split { keys: vec!["m".into()], policy, version: 1 }];
+    let plan = Operator::new("split-region", Purpose::Split, &record, steps);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, plan.clone(), &record).unwrap();
+    // A new part was heard first.
+    operators.tick(&Regions::default(), at(59_999));
+    assert_eq!(operators.running().count(), 1);
+    let mut part = region(1, &[1, 2, 3], 1, 1);
+    part.region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 2 });
+    assert_eq!(operators.on_heartbeat(&part, at(59_999)), None);
+    assert_eq!(ended(&operators), &Status::Success);
+    add(&mut operators, plan, &record).unwrap();
+    operators.tick(&Regions::default(), at(60_000));
+    assert_eq!(ended(&operators), &Status::Cancel("the region is gone".into()));
+}
+
+#[test]
 fn the_history_has_an_end() {
     let record = region(1, &[1, 2, 3], 1, 1);
     let mut operators = RunningOperators::default();

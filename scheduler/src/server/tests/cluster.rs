@@ -13,24 +13,28 @@ use super::{
 use crate::SchedulerNode;
 
 /// A store's heartbeat stream.
-struct Heartbeats {
+pub(super) struct Heartbeats {
     heartbeats: mpsc::Sender<pdpb::RegionHeartbeatRequest>,
     orders: Streaming<pdpb::RegionHeartbeatResponse>,
     header: Option<pdpb::RequestHeader>,
 }
 
 impl Heartbeats {
-    async fn open(node: &SchedulerNode) -> Self {
+    pub(super) async fn open(node: &SchedulerNode) -> Self {
         let (heartbeats, stream) = mpsc::channel(16);
         let orders = pd(node).await.region_heartbeat(ReceiverStream::new(stream)).await.unwrap();
         Self { heartbeats, orders: orders.into_inner(), header: header(node) }
     }
 
     /// The region's first peer speaks for it.
-    async fn say(&self, region: &metapb::Region) {
+    pub(super) async fn say(&self, region: &metapb::Region) {
+        self.say_led_by(region, region.peers.first().copied()).await;
+    }
+
+    pub(super) async fn say_led_by(&self, region: &metapb::Region, leader: Option<metapb::Peer>) {
         let heartbeat = pdpb::RegionHeartbeatRequest {
             header: self.header.clone(),
-            leader: region.peers.first().copied(),
+            leader,
             region: Some(region.clone()),
             term: 5,
             approximate_size: 10 << 20,
@@ -39,18 +43,18 @@ impl Heartbeats {
         self.heartbeats.send(heartbeat).await.unwrap();
     }
 
-    async fn order(&mut self) -> pdpb::RegionHeartbeatResponse {
+    pub(super) async fn order(&mut self) -> pdpb::RegionHeartbeatResponse {
         let next = tokio::time::timeout(PATIENCE, self.orders.message()).await;
         next.expect("an order comes").unwrap().expect("the stream goes on")
     }
 }
 
-async fn put_store(node: &SchedulerNode, store: metapb::Store) -> Option<pdpb::Error> {
+pub(super) async fn put_store(node: &SchedulerNode, store: metapb::Store) -> Option<pdpb::Error> {
     let request = pdpb::PutStoreRequest { header: header(node), store: Some(store) };
     pd(node).await.put_store(request).await.unwrap().into_inner().header.unwrap().error
 }
 
-async fn beat(node: &SchedulerNode, store_id: u64) {
+pub(super) async fn beat(node: &SchedulerNode, store_id: u64) {
     let stats = pdpb::StoreStats {
         store_id,
         capacity: 100 << 30,

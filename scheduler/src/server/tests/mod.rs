@@ -2,6 +2,7 @@
 
 mod cluster;
 mod group;
+mod operators;
 mod port;
 
 use std::net::TcpListener;

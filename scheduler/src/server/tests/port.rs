@@ -18,7 +18,12 @@ use super::{PATIENCE, Tso, alone, any_port, bootstrap, founders, header, leader,
 use crate::{Config, SchedulerNode, StartError};
 
 /// One HTTP/1.1 request; the status line and headers, and the body.
-async fn http(node: &SchedulerNode, method: &str, path: &str, body: &str) -> (String, String) {
+pub(super) async fn http(
+    node: &SchedulerNode,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (String, String) {
     let exchange = async {
         let mut socket = TcpStream::connect(node.client_address()).await.unwrap();
         let request = format!(
@@ -192,6 +197,82 @@ async fn clients_find_health_reflection_and_the_slice_of_etcd() {
     assert_eq!(found.kvs, []);
     let found = found.header.unwrap();
     assert!(found.cluster_id == node.cluster_id() && found.revision > 0);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn reflection_names_what_this_port_serves() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
+
+    let node = served(alone("a")).await;
+    let channel = super::super::links::connect(node.client_url()).await.unwrap();
+    let asked = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { message_request: asked, ..Default::default() };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    let mut names: Vec<_> = list.service.into_iter().map(|ServiceResponse { name }| name).collect();
+    names.sort();
+    let served = [
+        "etcdserverpb.Cluster",
+        "etcdserverpb.KV",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "keyspacepb.Keyspace",
+        "meta_storagepb.MetaStorage",
+        "pdpb.PD",
+    ];
+    assert_eq!(names, served);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_keeps_too_much_here_is_refused() {
+    let node = served(alone("a")).await;
+    let channel = super::super::links::connect(node.client_url()).await.unwrap();
+    let mut kv = KvClient::new(channel.clone());
+    let mut meta = MetaStorageClient::new(channel);
+    let large = vec![b'v'; crate::service::WRITE_BYTES_MAX];
+    let put = PutRequest { key: "k".into(), value: large.clone().into(), ..Default::default() };
+    let refused = kv.put(put).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("request is too large"), "{refused}");
+    let put = meta_storagepb::PutRequest {
+        key: "k".into(),
+        value: large.clone().into(),
+        ..Default::default()
+    };
+    assert_eq!(meta.put(put).await.unwrap_err().code(), Code::InvalidArgument);
+    let item =
+        pdpb::GlobalConfigItem { name: "k".into(), payload: large.into(), ..Default::default() };
+    let store = pdpb::StoreGlobalConfigRequest { changes: vec![item], ..Default::default() };
+    let refused = pd(&node).await.store_global_config(store).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let put = PutRequest { key: "k".into(), value: "small".into(), ..Default::default() };
+    kv.put(put).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_too_many_ids_is_told_how_many_it_got() {
+    let node = served(alone("a")).await;
+    let mut client = pd(&node).await;
+    let mut alloc = async |count| {
+        let request = pdpb::AllocIdRequest { header: header(&node), count };
+        client.alloc_id(request).await.unwrap().into_inner()
+    };
+    let before = alloc(1).await.id;
+    let many = alloc(u32::MAX).await;
+    assert_eq!(u64::from(many.count), crate::ids::COUNT_MAX);
+    assert!(many.id - u64::from(many.count) >= before, "the block lies behind what was given");
+    assert_eq!(alloc(1).await.id, many.id + 1);
     node.stop().await;
 }
 

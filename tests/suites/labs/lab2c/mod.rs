@@ -5,6 +5,8 @@
 //! the log is cut when everybody agreed to a cut, and a snapshot replaces all data of the region.
 //!
 //! Look: `raftstore/src/operation/compact_log.rs`, `raftstore/src/operation/snapshot.rs`,
-//! `raftstore/src/storage/group_log.rs`, `tests/src/labs/raft/` (the harness of the raft half).
+//! `raftstore/src/storage/group_log.rs`, `tests/src/labs/raft/` (the harness of the raft half),
+//! `tests/src/labs/cluster/` (that of the other half).
 
+mod cluster;
 mod raft_core;

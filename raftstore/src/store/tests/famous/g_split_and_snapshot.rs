@@ -1,7 +1,7 @@
 //! Splits, snapshots and cutting logs, where they meet.
 //!
-//! G11, a lock beside its own commit record after files were ingested under foreground writes, cannot happen
-//! here: a snapshot is installed by an ordinary batch, and nothing writes to the range meanwhile.
+//! G11, a lock beside its own commit record after files were ingested under foreground writes, is a matter of
+//! the engine (`tests/engines/concurrent_installs.rs`): a snapshot is installed by an ordinary batch.
 
 use eraftpb::ConfChangeType::AddNode;
 use eraftpb::MessageType;

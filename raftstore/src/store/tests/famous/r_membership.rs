@@ -7,14 +7,6 @@ use eraftpb::MessageType;
 use super::*;
 use crate::command::Command;
 
-fn next_of(store: u64) -> u64 {
-    store % 3 + 1
-}
-
-fn group(cluster: &Cluster, store: u64) -> &crate::group::Group<MemoryLog> {
-    &cluster.store(store).peers[&RegionId(1)].group
-}
-
 fn add_learner(cluster: &mut Cluster, id: u64) {
     cluster.change_until(1, AddLearnerNode, &peer(id, id), |region| {
         region::peer_by_id(region, PeerId(id)).is_some()
