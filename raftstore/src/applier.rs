@@ -32,6 +32,7 @@ use crate::error::Fault;
 use crate::group::conf_change_v2_of;
 use crate::lanes::{Lanes, OneLane, Share};
 use crate::msg::{Applied, ApplyTask, Outcome};
+use crate::plant::{Bug, Planted};
 use crate::storage::group_log::Position;
 use crate::storage::region_hash::HashJob;
 use crate::storage::{Tombstone, put_applied, put_quarantine, put_region, put_tombstone};
@@ -49,6 +50,7 @@ pub struct Applier<D: DataEngine> {
     delegates: BTreeMap<RegionId, Delegate>,
     lanes: Box<dyn Lanes<ApplyShare<D>>>,
     share_bytes: usize,
+    planted: Planted,
 }
 
 /// What applying needs to know of one region.
@@ -61,6 +63,7 @@ pub(crate) struct Delegate {
     pub(crate) keys_written: u64,
     /// The last entry wants the data as they are now to be hashed.
     is_hash_due: bool,
+    pub(crate) planted: Planted,
 }
 
 impl<D: DataEngine> Applier<D> {
@@ -71,7 +74,13 @@ impl<D: DataEngine> Applier<D> {
             delegates: BTreeMap::new(),
             lanes: Box::new(OneLane),
             share_bytes: SHARE_BYTES,
+            planted: Planted::default(),
         }
+    }
+
+    /// With this bug.
+    pub fn planting(self, planted: Planted) -> Self {
+        Self { planted, ..self }
     }
 
     /// Has shares done in these lanes.
@@ -117,7 +126,7 @@ impl<D: DataEngine> Applier<D> {
         for (region_id, tasks) in by_region {
             bytes += tasks.iter().map(bytes_of).sum::<usize>();
             let delegate = self.delegates.remove(&region_id);
-            parts.push(RegionPart { region_id, delegate, tasks });
+            parts.push(RegionPart { region_id, delegate, tasks, planted: self.planted });
             if bytes >= self.share_bytes {
                 shares.push(share(std::mem::take(&mut parts)));
                 bytes = 0;
@@ -163,6 +172,7 @@ struct RegionPart {
     region_id: RegionId,
     delegate: Option<Delegate>,
     tasks: Vec<ApplyTask>,
+    planted: Planted,
 }
 
 impl<D: DataEngine> Share for ApplyShare<D> {
@@ -206,6 +216,7 @@ impl RegionPart {
                     bytes_written: 0,
                     keys_written: 0,
                     is_hash_due: false,
+                    planted: self.planted,
                 });
                 Ok(None)
             }
@@ -253,6 +264,11 @@ impl RegionPart {
         if is_removed {
             self.delegate = None;
         } else {
+            if self.planted.has(Bug::AppliedIndexApart) {
+                let mut apart = WriteBatch::new();
+                put_applied(&mut apart, region_id, delegate.applied);
+                data.write(apart)?;
+            }
             put_applied(batch, region_id, delegate.applied);
         }
         Ok(Some(applied))
@@ -263,7 +279,9 @@ impl RegionPart {
         let region_id = self.region_id;
         let delegate = self.delegate.take_if(|delegate| delegate.peer_id == peer_id)?;
         let tombstone = Tombstone { region: delegate.region, peer_id, removed_at: None };
-        put_tombstone(batch, &tombstone);
+        if !self.planted.has(Bug::TombstoneUnwritten) {
+            put_tombstone(batch, &tombstone);
+        }
         Some(Applied {
             region_id,
             peer_id,
@@ -313,7 +331,9 @@ impl Delegate {
             peer_id: self.peer_id,
             removed_at: Some(self.applied),
         };
-        put_tombstone(batch, &tombstone);
+        if !self.planted.has(Bug::TombstoneUnwritten) {
+            put_tombstone(batch, &tombstone);
+        }
         applied.outcomes.push(Outcome::Removed { tombstone });
         true
     }
@@ -361,7 +381,9 @@ impl Delegate {
         let change = conf_change_v2_of(entry)
             .ok_or_else(|| Refusal::Other { message: "not a change of membership".into() })?;
         let region = self.apply_members(&change)?;
-        put_region(batch, &region);
+        if !self.planted.has(Bug::MembersUnwritten) {
+            put_region(batch, &region);
+        }
         self.region = region.clone();
         Ok(Some(Outcome::ConfChanged { index: entry.index, change, region }))
     }

@@ -3,6 +3,8 @@
 //! Durations are counted in ticks where a machine counts them; [`Config::tick_interval_ms`] says how
 //! long a tick is. `validate` is called once, at the edge; after that nobody checks.
 
+use crate::plant::Planted;
+
 /// Clocks that are steered over a network run apart by some hundred parts in a million, and the watch over them
 /// needs half of the room. A configuration that leaves less would do without leases all the time.
 const CLOCK_DRIFT_LEAST_PPM: u64 = 2_000;
@@ -93,6 +95,9 @@ pub struct Config {
     pub snapshot_retry_ticks: u64,
     /// A replica's read-index request unanswered for so many ticks is sent again, under a new name.
     pub read_index_retry_ticks: u64,
+
+    /// The bug to make on purpose, in the simulator; without the feature `plant` always none.
+    pub planted: Planted,
 }
 
 impl Default for Config {
@@ -133,6 +138,7 @@ impl Default for Config {
             consistency_check_ticks: 0,
             snapshot_retry_ticks: 1200,
             read_index_retry_ticks: 4,
+            planted: Planted::default(),
         }
     }
 }

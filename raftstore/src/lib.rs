@@ -8,6 +8,7 @@ pub mod config;
 pub mod clock_trust;
 pub mod error;
 pub mod lanes;
+pub mod plant;
 
 pub mod store;
 pub(crate) mod peer;

@@ -9,12 +9,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(crate) use tests::campaign::run_caught;
-use tests::campaign::run_seeds;
 use tests::campaign::shrink::shrink;
-use tests::sim::events::{MILLISECOND, SECOND};
-use tests::sim::nemesis::Mischief;
-use tests::sim::options::{Options, Plant};
+use tests::campaign::{run_caught, run_seeds};
+use tests::sim::events::SECOND;
+use tests::sim::options::Options;
 
 /// Seeds of a usual run of the tests; `cargo xtask sim` runs more.
 const SEEDS_USUAL: u64 = 200;
@@ -26,9 +24,6 @@ const SEEDS_FOR_PROBES: u64 = 1_000;
 const SEEDS_FOR_CALLS: u64 = 100;
 /// … so many times a second.
 const CALLS_PER_SECOND: u64 = 50;
-
-/// A planted bug must be found within so many seeds.
-const SEEDS_TO_FIND_A_PLANT: u64 = 500;
 
 fn number_from(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
@@ -106,55 +101,4 @@ fn any_number_of_lanes_is_the_same_run() {
             assert_eq!(run(lanes), alone, "seed {seed} in {lanes} lanes");
         }
     }
-}
-
-/// Looks for a planted bug, and says after how many seeds it was found.
-fn must_find(plant: Plant, options: impl Fn(u64) -> Options + Sync) {
-    let seeds = 0..SEEDS_TO_FIND_A_PLANT;
-    let totals = run_seeds(seeds, None, |seed| options(seed).with_plant(plant));
-    let Some(failure) = totals.failure else {
-        panic!("{plant:?} was not found in {SEEDS_TO_FIND_A_PLANT} seeds");
-    };
-    eprintln!("{plant:?} found by seed {}: {}", failure.seed, failure.violation);
-}
-
-#[test]
-fn an_acknowledgement_before_the_sync_is_found() {
-    must_find(Plant::AcknowledgeBeforeSync, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 20 * SECOND;
-        options.with_mischief(&[Mischief::Blackout, Mischief::PowerOff], 500 * MILLISECOND)
-    });
-}
-
-#[test]
-fn a_vote_forgotten_at_a_restart_is_found() {
-    must_find(Plant::ForgetVote, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.topology = false;
-        // A vote counts twice when the second candidate asks long after the first.
-        options.weather.very_late = 200;
-        options.with_mischief(&[Mischief::Blackout, Mischief::Bounce], 300 * MILLISECOND)
-    });
-}
-
-#[test]
-fn a_lease_longer_than_the_followers_patience_is_found() {
-    must_find(Plant::LongLease, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 30 * SECOND;
-        options.think = 10 * MILLISECOND;
-        options.with_mischief(&[Mischief::Isolate, Mischief::Halves], SECOND)
-    });
-}
-
-#[test]
-fn a_snapshot_taken_before_leadership_was_seen_is_found() {
-    must_find(Plant::SnapshotBeforeLeadership, |seed| {
-        let mut options = Options::of_seed(seed);
-        options.safety = 30 * SECOND;
-        options.think = 10 * MILLISECOND;
-        options.topology = true;
-        options
-    });
 }

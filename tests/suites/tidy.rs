@@ -29,7 +29,7 @@ const RAFTSTORE: &[(&str, &[&str])] = &[
 
 /// What every module of raftstore may use.
 const VOCABULARY: &[&str] =
-    &["msg", "effects", "command", "config", "error", "lanes", "wire", "engine"];
+    &["msg", "effects", "command", "config", "error", "lanes", "plant", "wire", "engine"];
 
 /// Which crate may depend on which of ours; nobody else knows anybody.
 const CRATES: &[(&str, &[&str])] = &[

@@ -28,6 +28,9 @@ usage: cargo xtask COMMAND
                      the cluster under simulation; a failing seed prints how to replay it, what it
                      needs and its last events (200 seeds unless told; with minutes alone, as many
                      as there is time for)
+  sim --planted [NAME]
+                     looks for every bug planted on purpose, or for one, which is then told step by
+                     step; prints how many seeds it took
   replay SEED [--only N,N,…]
                      one seed again, with its trace; with some of its mischiefs only
   chaos [--minutes M] [--seed S]
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         },
         ["lab", name] if lab::is_known(name) => lab::run(name),
         ["lab", name] => return misused(&format!("no lab is called {name}; see `lab list`")),
+        ["sim", "--planted"] => planted(&[]),
+        ["sim", "--planted", name] => planted(&[("TESSERA_PLANT", *name)]),
         ["sim", flags @ ..] => sim(flags),
         ["replay", seed, flags @ ..] => replay(seed, flags),
         ["chaos", flags @ ..] => chaos(flags),
@@ -124,6 +129,15 @@ fn sim(flags: &[&str]) -> Outcome {
         ("--minutes", "TESSERA_SIM_MINUTES"),
     ];
     cargo::run(&simulation("simulation::seeds"), &variables("sim", flags, &known)?)
+}
+
+/// Built anew with the bugs in it, beside the usual build: RocksDB is not compiled again.
+fn planted(environment: &[(&str, &str)]) -> Outcome {
+    toolchain::ensure()?;
+    let mut arguments = simulation("planted::").to_vec();
+    let before = arguments.iter().position(|word| *word == "--test").unwrap_or(0);
+    arguments.splice(before..before, ["--features", "plant"]);
+    cargo::run(&arguments, environment)
 }
 
 /// Flags with a value each, as the environment variables that the tests read.

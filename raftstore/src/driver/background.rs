@@ -22,11 +22,12 @@ use proto::{KeyRange, RegionId, metapb};
 
 use super::pace::Pace;
 use crate::engine::snapshot_file::{self, SnapshotFile, SnapshotReader, SnapshotWriter};
-use crate::engine::{Change, DataEngine};
+use crate::engine::{Change, DataEngine, WriteBatch};
 use crate::error::Fault;
 use crate::msg::{BackgroundTask, GeneratedSnapshot, SnapshotSource, StoreMsg};
 use crate::operation::snapshot::{self, Install};
 use crate::operation::split_keys::find_keys;
+use crate::plant::{Bug, Planted};
 use crate::storage::group_log::Position;
 
 /// Where snapshots lie between being made and being sent.
@@ -47,6 +48,7 @@ pub struct Background<D> {
     pace: Option<Arc<Pace>>,
     /// Snapshots made so far, for their names.
     made: u64,
+    planted: Planted,
 }
 
 impl<D: DataEngine> Background<D> {
@@ -58,12 +60,17 @@ impl<D: DataEngine> Background<D> {
                 cause: error.to_string(),
             })?;
         }
-        Ok(Self { data, storage, pace: None, made: 0 })
+        Ok(Self { data, storage, pace: None, made: 0, planted: Planted::default() })
     }
 
     /// Keeps to a rate while writing snapshot files, by sleeping.
     pub fn at_pace(self, pace: Arc<Pace>) -> Self {
         Self { pace: Some(pace), ..self }
+    }
+
+    /// With this bug.
+    pub fn planting(self, planted: Planted) -> Self {
+        Self { planted, ..self }
     }
 
     /// Performs a task; its answer, if it has one, is for the store.
@@ -96,7 +103,9 @@ impl<D: DataEngine> Background<D> {
                 Ok(Some(StoreMsg::HashComputed { region_id, peer_id, index, hash }))
             }
             BackgroundTask::SyncData { ticket } => {
-                self.data.sync()?;
+                if !self.planted.has(Bug::FailedSyncBelieved) {
+                    self.data.sync()?;
+                }
                 Ok(Some(StoreMsg::DataSynced { ticket }))
             }
         }
@@ -150,13 +159,13 @@ impl<D: DataEngine> Background<D> {
         let range = KeyRange::of(region);
         let read = match source {
             SnapshotSource::File(file) => snapshot_file::open_file(file.path(), range.clone())
-                .and_then(|reader| read_all(reader, region, position)),
+                .and_then(|reader| read_all(reader, region, position, self.planted)),
             SnapshotSource::Bytes(bytes) => SnapshotReader::new(
                 Cursor::new(bytes.clone()),
                 range.clone(),
                 "a snapshot in memory",
             )
-            .and_then(|reader| read_all(reader, region, position)),
+            .and_then(|reader| read_all(reader, region, position, self.planted)),
         };
         let install = match read {
             Ok(install) => install,
@@ -165,8 +174,14 @@ impl<D: DataEngine> Background<D> {
                 return Ok(false);
             }
         };
-        self.data.write(install.finish())?;
-        self.data.sync()?;
+        let mut batch = install.finish();
+        if self.planted.has(Bug::SnapshotKeepsOldKeys) {
+            batch = without_clearing(batch);
+        }
+        self.data.write(batch)?;
+        if !self.planted.has(Bug::SnapshotNotSynced) {
+            self.data.sync()?;
+        }
         Ok(true)
     }
 }
@@ -176,6 +191,7 @@ fn read_all<R: Read>(
     mut reader: SnapshotReader<R>,
     region: &metapb::Region,
     position: Position,
+    planted: Planted,
 ) -> Result<Install, Fault> {
     if *reader.description() != name_of(region, position) {
         return Err(Fault::Corrupt {
@@ -184,14 +200,30 @@ fn read_all<R: Read>(
         });
     }
     let mut install = Install::new(region, position.index, position.term);
-    while let Some(batch) = reader.next_batch()? {
+    loop {
+        let batch = match reader.next_batch() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(install),
+            Err(_) if planted.has(Bug::DamagedSnapshotInstalled) => return Ok(install),
+            Err(fault) => return Err(fault),
+        };
         for change in batch.into_changes() {
             if let Change::Put { cf, key, value } = change {
                 install.put(cf, key, value);
             }
         }
     }
-    Ok(install)
+}
+
+/// Planted: the batch that installs a snapshot over what is there.
+fn without_clearing(batch: WriteBatch) -> WriteBatch {
+    let mut kept = WriteBatch::new();
+    for change in batch.into_changes() {
+        if !matches!(change, Change::DeleteRange { .. }) {
+            kept.push(change);
+        }
+    }
+    kept
 }
 
 /// Which snapshot this is: region, index and term, eight bytes each.

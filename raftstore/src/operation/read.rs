@@ -34,6 +34,7 @@ use crate::engine::LogEngine;
 use crate::msg::{Answer, Now, ReplyId, Target};
 use crate::peer::lease::Mark;
 use crate::peer::{Leader, Peer, Role, Round};
+use crate::plant::Bug;
 
 /// Reads of one region that wait for an answer; beyond it readers are told to come back.
 const READS_MAX: usize = 65_536;
@@ -135,6 +136,11 @@ impl<L: LogEngine> Peer<L> {
         if self.reads.new.is_empty() {
             return;
         }
+        if self.answers_unasked() {
+            let reads = std::mem::take(&mut self.reads.new);
+            self.answer_reads(reads, round);
+            return;
+        }
         match &self.role {
             Role::Leader(_) => {
                 if self.lease_until(round).is_some_and(|until| round.now < until) {
@@ -152,9 +158,17 @@ impl<L: LogEngine> Peer<L> {
                 }
             }
         }
-        let mark = self.next_mark();
+        if self.planted.has(Bug::ReadJoinsQuestion)
+            && let Some(asked) = self.reads.asked.back_mut().filter(|asked| asked.index.is_none())
+        {
+            asked.reads.append(&mut self.reads.new);
+            return;
+        }
+        let mut mark = self.next_mark();
         if let Role::Leader(leader) = &mut self.role {
             leader.lease.on_sent(mark, round.now);
+        } else if self.planted.has(Bug::OldAnswerTaken) {
+            mark.number = 0;
         }
         self.group.read_index(mark.encode());
         self.reads.asked.push_back(Question {
@@ -163,6 +177,18 @@ impl<L: LogEngine> Peer<L> {
             reads: std::mem::take(&mut self.reads.new),
             index: None,
         });
+    }
+
+    /// Planted: whether the reads are answered by what is applied here, and nobody is asked.
+    fn answers_unasked(&self) -> bool {
+        match &self.role {
+            Role::Leader(_) => {
+                self.planted.has(Bug::BarrierWithoutQuorum)
+                    || (self.planted.has(Bug::BarrierBeforeOwnEntry)
+                        && !self.group.is_committed_in_term())
+            }
+            Role::Follower => self.planted.has(Bug::FollowerAnswersUnasked),
+        }
     }
 
     /// Raft has the answer to a question.
@@ -178,9 +204,10 @@ impl<L: LogEngine> Peer<L> {
     /// Answers the reads whose index is applied.
     pub(crate) fn serve_reads(&mut self, round: &mut Round<'_>) {
         let applied = self.applied.index;
+        let waits = self.leader().is_some() || !self.planted.has(Bug::FollowerAnswersUnapplied);
         let mut due = Vec::new();
         self.reads.asked.retain_mut(|question| {
-            let is_due = question.index.is_some_and(|index| index <= applied);
+            let is_due = question.index.is_some_and(|index| index <= applied || !waits);
             if is_due {
                 due.append(&mut question.reads);
             }

@@ -44,6 +44,7 @@ use crate::error::Fault;
 use crate::group::TakenReady;
 use crate::msg::{ApplyTask, BackgroundTask, GeneratedSnapshot, SnapshotSource};
 use crate::peer::{Peer, Phase, Round};
+use crate::plant::Bug;
 use crate::storage::group_log::Position;
 use crate::storage::{
     RegionState, applied_state, conf_state_of, put_applied, put_region, region_state,
@@ -220,7 +221,8 @@ impl<L: LogEngine> Peer<L> {
         round: &mut Round<'_>,
     ) {
         // Membership comes from the region, so that both cannot disagree.
-        let members = conf_state_of(&region);
+        let keeps_own = self.planted.has(Bug::SnapshotMembersIgnored) && self.is_initialized();
+        let members = conf_state_of(if keeps_own { &self.region } else { &region });
         message.mut_snapshot().mut_metadata().set_conf_state(members);
         self.snapshots.arriving = Some(Arriving { region, source });
         self.step(from, message, round);
@@ -247,6 +249,12 @@ impl<L: LogEngine> Peer<L> {
             messages,
             outcome: None,
         }));
+        if self.planted.has(Bug::LogBeforeSnapshotData)
+            && let Some(installing) = &mut self.snapshots.installing
+        {
+            let write = installing.write.take();
+            self.persist(write, None, round);
+        }
         self.maybe_install(round);
     }
 

@@ -33,6 +33,7 @@ use crate::engine::{LogEngine, RangeSize, WriteBatch};
 use crate::msg::{Answer, BackgroundTask, Reply, ReplyId};
 use crate::operation::split_keys::{SplitLimits, SplitSearch};
 use crate::peer::{Peer, Round};
+use crate::plant::Bug;
 use crate::storage::{FIRST_POSITION, put_applied, put_region};
 
 /// One split makes no more new regions; a caller with more keys is refused.
@@ -248,11 +249,15 @@ impl Delegate {
         skip: &[RegionId],
         batch: &mut WriteBatch,
     ) -> Result<Vec<metapb::Region>, Refusal> {
-        let parts = cut_region(&self.region, split)?;
+        let mut parts = cut_region(&self.region, split)?;
+        if self.planted.has(Bug::SplitKeepsVersion) {
+            parts.iter_mut().for_each(|part| part.region_epoch = self.region.region_epoch);
+        }
         for part in &parts {
             if part.id == self.region.id {
                 put_region(batch, part);
-            } else if !skip.contains(&RegionId(part.id)) {
+            } else if !skip.contains(&RegionId(part.id)) && !self.planted.has(Bug::SplitHalfWritten)
+            {
                 put_region(batch, part);
                 put_applied(batch, RegionId(part.id), FIRST_POSITION);
             }

@@ -27,10 +27,11 @@ use raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage};
 use crate::effects::{Effects, Report};
 use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
-use crate::msg::{Now, SnapshotSource};
+use crate::msg::{BackgroundTask, Now, SnapshotSource};
 use crate::operation::snapshot;
 use crate::peer::sleep::Cause;
 use crate::peer::{Peer, Phase, Round};
+use crate::plant::Bug;
 use crate::storage::Tombstone;
 use crate::store::Store;
 use crate::wire;
@@ -158,8 +159,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let is_snapshot = inner.msg_type == raft::eraftpb::MessageType::MsgSnapshot;
         self.wake(region_id, Cause::Spoken(PeerId(from.id)), now);
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
-        if in_the_way.is_empty()
-            && !is_taken
+        let is_free = in_the_way.is_empty() && !is_taken;
+        if (is_free || self.config.planted.has(Bug::SnapshotOverNeighbour))
             && is_ours
             && is_snapshot
             && inner.from == from.id
@@ -200,6 +201,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             effects.background.extend(outside(&before, &after));
         }
         self.region_map.insert(after, region_id);
+        if self.config.planted.has(Bug::LateClearing)
+            && let Some(predecessor) = self.tombstones.get(&region_id)
+        {
+            let range = KeyRange::of(&predecessor.region);
+            effects.background.push(BackgroundTask::ClearRange { range });
+        }
         Ok(())
     }
 
@@ -359,17 +366,14 @@ fn to_role(to: &metapb::Peer, own: &metapb::Peer) -> metapb::Peer {
 }
 
 /// Tasks to clear what of a range is not in another.
-fn outside(
-    before: &KeyRange,
-    after: &KeyRange,
-) -> impl Iterator<Item = crate::msg::BackgroundTask> + use<> {
+fn outside(before: &KeyRange, after: &KeyRange) -> impl Iterator<Item = BackgroundTask> + use<> {
     let left = KeyRange { start: before.start.clone(), end: Some(after.start.clone()) };
     let right = after.end.clone().map(|start| KeyRange { start, end: before.end.clone() });
     [Some(left), right].into_iter().flatten().filter_map({
         let before = before.clone();
         move |part| {
             let range = before.intersection(&part);
-            (!range.is_empty()).then_some(crate::msg::BackgroundTask::ClearRange { range })
+            (!range.is_empty()).then_some(BackgroundTask::ClearRange { range })
         }
     })
 }

@@ -24,9 +24,10 @@ use proto::{Refusal, metapb};
 use crate::applier::Delegate;
 use crate::command::Fold;
 use crate::engine::{LogEngine, WriteBatch};
-use crate::msg::{ReplyId, Target};
+use crate::msg::{Answer, ReplyId, Target};
 use crate::peer::admission;
 use crate::peer::{Peer, Round};
+use crate::plant::Bug;
 
 /// Writes of one region that wait to be proposed.
 #[derive(Debug, Default)]
@@ -126,8 +127,12 @@ impl<L: LogEngine> Peer<L> {
             }
             match self.group.propose(fold.finish()) {
                 Ok(at) => {
-                    let replies = folded.into_iter().map(|write| write.reply).collect();
-                    self.proposals.push(at, replies);
+                    let replies: Vec<_> = folded.into_iter().map(|write| write.reply).collect();
+                    if self.planted.has(Bug::AnsweredWhenProposed) {
+                        replies.iter().for_each(|to| round.reply(*to, Ok(Answer::Done)));
+                    } else {
+                        self.proposals.push(at, replies);
+                    }
                 }
                 Err(_) => {
                     // Too much is uncommitted: wait for some of it.
@@ -145,7 +150,9 @@ impl<L: LogEngine> Peer<L> {
         epoch: &metapb::RegionEpoch,
         round: &Round<'_>,
     ) -> Result<(), Refusal> {
-        if write.target.epoch.version != epoch.version {
+        if write.target.epoch.version != epoch.version
+            && !self.planted.has(Bug::WaitingWriteUnchecked)
+        {
             return Err(Refusal::EpochNotMatch { current_regions: vec![self.region.clone()] });
         }
         if write.target.is_late(round.now) {
@@ -187,7 +194,9 @@ impl Delegate {
         changes: WriteBatch,
         batch: &mut WriteBatch,
     ) -> Result<(), Refusal> {
-        if epoch.version != proto::region::epoch(&self.region).version {
+        if epoch.version != proto::region::epoch(&self.region).version
+            && !self.planted.has(Bug::EpochUncheckedWhenApplied)
+        {
             return Err(Refusal::EpochNotMatch { current_regions: vec![self.region.clone()] });
         }
         self.bytes_written += changes.bytes() as u64;

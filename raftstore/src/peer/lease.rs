@@ -24,6 +24,7 @@ use proto::PeerId;
 use raft::eraftpb::ConfState;
 
 use crate::msg::Now;
+use crate::plant::{Bug, Planted};
 
 /// Marks waiting for answers; the oldest are forgotten, which only delays a renewal.
 const MARKS_MAX: usize = 256;
@@ -98,9 +99,15 @@ pub(crate) struct Lease {
     /// The newest sending that each follower has answered.
     answered: BTreeMap<PeerId, Now>,
     is_revoked: bool,
+    planted: Planted,
 }
 
 impl Lease {
+    /// None yet.
+    pub(crate) fn new(planted: Planted) -> Self {
+        Self { planted, ..Self::default() }
+    }
+
     /// A mark leaves with a heartbeat.
     pub(crate) fn on_sent(&mut self, mark: Mark, now: Now) {
         if self.sent.len() == MARKS_MAX {
@@ -116,6 +123,11 @@ impl Lease {
             let newest = self.answered.entry(from).or_insert(sent);
             *newest = sent.max(*newest);
         }
+    }
+
+    /// Planted: takes the moment of an answer for that of the question.
+    pub(crate) fn on_answered_at(&mut self, from: PeerId, now: Now) {
+        self.answered.insert(from, now);
     }
 
     /// Leadership may move without the voters' patience: no lease in this term any more.
@@ -141,6 +153,9 @@ impl Lease {
             .iter()
             .map(|voter| if *voter == own { Some(now) } else { self.answered.get(voter).copied() })
             .collect();
+        if self.planted.has(Bug::LeaseFromLearners) {
+            newest = self.answered.values().map(|sent| Some(*sent)).chain([Some(now)]).collect();
+        }
         newest.sort_unstable_by(|a, b| b.cmp(a));
         newest.get(half.len() / 2).copied().flatten()
     }

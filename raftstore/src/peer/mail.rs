@@ -24,6 +24,7 @@ use crate::msg::{Answer, GeneratedSnapshot, Now, Reply, ReplyId, Target};
 use crate::operation::heartbeat::is_current;
 use crate::operation::split_keys::SplitSearch;
 use crate::operation::transfer_leader::wanted;
+use crate::plant::Bug;
 use crate::storage::group_log::Position;
 use crate::wire;
 
@@ -162,6 +163,9 @@ impl<L: LogEngine> Peer<L> {
         round: &mut Round<'_>,
     ) {
         self.applied = applied.at;
+        if self.planted.has(Bug::LogCutBeforeSync) {
+            self.perform_cut();
+        }
         self.on_written(applied.bytes, applied.keys);
         for (index, replies) in self.proposals.take_applied(applied.at.index) {
             let answer = answers.remove(&index).unwrap_or(Ok(Answer::Done));

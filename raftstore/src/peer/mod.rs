@@ -39,6 +39,7 @@ use crate::operation::snapshot::Snapshots;
 use crate::operation::split::SplitAsk;
 use crate::operation::transfer_leader::Offer;
 use crate::operation::write::WaitingWrites;
+use crate::plant::{Bug, Planted};
 use crate::read_view::{Published, Publisher, ReadView};
 use crate::storage::group_log::{GroupLog, Position};
 use lease::{Lease, Mark, Voters};
@@ -175,6 +176,7 @@ pub(crate) struct Peer<L: LogEngine> {
     marks: u64,
     incarnation: u64,
     is_published: bool,
+    pub(crate) planted: Planted,
 }
 
 /// What a peer begins with.
@@ -229,6 +231,7 @@ impl<L: LogEngine> Peer<L> {
             marks: 0,
             incarnation: config.incarnation,
             is_published: false,
+            planted: config.planted,
             meta,
             region,
         })
@@ -327,6 +330,9 @@ impl<L: LogEngine> Peer<L> {
                 && let Some(mark) = Mark::decode(&message.context)
             {
                 leader.lease.on_answered(sender, mark);
+                if self.planted.has(Bug::LeaseFromAnswer) {
+                    leader.lease.on_answered_at(sender, round.now);
+                }
             }
         }
         if message.msg_type == MessageType::MsgReadIndex {
@@ -398,7 +404,7 @@ impl<L: LogEngine> Peer<L> {
             Role::Leader(Box::new(Leader {
                 term,
                 since: round.now,
-                lease: Lease::default(),
+                lease: Lease::new(self.planted),
                 heard: BTreeMap::new(),
                 replicas_read_until,
                 pending_split: None,
@@ -433,6 +439,10 @@ impl<L: LogEngine> Peer<L> {
         let not_leader = self.not_leader();
         let asked = self.leader_mut().and_then(|leader| leader.split_ask.take());
         round.refuse_all(asked.and_then(|ask| ask.reply), &not_leader);
+        if self.planted.has(Bug::UnknownSaidToFail) {
+            let proposed = self.proposals.take_proposed_in(led);
+            round.refuse_all(proposed, &not_leader);
+        }
         self.abandoned.push_back((led, self.ticker.ticks()));
     }
 
@@ -496,7 +506,7 @@ impl<L: LogEngine> Peer<L> {
         let may = round.config.leases
             && self.phase == Phase::Serving
             // An entry of an earlier leader may be committed and not yet applied here.
-            && self.applied.term == leader.term
+            && (self.applied.term == leader.term || self.planted.has(Bug::LeaseBeforeOwnEntry))
             && leader.term == self.group.term()
             && self.group.transferee().is_none()
             && leader.pending_split.is_none()

@@ -12,6 +12,7 @@ use crate::effects::{Effects, PersistedReady};
 use crate::engine::{GroupWrite, LogEngine};
 use crate::group::TakenReady;
 use crate::msg::{ApplyTask, Now};
+use crate::plant::Bug;
 use crate::wire;
 
 impl<L: LogEngine> Peer<L> {
@@ -32,8 +33,10 @@ impl<L: LogEngine> Peer<L> {
         self.persist(ready.write.take(), ready.awaits_persist.then_some(ready.number), round);
         let committed = ready.committed;
         if let Some(last) = committed.last() {
-            let lost = self.proposals.take_overwritten(&committed);
-            round.refuse_all(lost, &Refusal::StaleCommand);
+            if !self.planted.has(Bug::OverwrittenAcknowledged) {
+                let lost = self.proposals.take_overwritten(&committed);
+                round.refuse_all(lost, &Refusal::StaleCommand);
+            }
             self.handed_index = last.index;
             self.log_use.on_committed(&committed);
             round.effects.apply.push(ApplyTask::Entries {

@@ -29,6 +29,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::engine::{GroupWrite, LogEngine, LogState};
 use crate::error::Fault;
+use crate::plant::{Bug, Planted};
 use crate::wire;
 
 /// A position in a log with the term of its entry: `12@5`.
@@ -65,6 +66,7 @@ pub struct GroupLog<L> {
     is_state_pending: bool,
     /// Snapshots that raft asked for and did not get; raft asks through `&self`.
     snapshots: RefCell<Snapshots>,
+    pub(crate) planted: Planted,
 }
 
 #[derive(Default)]
@@ -118,6 +120,7 @@ impl<L: LogEngine> GroupLog<L> {
             pending: GroupWrite::default(),
             is_state_pending: false,
             snapshots: RefCell::default(),
+            planted: Planted::default(),
         };
         if log.last.index > truncated.index {
             log.last.term = log.read_term(log.last.index)?;
@@ -178,15 +181,19 @@ impl<L: LogEngine> GroupLog<L> {
         let first_index = first.index;
         self.last = Position { index: last.index, term: last.term };
         self.persisted_index = self.persisted_index.min(first_index - 1);
-        while self.cache.back().is_some_and(|entry| entry.index >= first_index) {
+        while self.cache.back().is_some_and(|entry| entry.index >= first_index)
+            && !self.planted.has(Bug::CacheKeepsOverwritten)
+        {
             self.forget_back();
         }
         while self.pending.entries.last().is_some_and(|entry| entry.index >= first_index) {
             self.pending.entries.pop();
         }
         for entry in entries {
-            self.cache_bytes += bytes_of(&entry);
-            self.cache.push_back(entry.clone());
+            if !self.is_cached_by_mistake(entry.index) {
+                self.cache_bytes += bytes_of(&entry);
+                self.cache.push_back(entry.clone());
+            }
             self.pending.entries.push(wire::entry_to_wire(entry));
         }
     }
@@ -243,7 +250,7 @@ impl<L: LogEngine> GroupLog<L> {
         while self.cache.front().is_some_and(|entry| entry.index <= upto.index) {
             self.forget_front();
         }
-        self.pending.cut_before = upto.index + 1;
+        self.pending.cut_before = upto.index + 1 + u64::from(self.planted.has(Bug::LogCutTooFar));
         self.is_state_pending = true;
     }
 
@@ -317,6 +324,12 @@ impl<L: LogEngine> GroupLog<L> {
         if let Some(entry) = self.cache.pop_back() {
             self.cache_bytes -= bytes_of(&entry);
         }
+    }
+
+    /// Planted: whether an entry that should be gone stands in the place of this one.
+    fn is_cached_by_mistake(&self, index: u64) -> bool {
+        self.planted.has(Bug::CacheKeepsOverwritten)
+            && self.cache.back().is_some_and(|newest| newest.index >= index)
     }
 
     /// The first cached index, or one past the end.

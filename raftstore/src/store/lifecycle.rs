@@ -35,6 +35,7 @@ use crate::error::Fault;
 use crate::msg::{ApplyTask, BackgroundTask, Now};
 use crate::peer::sleep::Cause;
 use crate::peer::{Peer, PeerStart, Phase, Round, is_initial};
+use crate::plant::Bug;
 use crate::storage::group_log::{GroupLog, Position};
 use crate::storage::{
     FIRST_POSITION, RegionState, Tombstone, applied_state, conf_state_of, quarantine_of,
@@ -155,6 +156,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             applied,
             self.config.entry_cache_bytes,
         )?;
+        log.planted = self.config.planted;
         if let Some(promised) = &promised {
             log.adopt_vote(promised);
         }
@@ -360,8 +362,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         self.touched.remove(&region_id);
         self.splitting.retain(|_, parent| *parent != region_id);
         let range = KeyRange::of(&peer.region);
-        self.region_map.remove(&range, region_id);
-        effects.background.push(BackgroundTask::ClearRange { range });
+        if !self.config.planted.has(Bug::RangeKeptOfDestroyed) {
+            self.region_map.remove(&range, region_id);
+        }
+        if !self.config.planted.has(Bug::LateClearing) {
+            effects.background.push(BackgroundTask::ClearRange { range });
+        }
         let dying = Dying {
             peer_id: peer.id(),
             promised: peer.group.raft().hard_state(),

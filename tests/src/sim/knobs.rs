@@ -50,5 +50,9 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
     if options.plant == Some(Plant::LongLease) {
         config.lease_ticks = 60;
     }
+    #[cfg(feature = "plant")]
+    if let Some(Plant::InMachines(bug)) = options.plant {
+        config.planted = raftstore::plant::Planted::one(bug);
+    }
     config
 }

@@ -264,7 +264,7 @@ impl Node {
         written
     }
 
-    fn write_all_the_same(&mut self, batch: LogBatch) {
+    pub(super) fn write_all_the_same(&mut self, batch: LogBatch) {
         self.log.set_fuse(None);
         self.log.set_broken(false);
         self.log.write_unsynced(batch).expect("a whole disk in memory does not fail");
@@ -324,9 +324,11 @@ impl Node {
             store,
             applier: Applier::new(self.data.clone())
                 .with_shares_of(APPLY_SHARE_BYTES)
-                .with_lanes(Box::new(apply_lanes)),
+                .with_lanes(Box::new(apply_lanes))
+                .planting(self.config.planted),
             background: Background::new(self.data.clone(), SnapshotStorage::Memory)
-                .expect("memory does not fail"),
+                .expect("memory does not fail")
+                .planting(self.config.planted),
             inbox: VecDeque::new(),
             is_busy: true,
             is_tick_due: false,

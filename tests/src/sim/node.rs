@@ -282,6 +282,10 @@ impl Node {
             let promises = std::mem::take(&mut effects.send_after_persist);
             outs.extend(promises.into_iter().map(Out::Send));
         }
+        if self.plant == Some(Plant::LazySync) {
+            let write = std::mem::take(&mut effects.log);
+            self.write_all_the_same(write);
+        }
         let has_write = !effects.log.is_empty();
         self.process().syncing = Some((effects, instant));
         if has_write {

@@ -19,6 +19,11 @@ pub enum Plant {
     /// A reader takes its snapshot, and asks whether it may only long afterwards, without having
     /// asked before.
     SnapshotBeforeLeadership,
+    /// Log writes are not synced, and everything goes on as if they were.
+    LazySync,
+    /// One in the machines of the stores.
+    #[cfg(feature = "plant")]
+    InMachines(raftstore::plant::Bug),
 }
 
 /// The settings of a run.
