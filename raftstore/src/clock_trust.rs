@@ -158,8 +158,11 @@ impl ClockTrust {
         }
         let ppm = u128::from(apart) * 1_000_000 / u128::from(by_other.max(1));
         let ppm = u64::try_from(ppm).unwrap_or(u64::MAX);
-        (apart > allowed)
-            .then(|| if by_own < by_other { Doubt::Slow(ppm) } else { Doubt::Fast(ppm) })
+        (apart > allowed).then_some(if by_own < by_other {
+            Doubt::Slow(ppm)
+        } else {
+            Doubt::Fast(ppm)
+        })
     }
 
     fn is_tick(&mut self, reading: Reading) -> bool {

@@ -97,6 +97,10 @@ pub enum Role {
 
 /// What became of an instruction that was not refused.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a request, and it is taken apart at once"
+)]
 pub enum Instructed {
     /// It is under way.
     UnderWay {

@@ -4,6 +4,8 @@
 //! undoes itself before the next begins, so at the end of the lanes nothing is left to heal but what
 //! has ended by itself, which is a finding.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "each kind of mischief has its own act")]
+
 use std::time::{Duration, Instant};
 
 use tests::sim::dice::Dice;

@@ -1,5 +1,7 @@
 //! What travels: between stores, between a store and the overseer, between a client and a store.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an observer looks for some kinds among many")]
+
 use prost::Message as _;
 use proto::{pdpb, raft_serverpb::RaftMessage, region};
 use raftstore::effects::{OutgoingSnapshot, Report};

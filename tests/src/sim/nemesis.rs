@@ -7,6 +7,8 @@
 //! Mischiefs are numbered, and what one of them is does not depend on what the others did: a run can be
 //! repeated with some of them left out, to see which are needed for a failure.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an observer looks for some kinds among many")]
+
 use super::dice::Dice;
 use super::events::{Instant, MILLISECOND, SECOND};
 use super::life::{Disk, SYNC_USUAL};

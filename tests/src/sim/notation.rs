@@ -1,5 +1,7 @@
 //! Events in words, for a person, and as numbers, for comparing two runs.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an observer looks for some kinds among many")]
+
 use prost::Message as _;
 use proto::{RegionId, metapb, pdpb, raft_serverpb::RaftMessage, region};
 use raftstore::effects::Report;

@@ -1,5 +1,7 @@
 //! Rare things that are seen on the wire, and in the answers that clients get.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an observer looks for some kinds among many")]
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 

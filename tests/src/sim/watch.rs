@@ -2,6 +2,8 @@
 //!
 //! Looks and never touches: nothing here changes what the store does.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an observer looks for some kinds among many")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{KeyRange, PeerId, StoreId, eraftpb, region};

@@ -7,7 +7,7 @@
 //! The crate never refuses a second change of membership: it turns it into an entry without data. So
 //! a store answers such a proposal when an empty entry is applied in its place.
 //!
-//! Look: `raftstore/src/operation/conf_change.rs`, `raftstore/src/operation/transfer_leader.rs`,
+//! Look: `raftstore/src/operation/conf_change/mod.rs`, `raftstore/src/operation/transfer_leader.rs`,
 //! `raftstore/src/group/mod.rs`, `tests/src/labs/raft/` (the harness).
 
 use raft::StateRole::{self, Follower, Leader};

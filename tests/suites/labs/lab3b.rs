@@ -11,7 +11,7 @@
 //! to a store has a new one, as the scheduler of TiKV gives it. An acknowledgement of the first life may
 //! still be on its way, and would count for entries that the second does not have.
 //!
-//! Look: `raftstore/src/operation/conf_change.rs`, `raftstore/src/operation/transfer_leader.rs`,
+//! Look: `raftstore/src/operation/conf_change/mod.rs`, `raftstore/src/operation/transfer_leader.rs`,
 //! `raftstore/src/operation/split.rs`, `raftstore/src/operation/stale_peer.rs`,
 //! `raftstore/src/store/lifecycle.rs` (how a peer comes to be, and goes),
 //! `tests/src/labs/cluster/scheduler.rs` (the course's scheduler).
@@ -70,7 +70,7 @@ fn test_transfer_leader_3b() {
 /// The course adds the same peer again, with the same id. Here such a peer never comes to life, and the
 /// region goes on without it; then it is added under another id.
 ///
-/// Look: `raftstore/src/operation/conf_change.rs`, "Begin" and "After"; `raftstore/src/store/lifecycle.rs`,
+/// Look: `raftstore/src/operation/conf_change/mod.rs`, "Begin" and "After"; `raftstore/src/store/lifecycle.rs`,
 /// "Destroyed" (why the tombstone stays).
 ///
 /// Hint: look at the id of a peer, not only at its store. Late messages of the first must not wake the
@@ -141,7 +141,7 @@ async fn dead_peer_stays_dead(cluster: &Cluster, dead: metapb::Peer) {
 ///
 /// Peers that come back have new ids (see the head of this file).
 ///
-/// Look: `raftstore/src/operation/conf_change.rs`, "The leader itself is not removed"; what a tombstone
+/// Look: `raftstore/src/operation/conf_change/mod.rs`, "The leader itself is not removed"; what a tombstone
 /// answers: `raftstore/src/operation/stale_peer.rs`.
 ///
 /// Hint: of two members, the one that applies its own removal first may leave the other waiting for its
@@ -211,7 +211,7 @@ fn test_conf_change_unreliable_3b() {
 
 /// Five clients, members come and go, losses of power and of messages.
 ///
-/// Look: `raftstore/src/operation/conf_change.rs`, "Apply".
+/// Look: `raftstore/src/operation/conf_change/mod.rs`, "Apply".
 ///
 /// Hint: the same order comes again and again. The second time it finds the peer there, or gone, and must
 /// not count.
@@ -235,7 +235,7 @@ fn test_conf_change_snapshot_unreliable_recover_3b() {
 
 /// The same, and partitions.
 ///
-/// Look: `raftstore/src/operation/conf_change.rs` (which members would agree, and which would answer),
+/// Look: `raftstore/src/operation/conf_change/mod.rs` (which members would agree, and which would answer),
 /// `raftstore/src/operation/stale_peer.rs`.
 ///
 /// Hint: a removed peer that was cut off comes back as a candidate. Nobody may follow it, and somebody must

@@ -37,6 +37,9 @@ fn apply(
     changed(&region(roles), &changes).map(|after| region::Readable(&after).to_string())
 }
 
+/// Roles before, changes, and why they are refused.
+type Refused<'a> = (&'a [PeerRole], &'a [(ConfChangeType, u64, u64)], &'a str);
+
 #[test]
 fn one_change_is_made_at_once() {
     let before = [Voter, Learner, Voter];
@@ -77,7 +80,7 @@ fn several_changes_lead_into_a_joint_membership_and_none_leads_out() {
     assert_eq!(apply(&halves, &[]), Ok(left.into()));
     let new = [(AddNode, 4, 4), (RemoveNode, 3, 3)];
     assert_eq!(apply(&before, &new), Ok("r1 [-inf,+inf) v1.c3 p1@s1 p2@s2 p4@s4(incoming)".into()));
-    let refused: [(&[PeerRole], &[(ConfChangeType, u64, u64)], &str); 7] = [
+    let refused: [Refused<'_>; 7] = [
         (&before, &[], "the membership is not joint"),
         (&halves, &[(AddNode, 4, 4)], "the joint membership must be left first"),
         (&halves, &replace, "the joint membership must be left first"),

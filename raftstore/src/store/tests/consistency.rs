@@ -52,14 +52,14 @@ fn three() -> (Cluster, u64, u64, u64) {
 
 /// What the newest heartbeat says of who is down for good.
 fn down_for_good(cluster: &Cluster, region: u64) -> Vec<u64> {
-    let heartbeats = cluster.reports.iter().rev().filter_map(|(_, report)| match report {
-        Report::RegionHeartbeat(heartbeat) => Some(heartbeat),
-        _ => None,
-    });
-    let of_region = |heartbeat: &&Box<pdpb::RegionHeartbeatRequest>| {
+    fn heartbeat(report: &Report) -> Option<&pdpb::RegionHeartbeatRequest> {
+        if let Report::RegionHeartbeat(heartbeat) = report { Some(heartbeat) } else { None }
+    }
+    let of_region = |heartbeat: &&pdpb::RegionHeartbeatRequest| {
         heartbeat.region.as_ref().is_some_and(|found| found.id == region)
     };
-    let newest = heartbeats.clone().find(of_region).unwrap();
+    let reports = cluster.reports.iter().rev();
+    let newest = reports.filter_map(|(_, report)| heartbeat(report)).find(of_region).unwrap();
     let is_for_good = |down: &&pdpb::PeerStats| down.down_seconds == region::DOWN_FOR_GOOD_SECONDS;
     let down = newest.down_peers.iter().filter(is_for_good);
     down.map(|down| down.peer.unwrap().store_id).collect()

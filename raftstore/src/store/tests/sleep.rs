@@ -92,9 +92,8 @@ fn a_quiet_region_says_nothing_but_that_its_stores_live() {
     let heartbeats: Vec<_> = cluster
         .reports
         .iter()
-        .filter_map(|(_, report)| match report {
-            Report::RegionHeartbeat(heartbeat) => Some(heartbeat),
-            _ => None,
+        .filter_map(|(_, report)| {
+            if let Report::RegionHeartbeat(heartbeat) = report { Some(heartbeat) } else { None }
         })
         .collect();
     assert_eq!(heartbeats.len(), 20);
