@@ -78,6 +78,16 @@ impl Step {
         u64::from(changed)
     }
 
+    /// Why a plan must not begin with this step. More is asked than of a step under way: a plan that has
+    /// not begun can wait.
+    pub fn obstacle_to_begin(&self, record: &RegionRecord) -> Option<String> {
+        let obstacle = self.obstacle(record);
+        if let Self::RemovePeer(peer) = self {
+            return obstacle.or_else(|| too_few_healthy_without(record, peer));
+        }
+        obstacle
+    }
+
     /// Why this step must not be ordered in the region as it is now seen; the plan is then given
     /// up and thought of again.
     pub fn obstacle(&self, record: &RegionRecord) -> Option<String> {

@@ -139,7 +139,8 @@ impl RunningOperators {
         {
             return Err(Declined::Limit(limit));
         }
-        if let Some(obstacle) = operator.current_step().and_then(|step| step.obstacle(record)) {
+        let first = operator.current_step();
+        if let Some(obstacle) = first.and_then(|step| step.obstacle_to_begin(record)) {
             return Err(Declined::Obstacle(obstacle));
         }
         let region = operator.region;

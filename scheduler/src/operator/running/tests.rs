@@ -165,9 +165,20 @@ fn a_step_that_has_become_unsafe_is_not_ordered() {
     add(&mut operators, removal(&record, 4, Purpose::Replica), &record).unwrap();
     assert_eq!(operators.on_heartbeat(&region(1, &[1, 2, 3, 4], 4, 1), at(1)), None);
     assert_eq!(ended(&operators), &Status::Cancel("p104 leads".into()));
-    // Two of the three that would remain are not well.
+    // Nobody hears two of the three that would remain.
+    let mut silent = region(1, &[1, 2, 3, 4], 1, 1);
+    let down = |peer: metapb::Peer| pdpb::PeerStats { peer: Some(peer), down_seconds: 60 };
+    silent.down_peers = vec![down(silent.region.peers[1]), down(silent.region.peers[2])];
+    add(&mut operators, removal(&record, 4, Purpose::Replica), &record).unwrap();
+    assert_eq!(operators.on_heartbeat(&silent, at(1)), None);
+    assert!(matches!(ended(&operators), Status::Cancel(_)));
+    // A new leader knows of nobody yet how far he is: that is no reason to give up, …
     let mut sick = region(1, &[1, 2, 3, 4], 1, 1);
     sick.pending_peers = vec![sick.region.peers[1], sick.region.peers[2]];
+    add(&mut operators, removal(&record, 4, Purpose::Replica), &record).unwrap();
+    assert!(operators.on_heartbeat(&sick, at(1)).is_some());
+    operators = RunningOperators::default();
+    // … but one not to begin.
     let declined = add(&mut operators, removal(&sick, 4, Purpose::Replica), &sick);
     assert!(matches!(declined, Err(Declined::Obstacle(_))), "{declined:?}");
     // But the sick one itself may go.
