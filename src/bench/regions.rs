@@ -41,12 +41,25 @@ pub(crate) struct Cut {
 pub(crate) async fn cut(endpoints: &[String], regions: usize) -> Outcome<Cut> {
     let mut scheduler = Scheduler::connect(endpoints).await?;
     let start = Instant::now();
-    let (mut region, leader) = first_region(&mut scheduler).await?;
+    let (mut region, mut leader) = first_region(&mut scheduler).await?;
     let mut store = connect(&mut scheduler, leader.store_id).await?;
     let keys: Vec<Bytes> =
         (1..regions).map(|number| format!("region/{number:09}").into()).collect();
     for (at, keys) in keys.chunks(KEYS_PER_SPLIT).enumerate() {
-        region = split(&mut store, region, leader, keys).await?;
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        region = loop {
+            match split(&mut store, &region, leader, keys).await? {
+                Some(right) => break right,
+                // Leadership moved: on a busy machine thousands of regions at once may cost it.
+                None => {
+                    pause(RETRY_PAUSE, deadline, "a split").await?;
+                    let id = region.id;
+                    (region, leader) =
+                        last_region(&mut scheduler, id).await?.unwrap_or((region, leader));
+                    store = connect(&mut scheduler, leader.store_id).await?;
+                }
+            }
+        };
         eprintln!("{} regions", at * KEYS_PER_SPLIT + keys.len() + 1);
     }
     let split = start.elapsed();
@@ -84,13 +97,26 @@ async fn connect(scheduler: &mut Scheduler, store_id: u64) -> Outcome<TikvClient
     Ok(TikvClient::new(channel))
 }
 
-/// One split; what remains to the right of it, which keeps the region's id.
+/// A region as the scheduler knows it, with its leader if it has one.
+async fn last_region(
+    scheduler: &mut Scheduler,
+    region_id: u64,
+) -> Outcome<Option<(metapb::Region, metapb::Peer)>> {
+    let header = scheduler.header();
+    let request = pdpb::GetRegionByIdRequest { header, region_id, ..Default::default() };
+    let response = scheduler.leader.get_region_by_id(request).await;
+    let response =
+        response.map_err(|status| failure("find the last region", &status))?.into_inner();
+    Ok(response.region.zip(response.leader))
+}
+
+/// One split; what remains to the right of it, which keeps the region's id. `None` when another peer leads.
 async fn split(
     store: &mut TikvClient<Channel>,
-    region: metapb::Region,
+    region: &metapb::Region,
     leader: metapb::Peer,
     keys: &[Bytes],
-) -> Outcome<metapb::Region> {
+) -> Outcome<Option<metapb::Region>> {
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
         let context = kvrpcpb::Context {
@@ -108,8 +134,9 @@ async fn split(
         let response = store.split_region(request).await;
         let response = response.map_err(|status| failure("split a region", &status))?.into_inner();
         match (response.region_error, response.regions.into_iter().next_back()) {
-            (None, Some(right)) => return Ok(right),
+            (None, Some(right)) => return Ok(Some(right)),
             (Some(error), _) if error.server_is_busy.is_some() => {}
+            (Some(error), _) if error.not_leader.is_some() => return Ok(None),
             (error, _) => {
                 let why = error.map_or_else(|| "no regions".into(), |error| error.message);
                 return Err(Failure::failed(format!("split a region: {why}")));

@@ -57,11 +57,24 @@ const DIVERGES: &[&str] =
 /// A split is not seen as one by everybody.
 const SPLIT: &[&str] = &["differs", "is not linearizable", "two descriptions", "some keys twice"];
 /// A region is lost, or part of one.
-const LOST_REGION: &[&str] =
-    &["does not answer", "cannot start", "stops:", "overlaps", "left neighbour", "no region from"];
+const LOST_REGION: &[&str] = &[
+    "does not answer",
+    "cannot start",
+    "stops:",
+    "overlaps",
+    "left neighbour",
+    "no region from",
+    "stay apart",
+];
 /// Members of a region disagree about who they are.
-const MEMBERS: &[&str] =
-    &["does not answer", "cannot start", "stops:", "durable only on", "two descriptions"];
+const MEMBERS: &[&str] = &[
+    "does not answer",
+    "cannot start",
+    "stops:",
+    "durable only on",
+    "two descriptions",
+    "stay apart",
+];
 /// The log begins behind what the data has.
 const CUT: &[&str] = &["cut up to"];
 

@@ -76,7 +76,7 @@ pub(crate) fn run(name: &str) -> Outcome {
     toolchain::ensure()?;
     // Lab 2A has a module for each of its parts.
     let filter = if name == "2a" { "labs::lab2a".into() } else { format!("labs::lab{name}::") };
-    cargo::run(&["test", "--package", "tessera-tests", "--test", "suites", "--", &filter], &[])
+    cargo::run(&["test", "--workspace", "--test", "suites", "--", &filter], &[])
 }
 
 /// Prints what a test is about, and where it is. It may be called by the course's name or by ours.

@@ -136,7 +136,7 @@ fn planted(environment: &[(&str, &str)]) -> Outcome {
     toolchain::ensure()?;
     let mut arguments = simulation("planted::").to_vec();
     let before = arguments.iter().position(|word| *word == "--test").unwrap_or(0);
-    arguments.splice(before..before, ["--features", "plant"]);
+    arguments.splice(before..before, ["--features", "tessera-tests/plant"]);
     cargo::run(&arguments, environment)
 }
 
@@ -180,8 +180,10 @@ fn replay(seed: &str, flags: &[&str]) -> Outcome {
     cargo::run(&simulation("simulation::replay"), &environment)
 }
 
-fn simulation(filter: &str) -> [&str; 8] {
-    ["test", "--package", "tessera-tests", "--test", "suites", "--", filter, "--nocapture"]
+/// Of the whole workspace, as `test` builds it: with one package alone some dependencies would have other
+/// features, and be compiled again.
+fn simulation(filter: &str) -> [&str; 7] {
+    ["test", "--workspace", "--test", "suites", "--", filter, "--nocapture"]
 }
 
 /// RocksDB is compiled with the same optimisation in both profiles, so the release build links the

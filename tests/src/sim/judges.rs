@@ -56,7 +56,7 @@ pub struct Judges {
     leading: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// Stores that have destroyed a peer of a region.
     destroyed: BTreeSet<(u64, u64)>,
-    /// By store and region: the last entry given to the applier.
+    /// By store and region: the last entry given to the applier, or in the log when the peer was destroyed.
     given: BTreeMap<(u64, u64), u64>,
     /// Processes that ended.
     deaths: u64,
@@ -202,7 +202,7 @@ impl Judges {
     }
 
     /// Whether a peer held the entry and was destroyed since: the removed one is often ahead of the leader
-    /// in applying its own removal.
+    /// in applying its own removal, and may have acknowledged what came behind that.
     fn was_buried(&self, store: u64, region: u64, index: u64) -> bool {
         let key = (store, region);
         self.destroyed.contains(&key) && self.given.get(&key).is_some_and(|last| *last >= index)
@@ -247,7 +247,13 @@ impl Judges {
         let Some(RegionState::Normal(region)) = state else {
             self.applied_equal.destroyed(store, region_id);
             self.epochs.destroyed(store, region_id);
-            self.destroyed.insert((store, region_id));
+            if self.destroyed.insert((store, region_id)) {
+                // Its log is cleared later than its tombstone is written.
+                let disk = self.disks.iter().find(|(id, _)| *id == store);
+                let state = disk.and_then(|(_, log)| log.state(RegionId(region_id)).ok().flatten());
+                let last = self.given.entry((store, region_id)).or_default();
+                *last = state.map_or(0, |state| state.last_index).max(*last);
+            }
             return;
         };
         if self.destroyed.remove(&(store, region_id)) {
