@@ -49,13 +49,12 @@ pub(crate) async fn cut(endpoints: &[String], regions: usize) -> Outcome<Cut> {
         let deadline = Instant::now() + STEP_TIMEOUT;
         region = loop {
             match split(&mut store, &region, leader, keys).await? {
-                Some(right) => break right,
-                // Leadership moved: on a busy machine thousands of regions at once may cost it.
-                None => {
-                    pause(RETRY_PAUSE, deadline, "a split").await?;
-                    let id = region.id;
-                    (region, leader) =
-                        last_region(&mut scheduler, id).await?.unwrap_or((region, leader));
+                Ok(right) => break right,
+                // Thousands of regions at once may cost a busy machine its leaders for a while.
+                Err(why) => {
+                    pause(RETRY_PAUSE, deadline, &format!("a split: {why}")).await?;
+                    let known = last_region(&mut scheduler, region.id).await?;
+                    (region, leader) = known.unwrap_or((region, leader));
                     store = connect(&mut scheduler, leader.store_id).await?;
                 }
             }
@@ -110,40 +109,29 @@ async fn last_region(
     Ok(response.region.zip(response.leader))
 }
 
-/// One split; what remains to the right of it, which keeps the region's id. `None` when another peer leads.
+/// One split; what remains to the right of it, which keeps the region's id, or why not now.
 async fn split(
     store: &mut TikvClient<Channel>,
     region: &metapb::Region,
     leader: metapb::Peer,
     keys: &[Bytes],
-) -> Outcome<Option<metapb::Region>> {
-    let deadline = Instant::now() + STEP_TIMEOUT;
-    loop {
-        let context = kvrpcpb::Context {
-            region_id: region.id,
-            region_epoch: region.region_epoch,
-            peer: Some(leader),
-            ..Default::default()
-        };
-        let request = kvrpcpb::SplitRegionRequest {
-            context: Some(context),
-            split_keys: keys.to_vec(),
-            is_raw_kv: true,
-            ..Default::default()
-        };
-        let response = store.split_region(request).await;
-        let response = response.map_err(|status| failure("split a region", &status))?.into_inner();
-        match (response.region_error, response.regions.into_iter().next_back()) {
-            (None, Some(right)) => return Ok(Some(right)),
-            (Some(error), _) if error.server_is_busy.is_some() => {}
-            (Some(error), _) if error.not_leader.is_some() => return Ok(None),
-            (error, _) => {
-                let why = error.map_or_else(|| "no regions".into(), |error| error.message);
-                return Err(Failure::failed(format!("split a region: {why}")));
-            }
-        }
-        pause(RETRY_PAUSE, deadline, "a split").await?;
-    }
+) -> Outcome<Result<metapb::Region, String>> {
+    let context = kvrpcpb::Context {
+        region_id: region.id,
+        region_epoch: region.region_epoch,
+        peer: Some(leader),
+        ..Default::default()
+    };
+    let request = kvrpcpb::SplitRegionRequest {
+        context: Some(context),
+        split_keys: keys.to_vec(),
+        is_raw_kv: true,
+        ..Default::default()
+    };
+    let response = store.split_region(request).await;
+    let response = response.map_err(|status| failure("split a region", &status))?.into_inner();
+    let error = response.region_error.map_or_else(|| "no regions".into(), |error| error.message);
+    Ok(response.regions.into_iter().next_back().ok_or(error))
 }
 
 /// Waits until the scheduler knows that many regions and their leaders stay where they are.
