@@ -56,7 +56,9 @@ pub struct Judges {
     leading: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// Stores that have destroyed a peer of a region.
     destroyed: BTreeSet<(u64, u64)>,
-    /// By store and region: the last entry given to the applier, or in the log when the peer was destroyed.
+    /// By store and region: the last entry handed to the disk.
+    written: BTreeMap<(u64, u64), u64>,
+    /// By store and region: the last entry given to the applier.
     given: BTreeMap<(u64, u64), u64>,
     /// Processes that ended.
     deaths: u64,
@@ -80,6 +82,7 @@ impl Judges {
             disks,
             leading: BTreeMap::new(),
             destroyed: BTreeSet::new(),
+            written: BTreeMap::new(),
             given: BTreeMap::new(),
             deaths: 0,
             now: 0,
@@ -152,8 +155,11 @@ impl Judges {
     }
 
     /// Told what a store is about to have on its disk.
-    pub fn persists(&mut self, log: &MemoryLog, batch: &LogBatch) {
+    pub fn persists(&mut self, store: u64, log: &MemoryLog, batch: &LogBatch) {
         for (group, write) in &batch.groups {
+            if let Some(last) = write.entries.last() {
+                self.written.insert((store, group.0), last.index);
+            }
             let mut previous_term = write.entries.first().and_then(|first| {
                 let before = first.index.checked_sub(1)?;
                 let entries = log.entries(*group, before, first.index, u64::MAX).ok()?;
@@ -205,7 +211,9 @@ impl Judges {
     /// in applying its own removal, and may have acknowledged what came behind that.
     fn was_buried(&self, store: u64, region: u64, index: u64) -> bool {
         let key = (store, region);
-        self.destroyed.contains(&key) && self.given.get(&key).is_some_and(|last| *last >= index)
+        let held = [&self.given, &self.written];
+        self.destroyed.contains(&key)
+            && held.into_iter().filter_map(|last| last.get(&key)).any(|last| *last >= index)
     }
 
     /// Told that a peer has taken over another membership, when its log ended there.
@@ -247,13 +255,7 @@ impl Judges {
         let Some(RegionState::Normal(region)) = state else {
             self.applied_equal.destroyed(store, region_id);
             self.epochs.destroyed(store, region_id);
-            if self.destroyed.insert((store, region_id)) {
-                // Its log is cleared later than its tombstone is written.
-                let disk = self.disks.iter().find(|(id, _)| *id == store);
-                let state = disk.and_then(|(_, log)| log.state(RegionId(region_id)).ok().flatten());
-                let last = self.given.entry((store, region_id)).or_default();
-                *last = state.map_or(0, |state| state.last_index).max(*last);
-            }
+            self.destroyed.insert((store, region_id));
             return;
         };
         if self.destroyed.remove(&(store, region_id)) {

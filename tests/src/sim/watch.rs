@@ -113,7 +113,7 @@ impl Node {
                 judges.saw(if is_ordered { Probe::JointLeft } else { Probe::JointLeftUnbidden });
             }
         }
-        judges.persists(&self.log, &effects.log);
+        judges.persists(self.id, &self.log, &effects.log);
         for region_id in std::mem::take(&mut self.process().facts.changed) {
             let written = effects.log.groups.iter().find(|(group, _)| group.0 == region_id);
             let last_written = written.and_then(|(_, write)| write.entries.last());
