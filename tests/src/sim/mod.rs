@@ -38,7 +38,7 @@ mod mail;
 pub mod nemesis;
 pub mod network;
 pub mod node;
-pub(crate) mod notation;
+pub mod notation;
 pub mod options;
 pub mod overseer;
 pub mod probes;

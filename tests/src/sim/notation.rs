@@ -67,7 +67,7 @@ pub(super) fn becomes(store: u64, of: &metapb::Region, term: u64, is_leader: boo
 }
 
 /// A raft message: `r2.p4@5 -> p6 MsgAppend base=11@5 commit=10 [12@5]`.
-pub(crate) struct Words<'a>(pub(crate) &'a RaftMessage);
+pub struct Words<'a>(pub &'a RaftMessage);
 
 impl std::fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
