@@ -13,6 +13,7 @@ mod lab2b;
 mod lab2c;
 mod lab3a;
 mod lab3b;
+mod lab3c;
 mod lab4a;
 mod lab4b;
 mod lab4c;
