@@ -17,4 +17,5 @@ mod lab3c;
 mod lab4a;
 mod lab4b;
 mod lab4c;
+mod scheduler;
 mod transactions;
