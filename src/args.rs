@@ -426,6 +426,10 @@ pub(crate) struct BenchFlags {
 pub(crate) enum BenchCommand {
     /// Raw put and get through unary calls, as a table of throughput and latency
     Raw(BenchRawFlags),
+    /// Timestamps: many callers in one process, gathered into batches by the client
+    Tso(BenchTsoFlags),
+    /// Heartbeats of regions through the scheduler's machine alone, on one thread
+    Heartbeats(BenchHeartbeatsFlags),
     /// Processor time and memory of an idle playground
     Idle {
         /// Seconds to watch
@@ -440,6 +444,41 @@ pub(crate) enum BenchCommand {
         )]
         regions: u32,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchTsoFlags {
+    /// Scheduler members of a running cluster (default: a fresh playground of processes)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) pd: Vec<String>,
+    /// Clients, each with a stream of its own
+    #[arg(long, default_value_t = 2)]
+    pub(crate) clients: usize,
+    /// Callers that share a client, each with one call in flight
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) callers: usize,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchHeartbeatsFlags {
+    /// Regions that are known
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) regions: u32,
+    /// Stores that hold them
+    #[arg(long, default_value_t = 100)]
+    pub(crate) stores: u32,
+    /// Seconds for each kind of heartbeat
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seconds: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,10 +6,12 @@
 
 mod child;
 mod etcd;
+mod heartbeats;
 mod idle;
 mod raw;
 mod regions;
 mod run;
+mod tso;
 
 use crate::args::{BenchCommand, BenchFlags};
 use crate::exit::Outcome;
@@ -18,6 +20,8 @@ use crate::exit::Outcome;
 pub(crate) async fn run(flags: BenchFlags) -> Outcome {
     match flags.command {
         BenchCommand::Raw(flags) => raw::run(flags).await,
+        BenchCommand::Tso(flags) => tso::run(flags).await,
+        BenchCommand::Heartbeats(flags) => heartbeats::run(&flags),
         BenchCommand::Idle { seconds, regions } => idle::run(seconds, regions).await,
     }
 }

@@ -14,4 +14,6 @@ mod kill;
 mod misuse;
 mod pause;
 mod playground;
+mod scheduler_leader;
+mod scheduling;
 mod stream;

@@ -2,7 +2,9 @@
 
 pub mod campaign;
 pub mod checkers;
+pub mod group;
 pub mod history;
 pub mod labs;
+pub mod placement;
 pub mod sim;
 pub mod workload;

@@ -18,7 +18,12 @@ pub fn balance(view: View<'_>) -> Option<Operator> {
     let mut sources: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| !candidate.store.is_tombstone()).collect();
     sources.sort_by_key(|c| (std::cmp::Reverse(c.leader_count()), c.store.id()));
+    let fewest = candidates.iter().map(Candidate::leader_count).min()?;
     for source in sources {
+        // Those that follow lead fewer still.
+        if source.leader_count() - fewest <= tolerated(view) {
+            break;
+        }
         for record in view.regions.led_by(source.store.id()) {
             if view.operators.of(record.id()).is_some() {
                 continue;

@@ -18,9 +18,6 @@ use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Operator, Purpose};
 use crate::placement::{Candidate, PEER_TARGET, Question, View, excluded, isolation};
 
-/// Regions looked at for each source store before the next is tried.
-const TRIES_PER_STORE: usize = 10;
-
 /// One move that evens out the peers, if any is worth it; `Err` names a bound of ids that has to
 /// be saved first.
 pub fn balance(view: View<'_>, ids: &mut Ids) -> Result<Option<Operator>, u64> {
@@ -56,11 +53,17 @@ fn pick(
     let pending = regions.pending_on(store);
     let followed = regions.followed_by(store);
     let led = regions.led_by(store);
+    // No store has more room than this one; for what would not even be worth it there, nobody is asked.
+    let takers = candidates.iter().filter(|candidate| candidate.store.is_up());
+    let least = takers.map(Candidate::size_mib).min()?;
+    let may_be_worth_it = |record: &RegionRecord| {
+        let size_mib = i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4);
+        source.size_mib() - least > 2 * size_mib
+    };
     pending
         .chain(followed)
         .chain(led)
-        .filter(|record| is_movable(view, record))
-        .take(TRIES_PER_STORE)
+        .filter(|record| may_be_worth_it(record) && is_movable(view, record))
         .find_map(|record| {
             let target = target_of(view, candidates, source, record)?;
             let size_mib = i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4);
