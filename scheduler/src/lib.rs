@@ -4,9 +4,12 @@
 pub mod timestamps;
 pub mod ids;
 pub mod cluster;
+pub mod flow;
 pub mod placement;
 pub mod checkers;
+pub mod scheduling;
 pub mod balancers;
+pub mod schedulers;
 pub mod operator;
 pub mod instructions;
 pub mod explain;
