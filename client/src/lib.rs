@@ -28,7 +28,8 @@ pub use proto::{RegionId, Timestamp};
 pub use raw::{KvPair, RawClient, Swap, Ttl};
 pub use span::Span;
 pub use txn::{
-    LockWait, PessimisticTransaction, Snapshot, Transaction, TransactionClient, TransactionOptions,
+    At, LockWait, PessimisticTransaction, Snapshot, Transaction, TransactionClient,
+    TransactionOptions, Versions,
 };
 
 /// A connection to a cluster. Cheap to clone; everything made from it shares its knowledge of the

@@ -119,6 +119,7 @@ store_request! {
     kv_check_secondary_locks:
         CheckSecondaryLocksRequest => CheckSecondaryLocksResponse, None, 2;
     kv_resolve_lock: ResolveLockRequest => ResolveLockResponse, None, 5;
+    mvcc_get_by_key: MvccGetByKeyRequest => MvccGetByKeyResponse, None, 2;
 }
 
 fn commits_at_once(request: &kvrpcpb::PrewriteRequest) -> bool {

@@ -13,6 +13,7 @@
 //! Left out: savepoints; flushing the changes of a transaction before its commit, so it has to fit
 //! into memory; shared locks.
 
+mod at;
 mod buffer;
 mod commit;
 mod heartbeat;
@@ -22,6 +23,7 @@ mod options;
 mod pessimistic;
 mod snapshot;
 mod transaction;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,11 +39,13 @@ use crate::keyspace::KeyCodec;
 use crate::request::Shape;
 use crate::scan::Order;
 use crate::span::Span;
+pub use at::At;
 use lock_resolver::LockResolver;
 pub use options::{LockWait, TransactionOptions};
 pub use pessimistic::PessimisticTransaction;
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;
+pub use versions::{Deed, LockRecord, Versions, WriteRecord};
 
 /// How large a batch of changes may get; a store takes no more than 8 MiB as one log entry.
 const BATCH_BYTES_MAX: usize = 64 << 10;
@@ -101,9 +105,16 @@ impl TransactionClient {
 
     /// What was committed this long ago, by the scheduler's clock.
     pub async fn snapshot_ago(&self, ago: Duration) -> Result<Snapshot> {
-        let now = self.timestamp().await?;
-        let physical = now.physical().saturating_sub(ago.as_millis() as u64);
-        Ok(Snapshot::at(self, Timestamp::new(physical, 0)))
+        self.snapshot_as_of(At::Ago(ago)).await
+    }
+
+    /// What was committed at a moment.
+    pub async fn snapshot_as_of(&self, at: At) -> Result<Snapshot> {
+        let at = match at {
+            At::Timestamp(at) => at,
+            At::Now | At::Ago(_) => at.timestamp(self.timestamp().await?),
+        };
+        Ok(Snapshot::at(self, at))
     }
 
     /// A timestamp later than every one given out before.

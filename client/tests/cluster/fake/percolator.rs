@@ -322,6 +322,39 @@ impl Percolator {
 }
 
 impl Percolator {
+    /// Everything about a key; values longer than a byte stand apart from their records.
+    pub(crate) fn records(&self, key: &Bytes) -> kvrpcpb::MvccInfo {
+        let mut info = kvrpcpb::MvccInfo::default();
+        let mut split = |start_ts: u64, value: &Bytes| {
+            if value.len() < 2 {
+                return value.clone();
+            }
+            info.values.push(kvrpcpb::MvccValue { start_ts, value: value.clone() });
+            Bytes::new()
+        };
+        let lock = self.locks.get(key).map(|lock| kvrpcpb::MvccLock {
+            r#type: lock.op as i32,
+            start_ts: lock.start,
+            primary: lock.primary.clone(),
+            short_value: split(lock.start, &lock.value),
+            ttl: lock.ttl,
+            for_update_ts: lock.for_update,
+            txn_size: lock.txn_size,
+            use_async_commit: lock.async_commit.is_some(),
+            secondaries: lock.async_commit.clone().unwrap_or_default(),
+            ..Default::default()
+        });
+        let writes = self.versions(key).map(|(commit_ts, write)| kvrpcpb::MvccWrite {
+            r#type: write.op as i32,
+            start_ts: write.start,
+            commit_ts,
+            short_value: split(write.start, &write.value),
+            ..Default::default()
+        });
+        let writes = writes.collect();
+        kvrpcpb::MvccInfo { lock, writes, values: info.values }
+    }
+
     /// Asked of an asynchronous commit's secondaries; a key that is not locked can never be.
     pub(crate) fn check_secondaries(
         &mut self,

@@ -69,6 +69,7 @@ store_methods! {
     "KvCheckTxnStatus" CheckTxnStatusRequest => CheckTxnStatusResponse, kv_check_status;
     "KvCheckSecondaryLocks" CheckSecondaryLocksRequest => CheckSecondaryLocksResponse,
         kv_check_secondaries;
+    "MvccGetByKey" MvccGetByKeyRequest => MvccGetByKeyResponse, mvcc;
     "KvResolveLock" ResolveLockRequest => ResolveLockResponse, kv_resolve;
 }
 
@@ -458,4 +459,13 @@ fn kv_resolve(
         at => scene.state.txn.commit(&keys, start, at),
     };
     kvrpcpb::ResolveLockResponse { error: resolved.err(), ..Default::default() }
+}
+
+fn mvcc(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::MvccGetByKeyRequest,
+) -> kvrpcpb::MvccGetByKeyResponse {
+    scene.require(&request.key, true);
+    let info = Some(scene.state.txn.records(&request.key));
+    kvrpcpb::MvccGetByKeyResponse { info, ..Default::default() }
 }
