@@ -5,4 +5,5 @@ pub mod checkers;
 pub mod history;
 pub mod labs;
 pub mod sim;
+pub mod transactions;
 pub mod workload;
