@@ -227,8 +227,8 @@ impl World {
                 Out::Respond(response) => {
                     self.events.after(MILLISECOND, Event::Respond(response));
                 }
-                // Nobody here asks by a message of its own.
-                Out::Reply(..) => {}
+                // Nobody here asks by a message of its own, or runs transactions.
+                Out::Reply(..) | Out::TxnAnswer(..) | Out::AskTimestamp(_) => {}
                 Out::After(delay, local) => {
                     let life = self.nodes[&store].life();
                     let life = local.belongs_to_process().then_some(life);
