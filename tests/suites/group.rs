@@ -86,7 +86,9 @@ fn explains(plant: Plant) -> &'static [&'static str] {
         Plant::EpochUnchecked => &["I8", "the picture of", "the log of"],
         Plant::IdsOfPredecessor => &["O7"],
         Plant::BoundBeforeSaved => &["I11", "O7"],
-        Plant::AcknowledgeBeforeSync => &["I11", "O7", "starts from", "raft", "agree", "log", "term"],
+        Plant::AcknowledgeBeforeSync => {
+            &["I11", "O7", "starts from", "raft", "agree", "log", "term"]
+        }
         Plant::ReignKept
         | Plant::CounterBeginsAnew
         | Plant::ClockReadBeforeDisk

@@ -454,7 +454,7 @@ impl Cluster {
     }
 
     /// Peers may go from a store that leaves or is lost however many have gone already.
-    fn with_freed_stores(&self, operator: Operator, moment: Moment) -> Operator {
+    fn with_freed_stores(&self, mut operator: Operator, moment: Moment) -> Operator {
         let is_freed = |store: &StoreId| {
             let Some(record) = self.stores.find(*store) else { return true };
             !record.is_up() || record.liveness(&self.policy, moment) == Liveness::Down
@@ -466,8 +466,8 @@ impl Cluster {
             | Step::TransferLeader { .. }
             | Step::Split { .. } => None,
         });
-        let freed_stores = left.filter(is_freed).collect();
-        Operator { freed_stores, ..operator }
+        operator.freed_stores = left.filter(is_freed).collect();
+        operator
     }
 
     /// Gives up the region's plan.

@@ -109,9 +109,7 @@ impl World {
     fn new(options: Options, verbose: bool) -> Self {
         let dice = Dice::new(options.seed);
         let hosts: BTreeMap<u64, Host> = (1..=options.members)
-            .map(|id| {
-                (id, Host::found(id, options.members, &options.member, options.plant, &dice))
-            })
+            .map(|id| (id, Host::found(id, options.members, &options.member, options.plant, &dice)))
             .collect();
         let clients = (1..=options.clients)
             .map(|id| (id, Client { asks: 1, number: 0, is_waiting: false }))
@@ -474,9 +472,10 @@ impl World {
         if logged != is {
             return Some(format!("the log of m{} does not hold what is", leader.id));
         }
-        let differs = self.hosts.values().find(|host| {
-            host.process.as_ref().is_none_or(|other| other.state != process.state)
-        });
+        let differs = self
+            .hosts
+            .values()
+            .find(|host| host.process.as_ref().is_none_or(|other| other.state != process.state));
         differs.map(|host| format!("m{} does not agree with m{}", host.id, leader.id))
     }
 }

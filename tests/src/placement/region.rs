@@ -311,10 +311,10 @@ mod tests {
     #[test]
     fn a_joint_membership_is_entered_and_left() {
         let mut region = three();
-        region.region_mut().peers.push(metapb::Peer {
-            role: metapb::PeerRole::Learner.into(),
-            ..peer(14, 4)
-        });
+        region
+            .region_mut()
+            .peers
+            .push(metapb::Peer { role: metapb::PeerRole::Learner.into(), ..peer(14, 4) });
         let mut enter = order(&region);
         let change = |peer, kind: ConfChangeType| pdpb::ChangePeer {
             peer: Some(peer),

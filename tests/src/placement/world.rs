@@ -118,10 +118,9 @@ impl World {
 
     /// A store begins, with labels like `zone=a`.
     pub fn add_store(&mut self, id: u64, labels: &[(&str, &str)]) {
-        let labels = labels.iter().map(|&(key, value)| metapb::StoreLabel {
-            key: key.into(),
-            value: value.into(),
-        });
+        let labels = labels
+            .iter()
+            .map(|&(key, value)| metapb::StoreLabel { key: key.into(), value: value.into() });
         let meta = metapb::Store {
             id,
             address: format!("store-{id}:20160"),
@@ -360,9 +359,11 @@ impl World {
 
     fn catch_up(&mut self, region: u64, peer: u64) {
         let known = self.regions.get_mut(&region).expect("regions stay");
-        let lives = known.region().peers.iter().any(|have| {
-            have.id == peer && self.alive.contains(&have.store_id)
-        });
+        let lives = known
+            .region()
+            .peers
+            .iter()
+            .any(|have| have.id == peer && self.alive.contains(&have.store_id));
         if lives && known.caught_up(peer) {
             self.say(region);
         }

@@ -129,21 +129,15 @@ impl Scene {
 
     /// What the balancer of peers would do, if anything; nobody else plans.
     pub fn balance_region(&self) -> Option<Operator> {
-        let limits = Policy {
-            leader_schedule_limit: 0,
-            replica_schedule_limit: 0,
-            ..self.policy.clone()
-        };
+        let limits =
+            Policy { leader_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
         self.plan(limits, Purpose::Region)
     }
 
     /// What the balancer of leaders would do, if anything; nobody else plans.
     pub fn balance_leader(&self) -> Option<Operator> {
-        let limits = Policy {
-            region_schedule_limit: 0,
-            replica_schedule_limit: 0,
-            ..self.policy.clone()
-        };
+        let limits =
+            Policy { region_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
         self.plan(limits, Purpose::Leader)
     }
 
@@ -210,10 +204,7 @@ impl Scene {
     pub fn report_of(&self, id: u64) -> pdpb::RegionHeartbeatRequest {
         let named = &self.named[&id];
         let pending_peers = named.pending.iter().map(|&store| peer(id, store)).collect();
-        pdpb::RegionHeartbeatRequest {
-            pending_peers,
-            ..report(keyed(id, &named.stores), SIZE_MIB)
-        }
+        pdpb::RegionHeartbeatRequest { pending_peers, ..report(keyed(id, &named.stores), SIZE_MIB) }
     }
 }
 

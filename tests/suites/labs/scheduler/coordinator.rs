@@ -91,7 +91,8 @@ fn test_dispatch() {
     assert_moves_peer(&moved, 4, 1);
     assert_hands_over(scene.balance_leader(), 4, 2);
 
-    let mut machine = scene.machine(Policy { replica_schedule_limit: 0, ..without_balance(&scene) });
+    let mut machine =
+        scene.machine(Policy { replica_schedule_limit: 0, ..without_balance(&scene) });
     let taken = machine.cluster.add_operator(moved, machine.moment).unwrap();
     let mut region = Obedient::new(&scene, 1);
     let added = region.adds(taken, 1);
