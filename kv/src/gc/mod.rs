@@ -128,7 +128,7 @@ pub(crate) async fn run<D: DataEngine>(store: Weak<Store<D>>, parts: Parts) {
             Err(error) => tracing::debug!(%error, "the scheduler tells no safe points"),
         }
         if progress.target != points.txn() {
-            progress = Progress { target: points.txn(), collected: progress.collected, ..progress };
+            progress.target = points.txn();
             progress.clean.clear();
         }
         let mut pause = parts.interval;
