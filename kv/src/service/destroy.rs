@@ -5,7 +5,8 @@
 //! with what they lock. What it follows is removed by whoever leads, who was asked too.
 //!
 //! Leaders move meanwhile, and a store may be without any. So a store goes on until there is nothing left
-//! here; and what is still there after [`THROUGH_LOG_MAX`] it removes by itself, below the replication.
+//! here (a follower that lags applies what was written before the range went, and then that it went); and
+//! what is still there after [`THROUGH_LOG_MAX`] it removes by itself, below the replication.
 //! (TiKV does only that.) A region that somebody writes to all the same may then differ between its
 //! replicas, which a comparison of them would show: hence the name.
 

@@ -32,6 +32,9 @@ impl TimestampSource for Oracle {
     }
 }
 
+/// Something that happens.
+type Act = Box<dyn FnOnce() + Send>;
+
 /// Storage whose writes can be held back, and whose contexts are kept.
 #[derive(Clone)]
 pub(super) struct Gated {
@@ -41,7 +44,7 @@ pub(super) struct Gated {
     pub(super) written: Arc<Mutex<Vec<Context>>>,
     pub(super) viewed: Arc<Mutex<Vec<Context>>>,
     /// Happens once, when the next view is taken.
-    pub(super) on_view: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    pub(super) on_view: Arc<Mutex<Option<Act>>>,
 }
 
 impl Gated {
