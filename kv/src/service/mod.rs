@@ -217,6 +217,7 @@ impl<D: DataEngine> Tikv for Service<D> {
         kv_flush: FlushRequest => FlushResponse = transactions.flush;
         kv_buffer_batch_get: BufferBatchGetRequest => BufferBatchGetResponse
             = transactions.buffer_batch_get;
+        read_index: ReadIndexRequest => ReadIndexResponse = transactions.read_index;
         physical_scan_lock: PhysicalScanLockRequest => PhysicalScanLockResponse = physical_scan_lock;
         get_lock_wait_info: GetLockWaitInfoRequest => GetLockWaitInfoResponse = get_lock_wait_info;
         get_lock_wait_history: GetLockWaitHistoryRequest => GetLockWaitHistoryResponse

@@ -269,6 +269,31 @@ async fn bug_l10_a_read_of_the_latest_passes_by_the_lock_of_an_async_commit() {
 }
 
 #[tokio::test]
+async fn who_asks_how_far_to_apply_meets_locks_on_their_way_and_raises_the_newest_read() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    let ask = |start_ts, start_key: &'static str| kvrpcpb::ReadIndexRequest {
+        start_ts,
+        ranges: vec![kvrpcpb::KeyRange { start_key: start_key.into(), end_key: "z".into() }],
+        ..Default::default()
+    };
+    let answer = transactions.read_index(ask(400, "a")).await;
+    assert!(answer.locked.is_none() && answer.region_error.is_none());
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let writer = transactions.clone();
+    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
+    let write = tokio::spawn(async move { writer.prewrite(request).await });
+    while storage.written.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(transactions.read_index(ask(500, "a")).await.locked.unwrap().lock_version, 110);
+    assert!(transactions.read_index(ask(500, "l")).await.locked.is_none(), "not in its ranges");
+    storage.is_shut.store(false, Ordering::SeqCst);
+    storage.gate.notify_one();
+    assert!(write.await.unwrap().min_commit_ts > 400);
+}
+
+#[tokio::test]
 async fn a_key_of_another_region_is_refused() {
     let range = KeyRange { start: Key::new("b").encoded().clone(), end: None };
     let storage = LocalStorage::with_range(MemoryData::new(), range);
