@@ -19,3 +19,4 @@ mod scheduler_leader;
 mod scheduling;
 mod shell;
 mod stream;
+mod transactions;

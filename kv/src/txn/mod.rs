@@ -31,7 +31,9 @@
 //! In reading order: [`record`], [`reader`], [`read_rule`], [`scanner`], [`writer`], [`command`];
 //! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`lock_wait`], [`safe_points`].
 //!
-//! Left out: shared locks, locks kept in memory only.
+//! Left out: shared locks; and pessimistic locks that are kept in memory only. Here each goes through the
+//! region's log before it is granted, so it is still there after a transfer, a split, or the loss of its
+//! leader; TiKV saves the write and may lose the lock.
 
 pub mod record;
 pub mod problem;
@@ -55,7 +57,11 @@ pub use transactions::{TimestampFuture, TimestampSource, Transactions};
 
 #[cfg(test)]
 mod script;
-#[cfg(test)]
-mod replay;
+#[cfg(any(test, feature = "fuzzing"))]
+mod dump;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod replay;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod famous;

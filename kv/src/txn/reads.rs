@@ -9,10 +9,11 @@
 use bytes::Bytes;
 use proto::kvrpcpb::{
     self, BatchGetRequest, BatchGetResponse, BufferBatchGetRequest, BufferBatchGetResponse,
-    GetRequest, GetResponse, IsolationLevel, KvPair, ScanLockRequest, ScanLockResponse,
-    ScanRequest, ScanResponse,
+    GetRequest, GetResponse, IsolationLevel, KvPair, ReadIndexRequest, ReadIndexResponse,
+    ScanLockRequest, ScanLockResponse, ScanRequest, ScanResponse,
 };
-use proto::{KeyRange, memcomparable};
+use proto::{KeyRange, RegionId, memcomparable};
+use raftstore::storage::applied_state;
 
 use super::command::flush::flushed;
 use super::command::get::get;
@@ -239,6 +240,36 @@ impl<St: Storage> Transactions<St> {
         let (context, limit) = (leader_only(context), request.limit as usize);
         let locks = self.old_locks(&context, &range, request.max_version, limit).await?;
         Ok(locks.iter().map(|(key, lock)| lock.info(key)).collect())
+    }
+
+    /// `ReadIndex`: how far a replica elsewhere must have applied before it may be read at a timestamp. The
+    /// leader promises that no transaction will commit below it which it does not know of yet.
+    pub async fn read_index(&self, mut request: ReadIndexRequest) -> ReadIndexResponse {
+        let context = request.context.take().unwrap_or_default();
+        match self.try_read_index(&context, &request).await {
+            Ok(read_index) => ReadIndexResponse { read_index, ..Default::default() },
+            Err(stop) => {
+                let (region_error, error) = stop.into_answer();
+                let locked = error.and_then(|error| error.locked);
+                ReadIndexResponse { region_error, locked, ..Default::default() }
+            }
+        }
+    }
+
+    async fn try_read_index(
+        &self,
+        context: &kvrpcpb::Context,
+        request: &ReadIndexRequest,
+    ) -> Result<u64, Stop> {
+        let reading = Reading::new(context, request.start_ts);
+        self.memory().on_read(reading.ts);
+        for range in &request.ranges {
+            let range = encoded_range(&range.start_key, &range.end_key);
+            self.check_memory_in(&range, &reading)?;
+        }
+        let view = self.view(&leader_only(context), Deadline::of(context)).await?;
+        let applied = applied_state(&view.snapshot, RegionId(context.region_id))?;
+        Ok(applied.map_or(0, |applied| applied.index))
     }
 
     /// Says the read's timestamp, unless it is too old; returns the context to take the view with.

@@ -23,7 +23,7 @@ use crate::storage::local::LocalStorage;
 use crate::storage::{Storage, View};
 
 /// Hands out this number, or refuses.
-struct Oracle(Option<u64>);
+pub(super) struct Oracle(pub(super) Option<u64>);
 
 impl TimestampSource for Oracle {
     fn fresh(&self) -> TimestampFuture {
@@ -32,24 +32,30 @@ impl TimestampSource for Oracle {
     }
 }
 
+/// Something that happens.
+type Act = Box<dyn FnOnce() + Send>;
+
 /// Storage whose writes can be held back, and whose contexts are kept.
 #[derive(Clone)]
-struct Gated {
+pub(super) struct Gated {
     local: LocalStorage<MemoryData>,
-    is_shut: Arc<AtomicBool>,
-    gate: Arc<Notify>,
-    written: Arc<Mutex<Vec<Context>>>,
-    viewed: Arc<Mutex<Vec<Context>>>,
+    pub(super) is_shut: Arc<AtomicBool>,
+    pub(super) gate: Arc<Notify>,
+    pub(super) written: Arc<Mutex<Vec<Context>>>,
+    pub(super) viewed: Arc<Mutex<Vec<Context>>>,
+    /// Happens once, when the next view is taken.
+    pub(super) on_view: Arc<Mutex<Option<Act>>>,
 }
 
 impl Gated {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             local: LocalStorage::new(MemoryData::new()),
             is_shut: Arc::default(),
             gate: Arc::default(),
             written: Arc::default(),
             viewed: Arc::default(),
+            on_view: Arc::default(),
         }
     }
 }
@@ -59,6 +65,9 @@ impl Storage for Gated {
 
     async fn view(&self, context: &Context) -> Result<View<Self::Snapshot>, Refusal> {
         self.viewed.lock().push(context.clone());
+        if let Some(act) = self.on_view.lock().take() {
+            act();
+        }
         Ok(View { term: 7, ..self.local.view(context).await? })
     }
 
@@ -71,15 +80,15 @@ impl Storage for Gated {
     }
 }
 
-fn over(storage: Gated) -> Transactions<Gated> {
+pub(super) fn over(storage: Gated) -> Transactions<Gated> {
     Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(Some(100))))
 }
 
-fn put(key: &'static str, value: &'static str) -> Mutation {
+pub(super) fn put(key: &'static str, value: &'static str) -> Mutation {
     Mutation { op: Op::Put as i32, key: key.into(), value: value.into(), ..Default::default() }
 }
 
-fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
+pub(super) fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
     PrewriteRequest {
         primary_lock: mutations[0].key.clone(),
         mutations,
@@ -89,7 +98,7 @@ fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
     }
 }
 
-fn get(key: &'static str, ts: u64) -> GetRequest {
+pub(super) fn get(key: &'static str, ts: u64) -> GetRequest {
     GetRequest { key: key.into(), version: ts, ..Default::default() }
 }
 
@@ -97,7 +106,7 @@ fn hurry(ms: u64) -> Option<Context> {
     Some(Context { max_execution_duration_ms: ms, ..Default::default() })
 }
 
-fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockRequest {
+pub(super) fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockRequest {
     PessimisticLockRequest {
         mutations: vec![Mutation {
             op: Op::PessimisticLock as i32,
@@ -113,7 +122,7 @@ fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockReques
     }
 }
 
-fn refusal(error: Option<errorpb::Error>) -> Refusal {
+pub(super) fn refusal(error: Option<errorpb::Error>) -> Refusal {
     error.expect("a refusal").into()
 }
 
@@ -257,6 +266,31 @@ async fn bug_l10_a_read_of_the_latest_passes_by_the_lock_of_an_async_commit() {
     // The primary of two phases is passed by: while its lock stands nothing is committed.
     assert!(transactions.prewrite(request(false, 120, "p")).await.errors.is_empty());
     assert!(!meets("p").await);
+}
+
+#[tokio::test]
+async fn who_asks_how_far_to_apply_meets_locks_on_their_way_and_raises_the_newest_read() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    let ask = |start_ts, start_key: &'static str| kvrpcpb::ReadIndexRequest {
+        start_ts,
+        ranges: vec![kvrpcpb::KeyRange { start_key: start_key.into(), end_key: "z".into() }],
+        ..Default::default()
+    };
+    let answer = transactions.read_index(ask(400, "a")).await;
+    assert!(answer.locked.is_none() && answer.region_error.is_none());
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let writer = transactions.clone();
+    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
+    let write = tokio::spawn(async move { writer.prewrite(request).await });
+    while storage.written.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(transactions.read_index(ask(500, "a")).await.locked.unwrap().lock_version, 110);
+    assert!(transactions.read_index(ask(500, "l")).await.locked.is_none(), "not in its ranges");
+    storage.is_shut.store(false, Ordering::SeqCst);
+    storage.gate.notify_one();
+    assert!(write.await.unwrap().min_commit_ts > 400);
 }
 
 #[tokio::test]

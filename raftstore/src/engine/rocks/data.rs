@@ -80,7 +80,11 @@ impl RocksData {
         let (db, end) = (&self.shared.db, range.end.as_deref());
         let records = family(db, ColumnFamily::Write);
         db.compact_range_cf_opt(records, Some(range.start.as_ref()), end, &options);
-        // What a filter cannot remove by itself.
+        self.sweep_noted(range)
+    }
+
+    /// Removes what filters cannot remove by themselves.
+    fn sweep_noted(&self, range: &KeyRange) -> Result<(), Fault> {
         for key in self.shared.collection.take_noted(range) {
             let of_key = garbage::versions_of(&key);
             let found = garbage::sweep(&self.snapshot(), &of_key, self.safe_point(), u64::MAX)?;
@@ -287,9 +291,13 @@ impl DataEngine for RocksData {
         }
         let found = garbage::sweep(&self.snapshot(), range, safe_point, SWEPT_RECORDS_MAX)?;
         if found.next.is_none() {
+            // With all of the range, also what filters have noted of it.
+            self.shared.collection.take_noted(range);
             self.write(found.batch)?;
         } else if found.garbage * COMPACTED_SHARE_MIN >= found.looked {
             self.compact_records(range)?;
+        } else {
+            self.sweep_noted(range)?;
         }
         Ok(found.garbage)
     }
