@@ -13,10 +13,12 @@ use proto::{KeyRange, StoreId, Timestamp};
 use tokio::sync::watch;
 
 use crate::backoff::Pause;
+use crate::batch_stream::BatchStreams;
 use crate::call::Call;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::error::{Cause, Result};
+use crate::metrics::Metrics;
 use crate::region_cache::{RegionCache, first_target};
 use crate::route::{Correction, Route};
 use crate::scheduler::{Described, Scheduler};
@@ -32,12 +34,16 @@ const LAST_KEY: &[u8] = &[0xff; 64];
 pub(crate) struct Cluster {
     pub(crate) config: Config,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) batches: BatchStreams,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) scheduler: Arc<Scheduler>,
     timestamps: Timestamps,
     regions: Mutex<RegionCache>,
     addresses: Mutex<BTreeMap<StoreId, String>>,
     lookups: [tokio::sync::Mutex<()>; LOOKUPS_MAX],
     seeds: AtomicU64,
+    /// Whose turn it is among replicas that may answer.
+    turns: AtomicU64,
     background: watch::Sender<usize>,
 }
 
@@ -51,12 +57,15 @@ impl Cluster {
         Self {
             config,
             connections,
+            batches: BatchStreams::default(),
+            metrics: Arc::default(),
             scheduler,
             timestamps,
             regions: Mutex::default(),
             addresses: Mutex::default(),
             lookups: Default::default(),
             seeds: AtomicU64::new(seed),
+            turns: AtomicU64::new(0),
             background: watch::Sender::new(0),
         }
     }
@@ -69,6 +78,11 @@ impl Cluster {
     /// The beginning of a call with a deadline of its own.
     pub(crate) fn call_within(&self, what: &'static str, timeout: std::time::Duration) -> Call {
         Call::new(what, timeout, self.seeds.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A number that is another one each time.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A fresh timestamp.
@@ -87,6 +101,7 @@ impl Cluster {
             if let Some(route) = self.regions.lock().find(key) {
                 return Ok(route);
             }
+            self.metrics.lookup();
             let described = self.scheduler.region(call, key).await?;
             let described = self.learn(described);
             if let Some(route) = self.regions.lock().find(key) {
@@ -108,6 +123,7 @@ impl Cluster {
                 return Ok(route);
             }
             call.waits_for("the scheduler to say where the range ends", None);
+            self.metrics.lookup();
             let key = end.unwrap_or(LAST_KEY);
             let mut described = self.scheduler.region(call, key).await?;
             // A bound between two regions belongs to the right one; the keys before it do not.

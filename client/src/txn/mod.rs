@@ -57,8 +57,8 @@ const LOCKS_PAGE_MAX: u32 = 1024;
 /// Begins transactions and snapshots. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TransactionClient {
-    cluster: Arc<Cluster>,
-    codec: KeyCodec,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) codec: KeyCodec,
     resolver: Arc<LockResolver>,
     timeout: Duration,
     options: TransactionOptions,
@@ -181,6 +181,7 @@ impl TransactionClient {
     /// Whether there is time to run a transaction again, after a pause.
     async fn again(&self, call: &mut Call, error: &Error) -> bool {
         tracing::debug!(%error, "transaction: running it again");
+        self.cluster.metrics.repeat();
         call.pause(Pause::Conflict).await.is_ok()
     }
 
@@ -238,7 +239,7 @@ impl TransactionClient {
         self.resolver.settle(self, &mut call, start, primary, keys).await
     }
 
-    fn call(&self, what: &'static str) -> Call {
+    pub(crate) fn call(&self, what: &'static str) -> Call {
         self.cluster.call_within(what, self.timeout)
     }
 
