@@ -49,6 +49,8 @@ struct Item {
 struct Health {
     /// The store does not know the method.
     is_unknown: AtomicBool,
+    /// The store has answered on it.
+    is_known: AtomicBool,
     heard: Mutex<Instant>,
 }
 
@@ -81,19 +83,25 @@ impl BatchStreams {
         if stream.health.is_unknown.load(Ordering::Relaxed) {
             return Batched::Unknown(command);
         }
-        let again = command.clone();
+        let is_known = stream.health.is_known.load(Ordering::Relaxed);
+        let again = (!is_known).then(|| command.clone());
         let (answer, answered) = oneshot::channel();
         let ended = || Batched::Failed(Status::unavailable("the stream to the store has ended"));
         if stream.items.send(Item { command, answer }).await.is_err() {
             self.forget(address);
             return ended();
         }
-        match answered.await {
-            Ok(Ok(answer)) => Batched::Answered(answer),
-            // Said by the method's absence, or by a store that was replaced by such a one.
-            Ok(Err(status)) if status.code() == Code::Unimplemented => Batched::Unknown(again),
-            Ok(Err(status)) => Batched::Failed(status),
-            Err(_) => ended(),
+        // A stream that is given up ends when nobody can ask it any more.
+        drop(stream);
+        match (answered.await, again) {
+            (Ok(Ok(answer)), _) => Batched::Answered(answer),
+            (Ok(Err(status)), Some(again)) if status.code() == Code::Unimplemented => {
+                Batched::Unknown(again)
+            }
+            // A store that knew the method has made way for one that does not.
+            (Ok(Err(status)), None) if status.code() == Code::Unimplemented => ended(),
+            (Ok(Err(status)), _) => Batched::Failed(status),
+            (Err(_), _) => ended(),
         }
     }
 
@@ -119,7 +127,11 @@ impl BatchStreams {
             return stream.clone();
         }
         let (items, inbox) = mpsc::channel(WAITING_MAX);
-        let health = Health { is_unknown: false.into(), heard: Mutex::new(Instant::now()) };
+        let health = Health {
+            is_unknown: false.into(),
+            is_known: false.into(),
+            heard: Mutex::new(Instant::now()),
+        };
         let stream = BatchStream { items, health: Arc::new(health) };
         let task = Task {
             channel: channel.clone(),
@@ -250,6 +262,7 @@ impl Task {
 
     fn answer(&mut self, batch: BatchCommandsResponse) {
         *self.health.heard.lock() = Instant::now();
+        self.health.is_known.store(true, Ordering::Relaxed);
         for (id, response) in batch.request_ids.into_iter().zip(batch.responses) {
             // Whoever asked may have left.
             let Some(answer) = self.open.remove(&id) else { continue };

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use proto::{KeyRange, StoreId, Timestamp};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::backoff::Pause;
@@ -45,6 +46,8 @@ pub(crate) struct Cluster {
     /// Whose turn it is among replicas that may answer.
     turns: AtomicU64,
     background: watch::Sender<usize>,
+    /// The runtime the client was made in: what goes on in the background goes on there.
+    runtime: Handle,
 }
 
 impl Cluster {
@@ -67,6 +70,7 @@ impl Cluster {
             seeds: AtomicU64::new(seed),
             turns: AtomicU64::new(0),
             background: watch::Sender::new(0),
+            runtime: Handle::current(),
         }
     }
 
@@ -228,13 +232,12 @@ impl Cluster {
         self.regions.lock().confirm(route);
     }
 
-    /// Does something that nobody waits for, and counts it until it is over. Outside of a runtime
-    /// (a handle dropped at shutdown) it is not done at all.
+    /// Does something that nobody waits for, and counts it until it is over. After the client's
+    /// runtime has shut down it is not done at all.
     pub(crate) fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let counted = Counted(self.clone());
         self.background.send_modify(|count| *count += 1);
-        runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let _counted = counted;
             work.await;
         });

@@ -52,6 +52,7 @@ enum Next {
 enum Wrong {
     /// Not understood, or not here.
     Mistake(String),
+    Refused(&'static str),
     Failed(client::Error),
     Interrupted,
 }
@@ -179,6 +180,7 @@ impl Shell {
         match said {
             Ok(said) => said.print(self.format, self.to_a_person),
             Err(Trouble::Mistake(words)) => return Err(Wrong::Mistake(words)),
+            Err(Trouble::Refused(words)) => return Err(Wrong::Refused(words)),
             Err(Trouble::Failed(error)) => return Err(Wrong::Failed(error)),
         }
         if self.timing {
@@ -192,6 +194,7 @@ impl Shell {
 fn told(wrong: Wrong) -> (Code, String) {
     match wrong {
         Wrong::Mistake(words) => (Code::Usage, words),
+        Wrong::Refused(words) => (Code::Failed, words.into()),
         Wrong::Interrupted => (Code::Interrupted, "interrupted; what it did is not known".into()),
         Wrong::Failed(error) => {
             let code = keyspace::failure(&error).code;

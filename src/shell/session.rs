@@ -49,6 +49,8 @@ pub(super) enum Said {
 pub(super) enum Trouble {
     /// It makes no sense here.
     Mistake(String),
+    /// It was not done, for a reason that lies in the data.
+    Refused(&'static str),
     /// The cluster said no, or nothing.
     Failed(Error),
 }
@@ -170,7 +172,7 @@ impl Session {
             }
             Statement::Insert { key, value } => {
                 let swap = raw.compare_and_swap(&key, None::<Bytes>, value).await?;
-                if swap.swapped { done("written") } else { mistake("the key exists") }
+                if swap.swapped { done("written") } else { Err(Trouble::Refused("the key exists")) }
             }
             Statement::Delete { key } => {
                 raw.delete(&key).await?;

@@ -217,7 +217,9 @@ impl PessimisticTransaction {
             }
             // The locks have done their duty by standing there until now.
             Some(_) | None => {
-                inner.release_all().await?;
+                if let Err(error) = inner.release_all().await {
+                    tracing::debug!(%error, "left locks to expire");
+                }
                 Ok(None)
             }
         }

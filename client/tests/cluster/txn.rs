@@ -84,8 +84,44 @@ async fn a_snapshot_streams_a_long_range() {
     let seen: Vec<KvPair> = snapshot.stream(..).try_collect().await.unwrap();
     assert_eq!(seen.len(), 2500);
     assert!(seen.is_sorted());
+    let mut streamed: Vec<KvPair> = snapshot.stream_reverse(..).try_collect().await.unwrap();
+    streamed.reverse();
+    assert_eq!(streamed, seen);
+    let keys: Vec<Bytes> = snapshot.stream_keys("k3400"..).try_collect().await.unwrap();
+    assert_eq!((keys.len(), &keys[0][..]), (100, &b"k3400"[..]));
     assert_eq!(snapshot.scan_reverse(.., 2000).await.unwrap().len(), 2000);
     assert_eq!(snapshot.scan_keys("k34".., 500).await.unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_across_splits_and_new_leaders() {
+    let fake = Fake::start().await;
+    let transactions = fake.client().await.transactions();
+    let txn = transactions.begin().await.unwrap();
+    for number in 1000..6000 {
+        txn.put(format!("k{number}"), "v").unwrap();
+    }
+    txn.commit().await.unwrap();
+    let snapshot = transactions.snapshot().await.unwrap();
+    for reverse in [false, true] {
+        let mut stream = if reverse { snapshot.stream_reverse(..) } else { snapshot.stream(..) };
+        let mut seen: Vec<Bytes> = Vec::new();
+        while let Some((key, _)) = stream.try_next().await.unwrap() {
+            // Twice within each page, and where the stream has yet to come.
+            if seen.len() % 500 == 0 {
+                let number = 1000 + (seen.len() as u64 * 7 + u64::from(reverse) * 3) % 5000;
+                let cut = proto::memcomparable::encode(format!("k{number}").as_bytes());
+                fake.split(&cut);
+                fake.move_leader(&cut, 1 + number % 3);
+            }
+            seen.push(key);
+        }
+        if reverse {
+            seen.reverse();
+        }
+        assert_eq!(seen.len(), 5000);
+        assert!(seen.is_sorted());
+    }
 }
 
 #[tokio::test]
