@@ -6,7 +6,7 @@ use client::{At, Client, ReplicaRead, Result, Span};
 use futures_util::TryStreamExt as _;
 
 /// What the example shows.
-pub async fn example(client: &Client) -> Result<()> {
+pub(crate) async fn example(client: &Client) -> Result<()> {
     let transactions = client.transactions();
     let write = |value: &'static str| {
         transactions.run(move |txn| async move {

@@ -6,7 +6,7 @@ use client::blocking::Client;
 use client::{At, Result};
 
 /// What the example shows.
-pub fn example(client: &Client) -> Result<()> {
+pub(crate) fn example(client: &Client) -> Result<()> {
     client.transactions().run(|txn| txn.put("threads/sum", "0"))?;
     std::thread::scope(|scope| {
         let adders: Vec<_> = (0..4).map(|_| scope.spawn(|| add(client))).collect();

@@ -6,7 +6,7 @@
 use client::{Client, Result};
 
 /// What the example shows.
-pub async fn example(client: &Client) -> Result<()> {
+pub(crate) async fn example(client: &Client) -> Result<()> {
     let raw = client.raw();
     raw.put("greeting", "hello").await?;
     let pairs = raw.scan("a".."z", 100).await?;

@@ -22,7 +22,7 @@ fn what_to_do(error: &Error) -> &'static str {
 }
 
 /// What the example shows.
-pub async fn example(client: &Client) -> Result<()> {
+pub(crate) async fn example(client: &Client) -> Result<()> {
     // A lock that is not to be had within a second is reported, not waited for.
     let options = TransactionOptions {
         lock_wait: LockWait::For(Duration::from_secs(1)),

@@ -104,6 +104,11 @@ impl Call {
         self.region = Some(region);
     }
 
+    /// What the user asked for.
+    pub(crate) fn what(&self) -> &'static str {
+        self.what
+    }
+
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -180,7 +180,10 @@ impl Cluster {
         call.sends_to(route.region_id());
         let sent = Instant::now();
         let answer = self.exchange(&address, request, patience).await;
-        self.metrics.request(R::NAME, sent.elapsed());
+        let took = sent.elapsed();
+        self.metrics.request(R::NAME, took);
+        let (region, store) = (route.region_id(), route.store_id());
+        tracing::trace!(call = call.what(), request = R::NAME, %region, %store, ?took, "asked");
         let (verdict, cause) = match answer {
             Ok(mut answer) => match R::take_refusal(&mut answer) {
                 None => {

@@ -10,9 +10,9 @@ use client::{Error, PessimisticTransaction, Result, Span, Transaction, Transacti
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use super::flags::{BenchBankFlags, Locking};
 use super::load::{self, Bed, Turn, Workload};
 use super::txn::client_of;
-use crate::args::{BenchBankFlags, Locking};
 use crate::ctl::keyspace::failure;
 use crate::exit::{Failure, Outcome};
 

@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 use super::child::Playground;
-use crate::args::LoadFlags;
+use super::flags::LoadFlags;
 use crate::ctl::keyspace;
 use crate::exit::{Failure, Outcome};
 use crate::output::Report;

@@ -10,6 +10,7 @@
 mod bank;
 mod child;
 mod etcd;
+pub(crate) mod flags;
 mod idle;
 mod load;
 mod raw;

@@ -7,8 +7,8 @@ use client::{PessimisticTransaction, Result, Transaction, TransactionClient, Tra
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use super::flags::{BenchTxnFlags, Locking};
 use super::load::{self, Bed, Turn, Workload};
-use crate::args::{BenchTxnFlags, Locking};
 use crate::exit::Outcome;
 
 struct Transactions {

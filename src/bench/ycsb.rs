@@ -16,9 +16,9 @@ use client::{Client, RawClient, Result, Transaction, TransactionClient};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::flags::{BenchYcsbFlags, YcsbWorkload};
 use super::load::{self, Bed, Turn, Workload};
 use super::zipfian::Zipfian;
-use crate::args::{BenchYcsbFlags, YcsbWorkload};
 use crate::ctl::keyspace::failure;
 use crate::exit::Outcome;
 

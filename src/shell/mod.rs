@@ -18,6 +18,7 @@
 //! crate), and commands about the cluster: `tessera ctl`.
 
 mod editor;
+mod flags;
 mod print;
 mod session;
 mod statement;
@@ -29,11 +30,11 @@ use std::time::{Duration, Instant};
 
 use client::ErrorKind;
 
-use crate::args::ShellFlags;
 use crate::ctl::keyspace;
 use crate::exit::{Code, Failure, Outcome};
 use crate::output::Format;
 use editor::{Terminal, Typed};
+pub(crate) use flags::ShellFlags;
 use session::{Session, Trouble};
 use statement::{Mode, Statement, USAGES, usage_of};
 use words::Word;

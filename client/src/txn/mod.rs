@@ -7,7 +7,7 @@
 //! what became of it (`lock_resolver.rs`), so a client that dies leaves nothing that others cannot
 //! clean up.
 //!
-//! A *pessimistic* transaction (`pessimistic.rs`) takes its locks earlier, when it reads for update or
+//! A *pessimistic* transaction (`pessimistic/`) takes its locks earlier, when it reads for update or
 //! writes, and so knows before its commit that nobody was faster.
 //!
 //! Left out: savepoints; flushing the changes of a transaction before its commit, so it has to fit

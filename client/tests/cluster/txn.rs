@@ -59,7 +59,11 @@ async fn a_transaction_sees_its_own_writes_among_the_stored_ones() {
     assert_eq!(txn.scan(.., 9).await.unwrap(), seen);
     assert_eq!(txn.scan(.., 3).await.unwrap(), seen[..3]);
     assert_eq!(txn.scan("b".."h", 9).await.unwrap(), seen[1..4]);
+    let streamed: Vec<KvPair> = txn.stream(..).try_collect().await.unwrap();
+    assert_eq!(streamed, seen);
     let backwards: Vec<_> = seen.iter().rev().cloned().collect();
+    let streamed: Vec<KvPair> = txn.stream_reverse("a"..).try_collect().await.unwrap();
+    assert_eq!(streamed, backwards);
     assert_eq!(txn.scan_reverse(.., 9).await.unwrap(), backwards);
     assert_eq!(txn.scan_reverse(.., 2).await.unwrap(), backwards[..2]);
     assert_eq!(txn.batch_get(["e", "b", "a"]).await.unwrap(), [seen[0].clone(), seen[1].clone()]);
@@ -149,7 +153,8 @@ async fn everything_about_a_key_can_be_seen() {
     let txn = transactions.begin().await.unwrap();
     txn.delete("k").unwrap();
     let deleted = txn.commit().await.unwrap().unwrap();
-    fake.state.lock().txn.rollback(&["k".into()], deleted.0 + 1).unwrap();
+    let dead = client.timestamp().await.unwrap();
+    fake.state.lock().txn.rollback(&["k".into()], dead.0).unwrap();
     let holder = transactions.begin_pessimistic().await.unwrap();
     holder.lock_keys(["a", "k"]).await.unwrap();
     let versions = transactions.versions("k").await.unwrap();
