@@ -11,13 +11,16 @@ fn balance(value: Option<impl AsRef<[u8]>>) -> u64 {
 
 /// What a program can do about a transfer that failed.
 fn what_to_do(error: &Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::Stopped => "tell ada",
+    if *error.kind() == ErrorKind::Stopped {
+        "tell ada"
+    } else if error.is_undetermined() {
         // It may have happened; doing it again could do it twice.
-        _ if error.is_undetermined() => "read the accounts, and decide",
+        "read the accounts, and decide"
+    } else if error.is_retryable() {
         // It has not happened, and only others were in its way.
-        _ if error.is_retryable() => "try again later",
-        _ => "look into it",
+        "try again later"
+    } else {
+        "look into it"
     }
 }
 

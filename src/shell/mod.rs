@@ -199,10 +199,12 @@ fn told(wrong: Wrong) -> (Code, String) {
         Wrong::Interrupted => (Code::Interrupted, "interrupted; what it did is not known".into()),
         Wrong::Failed(error) => {
             let code = keyspace::failure(&error).code;
-            let advice = match error.kind() {
-                ErrorKind::Deadlock { .. } => "; rollback, and begin again",
-                ErrorKind::WriteConflict { .. } => "; begin again",
-                _ => "",
+            let advice = if matches!(error.kind(), ErrorKind::Deadlock { .. }) {
+                "; rollback, and begin again"
+            } else if matches!(error.kind(), ErrorKind::WriteConflict { .. }) {
+                "; begin again"
+            } else {
+                ""
             };
             (code, format!("{error}{advice}"))
         }

@@ -1,6 +1,11 @@
 //! What the shell remembers between statements, and does for each: a client, a mode, and perhaps an
 //! open transaction.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what a mode, or a kind of transaction, does not know is answered alike"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,6 +53,7 @@ macro_rules! store_methods {
         }
 
         /// The same commands, as they come on the batched stream.
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the client sends only some of them")]
         pub(super) async fn command(here: Here, command: Command) -> Result<Answer, Status> {
             match command {
                 $($(Command::$command(request) => {
