@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::backoff::{Backoff, Pause};
 use crate::error::{Cause, Error, ErrorKind, Result};
+use crate::replica_read::ReplicaRead;
 
 /// The longest timeout. "For ever" counts as this: clocks cannot be added to without end.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     sent_again: bool,
     /// Whether to report such a write rather than send it again.
     strict: bool,
+    /// Whom reads of this call are asked of.
+    replica_read: ReplicaRead,
     waits_for: Cow<'static, str>,
     region: Option<RegionId>,
     last: Option<Cause>,
@@ -47,6 +50,7 @@ impl Call {
             outcome_open: false,
             sent_again: false,
             strict: false,
+            replica_read: ReplicaRead::Leader,
             waits_for: Cow::Borrowed("an answer"),
             region: None,
             last: None,
@@ -70,6 +74,15 @@ impl Call {
         self
     }
 
+    /// From now on reads go to these.
+    pub(crate) fn reads_from(&mut self, replica_read: ReplicaRead) {
+        self.replica_read = replica_read;
+    }
+
+    pub(crate) fn replica_read(&self) -> ReplicaRead {
+        self.replica_read
+    }
+
     pub(crate) fn is_strict(&self) -> bool {
         self.strict
     }
@@ -89,6 +102,11 @@ impl Call {
     pub(crate) fn sends_to(&mut self, region: RegionId) {
         self.attempts += 1;
         self.region = Some(region);
+    }
+
+    /// What the user asked for.
+    pub(crate) fn what(&self) -> &'static str {
+        self.what
     }
 
     pub(crate) fn attempts(&self) -> u32 {

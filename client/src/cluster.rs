@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use proto::{KeyRange, StoreId, Timestamp};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::backoff::Pause;
+use crate::batch_stream::BatchStreams;
 use crate::call::Call;
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::error::{Cause, Result};
+use crate::metrics::Metrics;
 use crate::region_cache::{RegionCache, first_target};
 use crate::route::{Correction, Route};
 use crate::scheduler::{Described, Scheduler};
@@ -32,13 +35,19 @@ const LAST_KEY: &[u8] = &[0xff; 64];
 pub(crate) struct Cluster {
     pub(crate) config: Config,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) batches: BatchStreams,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) scheduler: Arc<Scheduler>,
     timestamps: Timestamps,
     regions: Mutex<RegionCache>,
     addresses: Mutex<BTreeMap<StoreId, String>>,
     lookups: [tokio::sync::Mutex<()>; LOOKUPS_MAX],
     seeds: AtomicU64,
+    /// Whose turn it is among replicas that may answer.
+    turns: AtomicU64,
     background: watch::Sender<usize>,
+    /// The runtime the client was made in: what goes on in the background goes on there.
+    runtime: Handle,
 }
 
 impl Cluster {
@@ -51,13 +60,17 @@ impl Cluster {
         Self {
             config,
             connections,
+            batches: BatchStreams::default(),
+            metrics: Arc::default(),
             scheduler,
             timestamps,
             regions: Mutex::default(),
             addresses: Mutex::default(),
             lookups: Default::default(),
             seeds: AtomicU64::new(seed),
+            turns: AtomicU64::new(0),
             background: watch::Sender::new(0),
+            runtime: Handle::current(),
         }
     }
 
@@ -69,6 +82,11 @@ impl Cluster {
     /// The beginning of a call with a deadline of its own.
     pub(crate) fn call_within(&self, what: &'static str, timeout: std::time::Duration) -> Call {
         Call::new(what, timeout, self.seeds.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A number that is another one each time.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A fresh timestamp.
@@ -87,6 +105,7 @@ impl Cluster {
             if let Some(route) = self.regions.lock().find(key) {
                 return Ok(route);
             }
+            self.metrics.lookup();
             let described = self.scheduler.region(call, key).await?;
             let described = self.learn(described);
             if let Some(route) = self.regions.lock().find(key) {
@@ -108,6 +127,7 @@ impl Cluster {
                 return Ok(route);
             }
             call.waits_for("the scheduler to say where the range ends", None);
+            self.metrics.lookup();
             let key = end.unwrap_or(LAST_KEY);
             let mut described = self.scheduler.region(call, key).await?;
             // A bound between two regions belongs to the right one; the keys before it do not.
@@ -212,13 +232,12 @@ impl Cluster {
         self.regions.lock().confirm(route);
     }
 
-    /// Does something that nobody waits for, and counts it until it is over. Outside of a runtime
-    /// (a handle dropped at shutdown) it is not done at all.
+    /// Does something that nobody waits for, and counts it until it is over. After the client's
+    /// runtime has shut down it is not done at all.
     pub(crate) fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let counted = Counted(self.clone());
         self.background.send_modify(|count| *count += 1);
-        runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let _counted = counted;
             work.await;
         });

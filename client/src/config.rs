@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::kvrpcpb;
 
+use crate::replica_read::ReplicaRead;
 use crate::txn::TransactionOptions;
 
 /// Settings of a [`Client`](crate::Client). All of them are free: they need not agree with other
@@ -31,6 +32,15 @@ pub struct Config {
     pub keyspace: String,
     /// How many requests one call may have under way at a time, one per region. Default 16.
     pub concurrency_max: usize,
+    /// Who answers reads of raw keys and of snapshots; [`Snapshot::with_replica_read`] and
+    /// [`RawClient::with_replica_read`] choose for one of them. Default the leader.
+    ///
+    /// [`Snapshot::with_replica_read`]: crate::Snapshot::with_replica_read
+    /// [`RawClient::with_replica_read`]: crate::RawClient::with_replica_read
+    pub replica_read: ReplicaRead,
+    /// Whether requests to a store share one stream, which costs both ends less; stores that do not
+    /// know it are sent single requests. Default true.
+    pub batch_commands: bool,
     /// Seed of the jitter between tries. Default: another one each time.
     pub seed: Option<u64>,
 }
@@ -46,6 +56,8 @@ impl Default for Config {
             api_version: ApiVersion::V1,
             keyspace: "DEFAULT".into(),
             concurrency_max: 16,
+            replica_read: ReplicaRead::default(),
+            batch_commands: true,
             seed: None,
         }
     }

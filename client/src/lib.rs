@@ -1,14 +1,19 @@
 #![doc = include_str!("../README.md")]
 
+pub mod blocking;
 pub mod config;
 pub mod error;
+mod gc;
 mod backoff;
+mod batch_stream;
 mod call;
 mod cluster;
 mod connection;
 mod keyspace;
+pub mod metrics;
 pub mod raw;
 mod region_cache;
+mod replica_read;
 mod request;
 mod route;
 mod scan;
@@ -23,9 +28,12 @@ use std::time::Duration;
 use cluster::Cluster;
 pub use config::{ApiVersion, Config};
 pub use error::{Error, ErrorKind, Result, Waiting};
+pub use gc::{Barrier, Gc, GcState};
 use keyspace::{KeyCodec, Mode};
+pub use metrics::Metrics;
 pub use proto::{RegionId, Timestamp};
-pub use raw::{KvPair, RawClient, Swap, Ttl};
+pub use raw::{Checksum, KvPair, RawClient, Swap, Ttl};
+pub use replica_read::ReplicaRead;
 pub use span::Span;
 pub use txn::{
     At, LockWait, PessimisticTransaction, Snapshot, Transaction, TransactionClient,
@@ -76,9 +84,19 @@ impl Client {
         TransactionClient::new(self.cluster.clone(), self.codec(Mode::Transactional))
     }
 
+    /// How long old versions of transactional keys are kept.
+    pub fn gc(&self) -> Gc {
+        Gc::new(self.transactions())
+    }
+
     /// The id of the cluster, as the scheduler says it.
     pub fn cluster_id(&self) -> u64 {
         self.cluster.scheduler.cluster_id()
+    }
+
+    /// What this client, and everything made from it, has done and met.
+    pub fn metrics(&self) -> &Metrics {
+        &self.cluster.metrics
     }
 
     /// A timestamp later than every one given out before.

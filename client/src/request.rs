@@ -12,14 +12,17 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use proto::{KeyRange, Refusal, errorpb, kvrpcpb, region};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use crate::batch_stream::{Answer, Batched, Command};
 use crate::call::Call;
 use crate::cluster::Cluster;
 use crate::connection;
 use crate::error::{Cause, ErrorKind, Result};
 use crate::keyspace::KeyCodec;
+use crate::replica_read::ReplicaRead;
 use crate::route::{Correction, Fate, Route, Verdict};
 use crate::scan::Order;
 
@@ -47,8 +50,14 @@ pub(crate) trait StoreRequest: Clone + Send + 'static {
     }
     /// How many times the usual patience one try gets: some requests work through a whole region.
     const PATIENCE: u32;
+    /// Whether other replicas than the leader can answer it.
+    const IS_READ: bool;
     fn context(&mut self) -> &mut Option<kvrpcpb::Context>;
     fn take_refusal(answer: &mut Self::Answer) -> Option<errorpb::Error>;
+    /// The request in the form of the batched stream; back as it came when it has none there.
+    fn into_command(self) -> Result<Command, Self>;
+    fn from_command(command: Command) -> Option<Self>;
+    fn from_answer(answer: Answer) -> Option<Self::Answer>;
     fn send(
         self,
         channel: Channel,
@@ -57,13 +66,14 @@ pub(crate) trait StoreRequest: Clone + Send + 'static {
 }
 
 macro_rules! store_request {
-    ($($method:ident: $request:ident => $answer:ident, $effect:ident, $patience:literal
-        $(, $decides:path)?;)*) => {$(
+    ($($method:ident $(as $batched:ident)?: $request:ident => $answer:ident,
+        $effect:ident, $patience:literal $(, [$read:ident])? $(, $decides:path)?;)*) => {$(
         impl StoreRequest for kvrpcpb::$request {
             type Answer = kvrpcpb::$answer;
             const NAME: &'static str = stringify!($method);
             const EFFECT: Effect = Effect::$effect;
             const PATIENCE: u32 = $patience;
+            const IS_READ: bool = !stringify!($($read)?).is_empty();
 
             $(fn effect(&self) -> Effect {
                 if $decides(self) { Effect::Idempotent } else { Self::EFFECT }
@@ -75,6 +85,22 @@ macro_rules! store_request {
 
             fn take_refusal(answer: &mut Self::Answer) -> Option<errorpb::Error> {
                 answer.region_error.take()
+            }
+
+            fn into_command(self) -> Result<Command, Self> {
+                let request = Err(self);
+                $(let request = request.or_else(|request| Ok(Command::$batched(request)));)?
+                request
+            }
+
+            fn from_command(_command: Command) -> Option<Self> {
+                $(if let Command::$batched(request) = _command { return Some(request); })?
+                None
+            }
+
+            fn from_answer(_answer: Answer) -> Option<Self::Answer> {
+                $(if let Answer::$batched(answer) = _answer { return Some(answer); })?
+                None
             }
 
             async fn send(
@@ -91,34 +117,38 @@ macro_rules! store_request {
 }
 
 store_request! {
-    raw_get: RawGetRequest => RawGetResponse, None, 1;
-    raw_get_key_ttl: RawGetKeyTtlRequest => RawGetKeyTtlResponse, None, 1;
-    raw_batch_get: RawBatchGetRequest => RawBatchGetResponse, None, 2;
-    raw_scan: RawScanRequest => RawScanResponse, None, 2;
-    raw_put: RawPutRequest => RawPutResponse, Idempotent, 1;
-    raw_batch_put: RawBatchPutRequest => RawBatchPutResponse, Idempotent, 2;
-    raw_delete: RawDeleteRequest => RawDeleteResponse, Idempotent, 1;
-    raw_batch_delete: RawBatchDeleteRequest => RawBatchDeleteResponse, Idempotent, 2;
-    raw_delete_range: RawDeleteRangeRequest => RawDeleteRangeResponse, Idempotent, 10;
+    raw_get as RawGet: RawGetRequest => RawGetResponse, None, 1, [read];
+    raw_get_key_ttl: RawGetKeyTtlRequest => RawGetKeyTtlResponse, None, 1, [read];
+    raw_batch_get as RawBatchGet: RawBatchGetRequest => RawBatchGetResponse, None, 2, [read];
+    raw_scan as RawScan: RawScanRequest => RawScanResponse, None, 2, [read];
+    raw_checksum: RawChecksumRequest => RawChecksumResponse, None, 10, [read];
+    raw_put as RawPut: RawPutRequest => RawPutResponse, Idempotent, 1;
+    raw_batch_put as RawBatchPut: RawBatchPutRequest => RawBatchPutResponse, Idempotent, 2;
+    raw_delete as RawDelete: RawDeleteRequest => RawDeleteResponse, Idempotent, 1;
+    raw_batch_delete as RawBatchDelete:
+        RawBatchDeleteRequest => RawBatchDeleteResponse, Idempotent, 2;
+    raw_delete_range as RawDeleteRange:
+        RawDeleteRangeRequest => RawDeleteRangeResponse, Idempotent, 10;
     raw_compare_and_swap: RawCasRequest => RawCasResponse, Once, 1;
-    kv_get: GetRequest => GetResponse, None, 1;
-    kv_batch_get: BatchGetRequest => BatchGetResponse, None, 2;
-    kv_scan: ScanRequest => ScanResponse, None, 2;
-    kv_scan_lock: ScanLockRequest => ScanLockResponse, None, 5;
+    kv_get as Get: GetRequest => GetResponse, None, 1, [read];
+    kv_batch_get as BatchGet: BatchGetRequest => BatchGetResponse, None, 2, [read];
+    kv_scan as Scan: ScanRequest => ScanResponse, None, 2, [read];
+    kv_scan_lock as ScanLock: ScanLockRequest => ScanLockResponse, None, 5;
     // In two phases nothing has happened until the primary is committed, whatever was locked on the
     // way. Otherwise the last key locked is the commit.
-    kv_prewrite: PrewriteRequest => PrewriteResponse, None, 2, commits_at_once;
+    kv_prewrite as Prewrite: PrewriteRequest => PrewriteResponse, None, 2, commits_at_once;
     // A store lets a request wait for a lock for about a second.
-    kv_pessimistic_lock: PessimisticLockRequest => PessimisticLockResponse, None, 2;
-    kv_commit: CommitRequest => CommitResponse, Idempotent, 2;
-    kv_batch_rollback: BatchRollbackRequest => BatchRollbackResponse, None, 2;
-    kv_pessimistic_rollback:
+    kv_pessimistic_lock as PessimisticLock:
+        PessimisticLockRequest => PessimisticLockResponse, None, 2;
+    kv_commit as Commit: CommitRequest => CommitResponse, Idempotent, 2;
+    kv_batch_rollback as BatchRollback: BatchRollbackRequest => BatchRollbackResponse, None, 2;
+    kv_pessimistic_rollback as PessimisticRollback:
         PessimisticRollbackRequest => PessimisticRollbackResponse, None, 2;
-    kv_txn_heart_beat: TxnHeartBeatRequest => TxnHeartBeatResponse, None, 1;
-    kv_check_txn_status: CheckTxnStatusRequest => CheckTxnStatusResponse, None, 1;
-    kv_check_secondary_locks:
+    kv_txn_heart_beat as TxnHeartBeat: TxnHeartBeatRequest => TxnHeartBeatResponse, None, 1;
+    kv_check_txn_status as CheckTxnStatus: CheckTxnStatusRequest => CheckTxnStatusResponse, None, 1;
+    kv_check_secondary_locks as CheckSecondaryLocks:
         CheckSecondaryLocksRequest => CheckSecondaryLocksResponse, None, 2;
-    kv_resolve_lock: ResolveLockRequest => ResolveLockResponse, None, 5;
+    kv_resolve_lock as ResolveLock: ResolveLockRequest => ResolveLockResponse, None, 5;
     mvcc_get_by_key: MvccGetByKeyRequest => MvccGetByKeyResponse, None, 2;
 }
 
@@ -135,41 +165,89 @@ impl Cluster {
         route: &Route,
         mut request: R,
     ) -> Result<Option<R::Answer>> {
+        let wish = if R::IS_READ { call.replica_read() } else { ReplicaRead::Leader };
+        let replica = wish.choose(route, self.turn());
+        let to_replica = replica.is_some();
+        let route = &Route { peer: replica.unwrap_or(route.peer), ..route.clone() };
         let Some(address) = self.address(call, route).await? else { return Ok(None) };
         let patience = call.patience(self.config.store_timeout.saturating_mul(R::PATIENCE))?;
         let context = request.context().get_or_insert_default();
         self.fill_context(route, patience, context);
         context.is_retry_request = call.is_sent_again();
+        context.stale_read = to_replica && wish == ReplicaRead::Stale;
+        context.replica_read = to_replica && !context.stale_read;
         let effect = request.effect();
         call.sends_to(route.region_id());
-        let channel = self.connections.to(&address)?;
-        let answer = tokio::time::timeout(patience, request.send(channel, patience)).await;
+        let sent = Instant::now();
+        let answer = self.exchange(&address, request, patience).await;
+        let took = sent.elapsed();
+        self.metrics.request(R::NAME, took);
+        let (region, store) = (route.region_id(), route.store_id());
+        tracing::trace!(call = call.what(), request = R::NAME, %region, %store, ?took, "asked");
         let (verdict, cause) = match answer {
-            Ok(Ok(mut answer)) => match R::take_refusal(&mut answer) {
+            Ok(mut answer) => match R::take_refusal(&mut answer) {
                 None => {
                     call.settles_outcome();
-                    if call.attempts() > 1 {
+                    if call.attempts() > 1 && !to_replica {
                         self.confirm(route);
                     }
                     return Ok(Some(answer));
                 }
                 Some(error) => {
                     let refusal = Refusal::from(error);
+                    self.metrics.refusal(&refusal);
                     (route.on_refusal(&refusal), Cause::Refusal(refusal))
                 }
             },
-            Ok(Err(status)) => {
+            Err(status) => {
+                self.metrics.failure();
                 self.forget_address(route);
-                (route.on_rpc_failure(&status), Cause::Rpc(status))
-            }
-            Err(_) => {
-                self.forget_address(route);
-                let status = Status::deadline_exceeded(format!("no answer within {patience:?}"));
                 (route.on_rpc_failure(&status), Cause::Rpc(status))
             }
         };
+        // Whatever stands against a replica, the leader can be asked.
+        call.reads_from(ReplicaRead::Leader);
         self.follow(call, route, R::NAME, effect, verdict, cause).await?;
         Ok(None)
+    }
+
+    /// Sends a request to a store and waits for its answer: on the stream to that store, or by
+    /// itself where there is none.
+    async fn exchange<R: StoreRequest>(
+        &self,
+        address: &str,
+        request: R,
+        patience: Duration,
+    ) -> Result<R::Answer, Status> {
+        let channel = self
+            .connections
+            .to(address)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let exchange = async {
+            let request =
+                if self.config.batch_commands { request.into_command() } else { Err(request) };
+            let request = match request {
+                Err(request) => request,
+                Ok(command) => match self.batches.send(address, &channel, command).await {
+                    Batched::Answered(answer) => {
+                        let answer = R::from_answer(answer);
+                        return answer.ok_or_else(|| Status::internal("another request's answer"));
+                    }
+                    Batched::Failed(status) => return Err(status),
+                    Batched::Unknown(command) => {
+                        R::from_command(command).expect("it came from such a request")
+                    }
+                },
+            };
+            request.send(channel.clone(), patience).await
+        };
+        match tokio::time::timeout(patience, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.batches.in_vain(address, patience);
+                Err(Status::deadline_exceeded(format!("no answer within {patience:?}")))
+            }
+        }
     }
 
     /// Does what the route said about a refusal.

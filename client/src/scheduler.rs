@@ -70,6 +70,13 @@ macro_rules! question {
 use connection::{keyspaces, scheduler};
 
 question!(scheduler, get_store: pdpb::GetStoreRequest => pdpb::GetStoreResponse);
+question!(scheduler, get_all_stores: pdpb::GetAllStoresRequest => pdpb::GetAllStoresResponse);
+question!(scheduler, get_gc_state: pdpb::GetGcStateRequest => pdpb::GetGcStateResponse);
+question!(scheduler, set_gc_barrier: pdpb::SetGcBarrierRequest => pdpb::SetGcBarrierResponse);
+question!(scheduler, delete_gc_barrier:
+    pdpb::DeleteGcBarrierRequest => pdpb::DeleteGcBarrierResponse);
+question!(scheduler, update_service_gc_safe_point:
+    pdpb::UpdateServiceGcSafePointRequest => pdpb::UpdateServiceGcSafePointResponse);
 question!(scheduler, update_gc_safe_point:
     pdpb::UpdateGcSafePointRequest => pdpb::UpdateGcSafePointResponse);
 question!(keyspaces, load_keyspace:
@@ -182,6 +189,53 @@ impl Scheduler {
         let question =
             pdpb::UpdateGcSafePointRequest { safe_point: safe_point.0, ..Default::default() };
         self.ask(call, question).await.map(|answer| Timestamp(answer.new_safe_point))
+    }
+
+    /// Where garbage collection stands.
+    pub(crate) async fn gc_state(&self, call: &mut Call) -> Result<pdpb::GcState> {
+        let answer = self.ask(call, pdpb::GetGcStateRequest::default()).await?;
+        Ok(answer.gc_state.unwrap_or_default())
+    }
+
+    pub(crate) async fn set_gc_barrier(
+        &self,
+        call: &mut Call,
+        question: pdpb::SetGcBarrierRequest,
+    ) -> Result<()> {
+        self.ask(call, question).await.map(drop)
+    }
+
+    pub(crate) async fn delete_gc_barrier(
+        &self,
+        call: &mut Call,
+        question: pdpb::DeleteGcBarrierRequest,
+    ) -> Result<()> {
+        self.ask(call, question).await.map(drop)
+    }
+
+    /// Sets a service's safe point; returns the earliest of all services'.
+    pub(crate) async fn update_service_safe_point(
+        &self,
+        call: &mut Call,
+        question: pdpb::UpdateServiceGcSafePointRequest,
+    ) -> Result<Timestamp> {
+        self.ask(call, question).await.map(|answer| Timestamp(answer.min_safe_point))
+    }
+
+    /// Every store that holds rows, with its address: those of another engine, and those that have
+    /// left, are not among them.
+    pub(crate) async fn stores(&self, call: &mut Call) -> Result<Vec<(StoreId, String)>> {
+        let question =
+            pdpb::GetAllStoresRequest { exclude_tombstone_stores: true, ..Default::default() };
+        let is_other_engine = |store: &metapb::Store| {
+            let labels = store.labels.iter();
+            labels.clone().any(|label| label.key == "engine" && label.value.starts_with("tiflash"))
+        };
+        let mut stores = self.ask(call, question).await?.stores;
+        stores.retain(|store| {
+            store.state() != metapb::StoreState::Tombstone && !is_other_engine(store)
+        });
+        Ok(stores.into_iter().map(|store| (StoreId(store.id), store.address)).collect())
     }
 
     /// The id of the keyspace with this name.

@@ -10,9 +10,9 @@ use client::{Error, PessimisticTransaction, Result, Span, Transaction, Transacti
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::load::{self, Bed, Turn, Workload};
+use super::flags::{BenchBankFlags, Locking};
+use super::load::{self, Bed, Operation, Workload};
 use super::txn::client_of;
-use crate::args::{BenchBankFlags, Locking};
 use crate::ctl::keyspace::failure;
 use crate::exit::{Failure, Outcome};
 
@@ -127,20 +127,20 @@ impl Bank {
 }
 
 impl Workload for Bank {
-    async fn turn(&self, dice: &mut StdRng) -> Turn {
+    async fn operate(&self, dice: &mut StdRng) -> Operation {
         if dice.random_range(0..COUNTS_ONE_IN) == 0 {
             let outcome = self.count().await.map(|sum| {
                 if sum != self.total() {
                     self.wrong_sum.store(sum, Ordering::Relaxed);
                 }
             });
-            return Turn::once("count", outcome);
+            return Operation::once("count", outcome);
         }
         let from = dice.random_range(0..self.accounts);
         let to = (from + dice.random_range(1..self.accounts)) % self.accounts;
         let amount = dice.random_range(1..=10);
         let runs = AtomicU64::new(0);
         let outcome = self.transfer(&key_of(from), &key_of(to), amount, &runs).await;
-        Turn { operation: "transfer", repeated: runs.into_inner().saturating_sub(1), outcome }
+        Operation { name: "transfer", repeated: runs.into_inner().saturating_sub(1), outcome }
     }
 }

@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 use super::child::Playground;
-use crate::args::LoadFlags;
+use super::flags::LoadFlags;
 use crate::ctl::keyspace;
 use crate::exit::{Failure, Outcome};
 use crate::output::Report;
@@ -49,21 +49,21 @@ impl Bed {
 /// What callers do over and over.
 pub(super) trait Workload: Send + Sync + 'static {
     /// One operation, chosen by the dice.
-    fn turn(&self, dice: &mut StdRng) -> impl Future<Output = Turn> + Send;
+    fn operate(&self, dice: &mut StdRng) -> impl Future<Output = Operation> + Send;
 }
 
 /// One operation and how it went.
-pub(super) struct Turn {
-    pub(super) operation: &'static str,
+pub(super) struct Operation {
+    pub(super) name: &'static str,
     /// How many times it was begun anew because another was in its way.
     pub(super) repeated: u64,
     pub(super) outcome: Result<(), client::Error>,
 }
 
-impl Turn {
+impl Operation {
     /// An operation that is tried once.
-    pub(super) fn once(operation: &'static str, outcome: Result<(), client::Error>) -> Self {
-        Self { operation, repeated: 0, outcome }
+    pub(super) fn once(name: &'static str, outcome: Result<(), client::Error>) -> Self {
+        Self { name, repeated: 0, outcome }
     }
 }
 
@@ -109,9 +109,9 @@ pub(super) async fn drive<W: Workload>(workload: Arc<W>, flags: &LoadFlags) -> O
                 let mut by_operation = BTreeMap::new();
                 while Instant::now() < end {
                     let began = Instant::now();
-                    let turn = workload.turn(&mut dice).await;
-                    let seen = by_operation.entry(turn.operation).or_insert_with(Seen::new);
-                    note(seen, &turn, began.elapsed());
+                    let operation = workload.operate(&mut dice).await;
+                    let seen = by_operation.entry(operation.name).or_insert_with(Seen::new);
+                    note(seen, &operation, began.elapsed());
                 }
                 by_operation
             })
@@ -126,15 +126,15 @@ pub(super) async fn drive<W: Workload>(workload: Arc<W>, flags: &LoadFlags) -> O
     Ok(Load { by_operation, took: started.elapsed() })
 }
 
-fn note(seen: &mut Seen, turn: &Turn, took: Duration) {
-    seen.repeated += turn.repeated;
-    match &turn.outcome {
+fn note(seen: &mut Seen, operation: &Operation, took: Duration) {
+    seen.repeated += operation.repeated;
+    match &operation.outcome {
         Ok(()) => seen.latencies.saturating_record((took.as_micros() as u64).max(1)),
         Err(error) => {
             seen.failed += 1;
             seen.undetermined += u64::from(error.is_undetermined());
             if seen.failed <= FAILURES_TOLD_MAX {
-                eprintln!("{} failed: {error}", turn.operation);
+                eprintln!("{} failed: {error}", operation.name);
             }
         }
     }

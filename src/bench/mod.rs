@@ -11,6 +11,7 @@ mod bank;
 mod child;
 mod etcd;
 mod heartbeats;
+pub(crate) mod flags;
 mod idle;
 mod load;
 mod raw;

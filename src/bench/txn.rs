@@ -7,8 +7,8 @@ use client::{PessimisticTransaction, Result, Transaction, TransactionClient, Tra
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::load::{self, Bed, Turn, Workload};
-use crate::args::{BenchTxnFlags, Locking};
+use super::flags::{BenchTxnFlags, Locking};
+use super::load::{self, Bed, Operation, Workload};
 use crate::exit::Outcome;
 
 struct Transactions {
@@ -50,7 +50,7 @@ fn key_of(number: u64) -> String {
 }
 
 impl Workload for Transactions {
-    async fn turn(&self, dice: &mut StdRng) -> Turn {
+    async fn operate(&self, dice: &mut StdRng) -> Operation {
         let mut draw = |count| -> Vec<String> {
             (0..count).map(|_| key_of(dice.random_range(0..self.keys))).collect()
         };
@@ -76,6 +76,6 @@ impl Workload for Transactions {
             }
         };
         let repeated = runs.into_inner().saturating_sub(1);
-        Turn { operation: "transaction", repeated, outcome }
+        Operation { name: "transaction", repeated, outcome }
     }
 }

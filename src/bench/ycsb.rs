@@ -16,9 +16,9 @@ use client::{Client, RawClient, Result, Transaction, TransactionClient};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::load::{self, Bed, Turn, Workload};
+use super::flags::{BenchYcsbFlags, YcsbWorkload};
+use super::load::{self, Bed, Operation, Workload};
 use super::zipfian::Zipfian;
-use crate::args::{BenchYcsbFlags, YcsbWorkload};
 use crate::ctl::keyspace::failure;
 use crate::exit::Outcome;
 
@@ -161,11 +161,11 @@ impl Ycsb {
 }
 
 impl Workload for Ycsb {
-    async fn turn(&self, dice: &mut StdRng) -> Turn {
+    async fn operate(&self, dice: &mut StdRng) -> Operation {
         let is_rare = dice.random_range(0..100) < self.workload.rare_percent();
         let runs = AtomicU64::new(0);
         let value = load::value(dice, if is_rare { self.value_bytes } else { 0 });
-        let (operation, outcome) = match (self.workload, is_rare) {
+        let (name, outcome) = match (self.workload, is_rare) {
             (YcsbWorkload::E, false) => {
                 let limit = dice.random_range(1..=SCAN_MAX);
                 ("scan", self.scan(self.draw(dice), limit).await)
@@ -183,6 +183,6 @@ impl Workload for Ycsb {
                 ("update", self.write(&self.draw(dice), value, &runs).await)
             }
         };
-        Turn { operation, repeated: runs.into_inner().saturating_sub(1), outcome }
+        Operation { name, repeated: runs.into_inner().saturating_sub(1), outcome }
     }
 }

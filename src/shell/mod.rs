@@ -18,6 +18,7 @@
 //! crate), and commands about the cluster: `tessera ctl`.
 
 mod editor;
+mod flags;
 mod print;
 mod session;
 mod statement;
@@ -29,11 +30,11 @@ use std::time::{Duration, Instant};
 
 use client::ErrorKind;
 
-use crate::args::ShellFlags;
 use crate::ctl::keyspace;
 use crate::exit::{Code, Failure, Outcome};
 use crate::output::Format;
 use editor::{Terminal, Typed};
+pub(crate) use flags::ShellFlags;
 use session::{Session, Trouble};
 use statement::{Mode, Statement, USAGES, usage_of};
 use words::Word;
@@ -52,6 +53,7 @@ enum Next {
 enum Wrong {
     /// Not understood, or not here.
     Mistake(String),
+    Refused(&'static str),
     Failed(client::Error),
     Interrupted,
 }
@@ -179,6 +181,7 @@ impl Shell {
         match said {
             Ok(said) => said.print(self.format, self.to_a_person),
             Err(Trouble::Mistake(words)) => return Err(Wrong::Mistake(words)),
+            Err(Trouble::Refused(words)) => return Err(Wrong::Refused(words)),
             Err(Trouble::Failed(error)) => return Err(Wrong::Failed(error)),
         }
         if self.timing {
@@ -192,13 +195,16 @@ impl Shell {
 fn told(wrong: Wrong) -> (Code, String) {
     match wrong {
         Wrong::Mistake(words) => (Code::Usage, words),
+        Wrong::Refused(words) => (Code::Failed, words.into()),
         Wrong::Interrupted => (Code::Interrupted, "interrupted; what it did is not known".into()),
         Wrong::Failed(error) => {
             let code = keyspace::failure(&error).code;
-            let advice = match error.kind() {
-                ErrorKind::Deadlock { .. } => "; rollback, and begin again",
-                ErrorKind::WriteConflict { .. } => "; begin again",
-                _ => "",
+            let advice = if matches!(error.kind(), ErrorKind::Deadlock { .. }) {
+                "; rollback, and begin again"
+            } else if matches!(error.kind(), ErrorKind::WriteConflict { .. }) {
+                "; begin again"
+            } else {
+                ""
             };
             (code, format!("{error}{advice}"))
         }

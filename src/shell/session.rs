@@ -1,6 +1,11 @@
 //! What the shell remembers between statements, and does for each: a client, a mode, and perhaps an
 //! open transaction.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what a mode, or a kind of transaction, does not know is answered alike"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +54,8 @@ pub(super) enum Said {
 pub(super) enum Trouble {
     /// It makes no sense here.
     Mistake(String),
+    /// It was not done, for a reason that lies in the data.
+    Refused(&'static str),
     /// The cluster said no, or nothing.
     Failed(Error),
 }
@@ -170,7 +177,7 @@ impl Session {
             }
             Statement::Insert { key, value } => {
                 let swap = raw.compare_and_swap(&key, None::<Bytes>, value).await?;
-                if swap.swapped { done("written") } else { mistake("the key exists") }
+                if swap.swapped { done("written") } else { Err(Trouble::Refused("the key exists")) }
             }
             Statement::Delete { key } => {
                 raw.delete(&key).await?;

@@ -11,6 +11,7 @@ mod chaos;
 mod cluster;
 mod ctl;
 mod ctl_region;
+mod examples;
 mod kill;
 mod misuse;
 mod pause;

@@ -57,7 +57,7 @@ async fn a_script_runs_transactions_and_reads_the_past() {
         let before: u64 = shell.ok("tso").trim().parse().unwrap();
         let out = shell.ok(&format!(
             "begin pessimistic\nget account for update\nput account 30\nput other 70\ncommit\n\
-             get account; get account at {before}; scan a z keys; count; get account at '1h ago'"
+             get account; get account at {before}; scan a z keys; count; get account at '1m ago'"
         ));
         let words: Vec<_> = out.split_whitespace().collect();
         assert_eq!(words, ["100", "30", "100", "KEY", "account", "other", "2"], "{out}");

@@ -106,6 +106,7 @@ impl LockResolver {
         locks: Vec<kvrpcpb::LockInfo>,
         reader: Option<Timestamp>,
     ) -> Result<Cleared> {
+        client.cluster.metrics.meets_locks(locks.len());
         let now = client.cluster.timestamp(call).await?;
         let asker = Asker { reader, now };
         let mut cleared = Cleared::default();

@@ -7,7 +7,7 @@
 //! what became of it (`lock_resolver.rs`), so a client that dies leaves nothing that others cannot
 //! clean up.
 //!
-//! A *pessimistic* transaction (`pessimistic.rs`) takes its locks earlier, when it reads for update or
+//! A *pessimistic* transaction (`pessimistic/`) takes its locks earlier, when it reads for update or
 //! writes, and so knows before its commit that nobody was faster.
 //!
 //! Left out: savepoints; flushing the changes of a transaction before its commit, so it has to fit
@@ -57,8 +57,8 @@ const LOCKS_PAGE_MAX: u32 = 1024;
 /// Begins transactions and snapshots. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TransactionClient {
-    cluster: Arc<Cluster>,
-    codec: KeyCodec,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) codec: KeyCodec,
     resolver: Arc<LockResolver>,
     timeout: Duration,
     options: TransactionOptions,
@@ -181,6 +181,7 @@ impl TransactionClient {
     /// Whether there is time to run a transaction again, after a pause.
     async fn again(&self, call: &mut Call, error: &Error) -> bool {
         tracing::debug!(%error, "transaction: running it again");
+        self.cluster.metrics.repeat();
         call.pause(Pause::Conflict).await.is_ok()
     }
 
@@ -238,7 +239,7 @@ impl TransactionClient {
         self.resolver.settle(self, &mut call, start, primary, keys).await
     }
 
-    fn call(&self, what: &'static str) -> Call {
+    pub(crate) fn call(&self, what: &'static str) -> Call {
         self.cluster.call_within(what, self.timeout)
     }
 

@@ -18,6 +18,7 @@ use super::{TransactionClient, key_error};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::raw::KvPair;
+use crate::replica_read::ReplicaRead;
 use crate::route::Route;
 use crate::scan::{Order, PAGE_LEN_MAX};
 use crate::span::Span;
@@ -29,6 +30,7 @@ pub struct Snapshot {
     at: Timestamp,
     /// Transactions whose locks do not concern this snapshot: they commit after it, if at all.
     passed: Arc<Mutex<BTreeSet<u64>>>,
+    replica_read: ReplicaRead,
 }
 
 /// Some pairs of a range on the wire, and what of the range is left to read.
@@ -40,7 +42,13 @@ pub(super) struct Page {
 impl Snapshot {
     /// A snapshot at a timestamp. At [`Timestamp::MAX`] each read sees the latest committed.
     pub fn at(client: &TransactionClient, at: Timestamp) -> Self {
-        Self { client: client.clone(), at, passed: Arc::default() }
+        let replica_read = client.cluster.config.replica_read;
+        Self { client: client.clone(), at, passed: Arc::default(), replica_read }
+    }
+
+    /// The same snapshot, read from these replicas.
+    pub fn with_replica_read(&self, replica_read: ReplicaRead) -> Self {
+        Self { replica_read, ..self.clone() }
     }
 
     /// The timestamp.
@@ -85,15 +93,45 @@ impl Snapshot {
         self.scan_all(range.into(), limit, Order::Reverse, false).await
     }
 
-    /// All pairs of a range, fetched page by page as they are read; each page has a deadline of its
-    /// own, and all of them are of this snapshot.
+    /// The last `limit` keys of a range, in descending order.
+    pub async fn scan_keys_reverse(
+        &self,
+        range: impl Into<Span>,
+        limit: usize,
+    ) -> Result<Vec<Bytes>> {
+        let pairs = self.scan_all(range.into(), limit, Order::Reverse, true).await?;
+        Ok(pairs.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// All pairs of a range in ascending order, fetched page by page as they are read. Each page has
+    /// a deadline of its own, and all of them are of this snapshot, wherever regions are split or
+    /// move meanwhile.
     pub fn stream(&self, range: impl Into<Span>) -> BoxStream<'static, Result<KvPair>> {
-        let rest = Some(self.client.codec.encode_range(&range.into().0));
+        self.pages(range.into(), Order::Forward, false)
+    }
+
+    /// As [`Self::stream`], in descending order.
+    pub fn stream_reverse(&self, range: impl Into<Span>) -> BoxStream<'static, Result<KvPair>> {
+        self.pages(range.into(), Order::Reverse, false)
+    }
+
+    /// As [`Self::stream`], without the values.
+    pub fn stream_keys(&self, range: impl Into<Span>) -> BoxStream<'static, Result<Bytes>> {
+        self.pages(range.into(), Order::Forward, true).map_ok(|(key, _)| key).boxed()
+    }
+
+    fn pages(
+        &self,
+        range: Span,
+        order: Order,
+        keys_only: bool,
+    ) -> BoxStream<'static, Result<KvPair>> {
+        let rest = Some(self.client.codec.encode_range(&range.0));
         let this = self.clone();
-        stream::try_unfold((this, rest), async |(this, rest)| {
+        stream::try_unfold((this, rest), move |(this, rest): (Self, Option<KeyRange>)| async move {
             let Some(rest) = rest else { return Ok::<_, Error>(None) };
-            let mut call = this.client.call("scan");
-            let page = this.page(&mut call, &rest, PAGE_LEN_MAX, Order::Forward, false).await?;
+            let mut call = this.call("scan");
+            let page = this.page(&mut call, &rest, PAGE_LEN_MAX, order, keys_only).await?;
             let pairs = this.decoded(page.pairs);
             Ok(Some((stream::iter(pairs.into_iter().map(Ok)), (this, page.rest))))
         })
@@ -108,7 +146,7 @@ impl Snapshot {
         order: Order,
         keys_only: bool,
     ) -> Result<Vec<KvPair>> {
-        let mut call = self.client.call("scan");
+        let mut call = self.call("scan");
         let mut pairs = Vec::new();
         let mut rest = Some(self.client.codec.encode_range(&range.0));
         while let Some(range) = rest.take()
@@ -122,10 +160,16 @@ impl Snapshot {
         Ok(self.decoded(pairs))
     }
 
+    fn call(&self, what: &'static str) -> Call {
+        let mut call = self.client.call(what);
+        call.reads_from(self.replica_read);
+        call
+    }
+
     /// One key, on the wire.
     pub(super) async fn read_one(&self, key: Bytes) -> Result<Option<Bytes>> {
         let client = &self.client;
-        let mut call = client.call("get");
+        let mut call = self.call("get");
         loop {
             let (_, answer) = client
                 .cluster
@@ -149,7 +193,7 @@ impl Snapshot {
     /// Many keys, on the wire; those without a value are left out.
     pub(super) async fn read_many(&self, mut keys: Vec<Bytes>) -> Result<Vec<KvPair>> {
         let client = &self.client;
-        let mut call = client.call("batch get");
+        let mut call = self.call("batch get");
         let mut pairs = Vec::new();
         while !keys.is_empty() {
             let answers = client

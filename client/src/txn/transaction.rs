@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use proto::{KeyRange, Timestamp};
 use tokio::time::Instant;
@@ -10,6 +12,7 @@ use tokio::time::Instant;
 use super::buffer::Buffer;
 use super::commit::Commit;
 use super::snapshot::Snapshot;
+use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::raw::KvPair;
 use crate::scan::{Order, PAGE_LEN_MAX};
@@ -93,6 +96,44 @@ impl Transaction {
         self.scan_all(range.into(), limit, Order::Reverse).await
     }
 
+    /// All pairs of a range in ascending order, fetched page by page as they are read, each page
+    /// within a deadline of its own. Own writes are seen as they are when their page is fetched.
+    pub fn stream(&self, range: impl Into<Span>) -> BoxStream<'static, Result<KvPair>> {
+        self.pages(range.into(), Order::Forward)
+    }
+
+    /// As [`Self::stream`], in descending order.
+    pub fn stream_reverse(&self, range: impl Into<Span>) -> BoxStream<'static, Result<KvPair>> {
+        self.pages(range.into(), Order::Reverse)
+    }
+
+    fn pages(&self, range: Span, order: Order) -> BoxStream<'static, Result<KvPair>> {
+        let rest = Some(self.0.snapshot.client().codec.encode_range(&range.0));
+        stream::try_unfold((self.clone(), rest), move |(this, rest)| async move {
+            let Some(rest) = rest else { return Ok::<_, Error>(None) };
+            let mut call = this.0.snapshot.client().call("scan");
+            let (pairs, rest) = this.page(&mut call, &rest, PAGE_LEN_MAX, order).await?;
+            let pairs = this.0.snapshot.decoded(pairs);
+            Ok(Some((stream::iter(pairs.into_iter().map(Ok)), (this, rest))))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    /// Some pairs from the edge of a range on the wire, own writes among them, and what is left.
+    async fn page(
+        &self,
+        call: &mut Call,
+        range: &KeyRange,
+        wanted: usize,
+        order: Order,
+    ) -> Result<(Vec<KvPair>, Option<KeyRange>)> {
+        let page = self.0.snapshot.page(call, range, wanted, order, false).await?;
+        let covered = covered(range, page.rest.as_ref(), order);
+        let seen = self.with(|buffer| Ok(buffer.overlay(&covered, page.pairs, order)))?;
+        Ok((seen, page.rest))
+    }
+
     async fn scan_all(&self, range: Span, limit: usize, order: Order) -> Result<Vec<KvPair>> {
         let snapshot = &self.0.snapshot;
         let client = snapshot.client();
@@ -103,10 +144,9 @@ impl Transaction {
             && seen.len() < limit
         {
             let wanted = (limit - seen.len()).min(PAGE_LEN_MAX);
-            let page = snapshot.page(&mut call, &range, wanted, order, false).await?;
-            let covered = covered(&range, page.rest.as_ref(), order);
-            seen.extend(self.with(|buffer| Ok(buffer.overlay(&covered, page.pairs, order)))?);
-            rest = page.rest;
+            let (pairs, left) = self.page(&mut call, &range, wanted, order).await?;
+            seen.extend(pairs);
+            rest = left;
         }
         // Own writes may fill a page beyond what was asked for.
         seen.truncate(limit);

@@ -8,9 +8,13 @@
 
 mod fake;
 
+mod batches;
+mod examples;
 mod faults;
+mod gc;
 mod pessimistic;
 mod raw;
+mod replicas;
 mod short_cuts;
 mod timestamps;
 mod txn;

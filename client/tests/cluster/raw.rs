@@ -150,3 +150,49 @@ async fn an_unknown_keyspace_is_rejected() {
     assert_eq!(*error.kind(), ErrorKind::Rejected);
     assert!(error.to_string().contains("no such keyspace"), "{error}");
 }
+
+#[tokio::test]
+async fn ranges_are_read_in_every_way() {
+    let fake = Fake::split_at(&["h", "p"]).await;
+    let raw = fake.client().await.raw();
+    let keys = ["a", "c", "i", "q", "z"];
+    raw.batch_put(keys.map(|key| (key, "v"))).await.unwrap();
+    let backwards: Vec<_> = keys.iter().rev().map(|key| Bytes::from(*key)).collect();
+    assert_eq!(raw.scan_keys_reverse(.., 9).await.unwrap(), backwards);
+    assert_eq!(raw.scan_keys_reverse("b".."r", 2).await.unwrap(), backwards[1..3]);
+    let streamed: Vec<KvPair> = raw.stream_reverse(..).try_collect().await.unwrap();
+    assert_eq!(streamed.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), backwards);
+    let scans = raw.batch_scan(["a".."d", "p".."zz", "x".."y"], 2).await.unwrap();
+    assert_eq!(scans.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 0]);
+}
+
+#[tokio::test]
+async fn a_checksum_does_not_see_regions() {
+    let (whole, parts) = (Fake::start().await, Fake::split_at(&["h", "p"]).await);
+    let mut sums = Vec::new();
+    for fake in [whole, parts] {
+        let raw = fake.client().await.raw();
+        raw.batch_put(["a", "c", "i", "q", "z"].map(|key| (key, "value"))).await.unwrap();
+        let sum = raw.checksum(..).await.unwrap();
+        assert_eq!((sum.pairs, sum.bytes), (5, 30));
+        assert_eq!(raw.checksum("b".."j").await.unwrap().pairs, 2);
+        sums.push(sum);
+    }
+    assert_eq!(sums[0], sums[1]);
+}
+
+#[tokio::test]
+async fn values_expire_each_in_its_own_time() {
+    let fake = Fake::split_at(&["m"]).await;
+    let raw = fake.client().await.raw();
+    let hour = Duration::from_secs(3600);
+    raw.batch_put_with_ttls([("a", "v", Some(hour)), ("b", "v", None), ("z", "v", Some(hour * 2))])
+        .await
+        .unwrap();
+    assert_eq!(raw.ttl("a").await.unwrap(), Ttl::Remaining(hour));
+    assert_eq!(raw.ttl("b").await.unwrap(), Ttl::Forever);
+    assert_eq!(raw.ttl("z").await.unwrap(), Ttl::Remaining(hour * 2));
+    let swap = raw.compare_and_swap_with_ttl("b", Some("v"), "w", hour).await.unwrap();
+    assert!(swap.swapped);
+    assert_eq!(raw.ttl("b").await.unwrap(), Ttl::Remaining(hour));
+}

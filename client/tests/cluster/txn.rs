@@ -59,7 +59,11 @@ async fn a_transaction_sees_its_own_writes_among_the_stored_ones() {
     assert_eq!(txn.scan(.., 9).await.unwrap(), seen);
     assert_eq!(txn.scan(.., 3).await.unwrap(), seen[..3]);
     assert_eq!(txn.scan("b".."h", 9).await.unwrap(), seen[1..4]);
+    let streamed: Vec<KvPair> = txn.stream(..).try_collect().await.unwrap();
+    assert_eq!(streamed, seen);
     let backwards: Vec<_> = seen.iter().rev().cloned().collect();
+    let streamed: Vec<KvPair> = txn.stream_reverse("a"..).try_collect().await.unwrap();
+    assert_eq!(streamed, backwards);
     assert_eq!(txn.scan_reverse(.., 9).await.unwrap(), backwards);
     assert_eq!(txn.scan_reverse(.., 2).await.unwrap(), backwards[..2]);
     assert_eq!(txn.batch_get(["e", "b", "a"]).await.unwrap(), [seen[0].clone(), seen[1].clone()]);
@@ -84,8 +88,44 @@ async fn a_snapshot_streams_a_long_range() {
     let seen: Vec<KvPair> = snapshot.stream(..).try_collect().await.unwrap();
     assert_eq!(seen.len(), 2500);
     assert!(seen.is_sorted());
+    let mut streamed: Vec<KvPair> = snapshot.stream_reverse(..).try_collect().await.unwrap();
+    streamed.reverse();
+    assert_eq!(streamed, seen);
+    let keys: Vec<Bytes> = snapshot.stream_keys("k3400"..).try_collect().await.unwrap();
+    assert_eq!((keys.len(), &keys[0][..]), (100, &b"k3400"[..]));
     assert_eq!(snapshot.scan_reverse(.., 2000).await.unwrap().len(), 2000);
     assert_eq!(snapshot.scan_keys("k34".., 500).await.unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_across_splits_and_new_leaders() {
+    let fake = Fake::start().await;
+    let transactions = fake.client().await.transactions();
+    let txn = transactions.begin().await.unwrap();
+    for number in 1000..6000 {
+        txn.put(format!("k{number}"), "v").unwrap();
+    }
+    txn.commit().await.unwrap();
+    let snapshot = transactions.snapshot().await.unwrap();
+    for reverse in [false, true] {
+        let mut stream = if reverse { snapshot.stream_reverse(..) } else { snapshot.stream(..) };
+        let mut seen: Vec<Bytes> = Vec::new();
+        while let Some((key, _)) = stream.try_next().await.unwrap() {
+            // Twice within each page, and where the stream has yet to come.
+            if seen.len() % 500 == 0 {
+                let number = 1000 + (seen.len() as u64 * 7 + u64::from(reverse) * 3) % 5000;
+                let cut = proto::memcomparable::encode(format!("k{number}").as_bytes());
+                fake.split(&cut);
+                fake.move_leader(&cut, 1 + number % 3);
+            }
+            seen.push(key);
+        }
+        if reverse {
+            seen.reverse();
+        }
+        assert_eq!(seen.len(), 5000);
+        assert!(seen.is_sorted());
+    }
 }
 
 #[tokio::test]
@@ -113,7 +153,8 @@ async fn everything_about_a_key_can_be_seen() {
     let txn = transactions.begin().await.unwrap();
     txn.delete("k").unwrap();
     let deleted = txn.commit().await.unwrap().unwrap();
-    fake.state.lock().txn.rollback(&["k".into()], deleted.0 + 1).unwrap();
+    let dead = client.timestamp().await.unwrap();
+    fake.state.lock().txn.rollback(&["k".into()], dead.0).unwrap();
     let holder = transactions.begin_pessimistic().await.unwrap();
     holder.lock_keys(["a", "k"]).await.unwrap();
     let versions = transactions.versions("k").await.unwrap();

@@ -42,6 +42,7 @@ use super::options::TransactionOptions;
 use super::{BATCH_BYTES_MAX, BATCH_LEN_MAX, TransactionClient, heartbeat, key_error};
 use crate::call::Call;
 use crate::error::{ErrorKind, Result};
+use crate::metrics::CommitWay;
 use crate::route::Route;
 use abandon::Abandoned;
 use prewrite::Prewritten;
@@ -112,9 +113,14 @@ impl<'a> Commit<'a> {
         call: &mut Call,
         abandoned: &mut Abandoned<'_>,
     ) -> Result<Option<Timestamp>> {
+        let metrics = &self.client.cluster.metrics;
         let at = match self.prewrite(call, abandoned).await? {
-            Prewritten::InOnePhase(at) => return Ok(Some(at)),
+            Prewritten::InOnePhase(at) => {
+                metrics.commit(CommitWay::OnePhase);
+                return Ok(Some(at));
+            }
             Prewritten::Asynchronously(at) => {
+                metrics.commit(CommitWay::Async);
                 self.commit_others(at, Vec::new());
                 return Ok(Some(at));
             }
@@ -123,7 +129,9 @@ impl<'a> Commit<'a> {
             }
             Prewritten::Locked => return Ok(None),
         };
-        self.second_phase(call, abandoned, at).await.map(Some)
+        let at = self.second_phase(call, abandoned, at).await?;
+        metrics.commit(CommitWay::TwoPhases);
+        Ok(Some(at))
     }
 
     /// Commits what is locked, at `at` or later.

@@ -4,6 +4,7 @@
 //! what a real store refuses, these refuse too. On top, a test may script what becomes of the next
 //! requests of a kind: refused, never answered, the connection broken before or after the deed.
 
+mod batch;
 mod percolator;
 mod pessimistic;
 mod scheduler;
@@ -70,6 +71,14 @@ pub(crate) struct State {
     pub(crate) script: BTreeMap<&'static str, VecDeque<Reaction>>,
     pub(crate) tso_script: VecDeque<TsoReaction>,
     pub(crate) calls: BTreeMap<&'static str, usize>,
+    /// Which store served which request, in order.
+    pub(crate) served: Vec<(&'static str, u64)>,
+    /// Whether the stores know the batched stream.
+    pub(crate) knows_batches: bool,
+    /// Whether replicas know how far they have come.
+    pub(crate) has_safe_time: bool,
+    /// What must not be collected, by name.
+    pub(crate) barriers: BTreeMap<String, u64>,
     /// Every key is stored memcomparable, as in API V2.
     pub(crate) is_v2: bool,
     ahead: Duration,
@@ -115,6 +124,10 @@ impl Fake {
             script: BTreeMap::new(),
             tso_script: VecDeque::new(),
             calls: BTreeMap::new(),
+            served: Vec::new(),
+            knows_batches: true,
+            has_safe_time: false,
+            barriers: BTreeMap::new(),
             is_v2: false,
             ahead: Duration::ZERO,
             last_timestamp: 0,

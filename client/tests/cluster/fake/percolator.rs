@@ -54,6 +54,11 @@ impl Percolator {
         old.map(|(key, lock)| described(key, lock)).collect()
     }
 
+    pub(crate) fn destroy(&mut self, range: &proto::KeyRange) {
+        self.locks.retain(|key, _| !range.contains(key));
+        self.writes.retain(|(key, _), _| !range.contains(key));
+    }
+
     pub(crate) fn read_at(&mut self, at: u64) {
         if at != u64::MAX {
             self.newest_read = self.newest_read.max(at);

@@ -55,6 +55,75 @@ pub(super) async fn answer(
             })
             .await
         }
+        "GetAllStores" => {
+            unary(call, move |request: pdpb::GetAllStoresRequest| async move {
+                led(&here, "GetAllStores", request.header).await?;
+                let stores = here.fake.state.lock().stores.clone();
+                let store = |(id, address)| metapb::Store { id, address, ..Default::default() };
+                let flash = metapb::Store {
+                    id: 99,
+                    labels: vec![metapb::StoreLabel {
+                        key: "engine".into(),
+                        value: "tiflash".into(),
+                    }],
+                    ..Default::default()
+                };
+                let stores = stores.into_iter().map(store).chain([flash]).collect();
+                Ok(pdpb::GetAllStoresResponse { header: header(), stores })
+            })
+            .await
+        }
+        "GetGCState" => {
+            unary(call, move |request: pdpb::GetGcStateRequest| async move {
+                led(&here, "GetGCState", request.header).await?;
+                let barriers = here.fake.state.lock().barriers.clone();
+                let barrier = |(barrier_id, barrier_ts)| pdpb::GcBarrierInfo {
+                    barrier_id,
+                    barrier_ts,
+                    ttl_seconds: i64::MAX,
+                };
+                let gc_barriers = barriers.into_iter().map(barrier).collect();
+                let gc_state = Some(pdpb::GcState { gc_barriers, ..Default::default() });
+                Ok(pdpb::GetGcStateResponse { header: header(), gc_state, ..Default::default() })
+            })
+            .await
+        }
+        "SetGCBarrier" => {
+            unary(call, move |request: pdpb::SetGcBarrierRequest| async move {
+                led(&here, "SetGCBarrier", request.header).await?;
+                assert_eq!(request.ttl_seconds, i64::MAX);
+                here.fake.state.lock().barriers.insert(request.barrier_id, request.barrier_ts);
+                Ok(pdpb::SetGcBarrierResponse { header: header(), ..Default::default() })
+            })
+            .await
+        }
+        "DeleteGCBarrier" => {
+            unary(call, move |request: pdpb::DeleteGcBarrierRequest| async move {
+                led(&here, "DeleteGCBarrier", request.header).await?;
+                here.fake.state.lock().barriers.remove(&request.barrier_id);
+                Ok(pdpb::DeleteGcBarrierResponse { header: header(), ..Default::default() })
+            })
+            .await
+        }
+        "UpdateServiceGCSafePoint" => {
+            unary(call, move |request: pdpb::UpdateServiceGcSafePointRequest| async move {
+                led(&here, "UpdateServiceGCSafePoint", request.header).await?;
+                let mut state = here.fake.state.lock();
+                let name = String::from_utf8_lossy(&request.service_id).into_owned();
+                if request.ttl > 0 {
+                    state.barriers.insert(name, request.safe_point);
+                } else {
+                    state.barriers.remove(&name);
+                }
+                let min_safe_point = state.barriers.values().copied().min().unwrap_or(0);
+                Ok(pdpb::UpdateServiceGcSafePointResponse {
+                    header: header(),
+                    min_safe_point,
+                    ..Default::default()
+                })
+            })
+            .await
+        }
         "UpdateGCSafePoint" => {
             unary(call, move |request: pdpb::UpdateGcSafePointRequest| async move {
                 led(&here, "UpdateGCSafePoint", request.header).await?;

@@ -1,13 +1,16 @@
 //! A store: checks of the request's route as a real one makes them, then the deed.
 
 use bytes::Bytes;
-use proto::{KeyRange, Refusal, errorpb, kvrpcpb, memcomparable, region};
+use proto::{KeyRange, Refusal, errorpb, kvrpcpb, memcomparable, region, tikvpb};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 
 use super::serve::{Here, no_such_method, unary};
-use super::{Reaction, State};
+use super::{Reaction, State, batch};
+
+pub(super) type Command = tikvpb::batch_commands_request::request::Cmd;
+pub(super) type Answer = tikvpb::batch_commands_response::response::Cmd;
 
 /// What the checks need of a request and its answer.
 trait Asked {
@@ -17,7 +20,7 @@ trait Asked {
 }
 
 macro_rules! store_methods {
-    ($($rpc:literal $request:ident => $answer:ident, $act:path;)*) => {
+    ($($rpc:literal $([as $command:ident])? $request:ident => $answer:ident, $act:path;)*) => {
         $(impl Asked for kvrpcpb::$request {
             type Answer = kvrpcpb::$answer;
 
@@ -36,41 +39,59 @@ macro_rules! store_methods {
             call: http::Request<Body>,
         ) -> http::Response<Body> {
             match method {
+                "BatchCommands" if here.fake.state.lock().knows_batches => {
+                    batch::answer(here, call).await
+                }
+                "UnsafeDestroyRange" => {
+                    unary(call, move |request| std::future::ready(destroy(&here, request))).await
+                }
                 $($rpc => unary(call, move |request: kvrpcpb::$request| {
                     serve(here, $rpc, request, $act)
                 }).await,)*
                 _ => no_such_method(),
             }
         }
+
+        /// The same commands, as they come on the batched stream.
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the client sends only some of them")]
+        pub(super) async fn command(here: Here, command: Command) -> Result<Answer, Status> {
+            match command {
+                $($(Command::$command(request) => {
+                    serve(here, $rpc, request, $act).await.map(Answer::$command)
+                })?)*
+                other => panic!("the client does not send this on the stream: {other:?}"),
+            }
+        }
     };
 }
 
 store_methods! {
-    "RawGet" RawGetRequest => RawGetResponse, raw_get;
+    "RawGet" [as RawGet] RawGetRequest => RawGetResponse, raw_get;
     "RawGetKeyTTL" RawGetKeyTtlRequest => RawGetKeyTtlResponse, raw_ttl;
-    "RawBatchGet" RawBatchGetRequest => RawBatchGetResponse, raw_batch_get;
-    "RawScan" RawScanRequest => RawScanResponse, raw_scan;
-    "RawPut" RawPutRequest => RawPutResponse, raw_put;
-    "RawBatchPut" RawBatchPutRequest => RawBatchPutResponse, raw_batch_put;
-    "RawDelete" RawDeleteRequest => RawDeleteResponse, raw_delete;
-    "RawBatchDelete" RawBatchDeleteRequest => RawBatchDeleteResponse, raw_batch_delete;
-    "RawDeleteRange" RawDeleteRangeRequest => RawDeleteRangeResponse, raw_delete_range;
+    "RawBatchGet" [as RawBatchGet] RawBatchGetRequest => RawBatchGetResponse, raw_batch_get;
+    "RawScan" [as RawScan] RawScanRequest => RawScanResponse, raw_scan;
+    "RawChecksum" RawChecksumRequest => RawChecksumResponse, raw_checksum;
+    "RawPut" [as RawPut] RawPutRequest => RawPutResponse, raw_put;
+    "RawBatchPut" [as RawBatchPut] RawBatchPutRequest => RawBatchPutResponse, raw_batch_put;
+    "RawDelete" [as RawDelete] RawDeleteRequest => RawDeleteResponse, raw_delete;
+    "RawBatchDelete" [as RawBatchDelete] RawBatchDeleteRequest => RawBatchDeleteResponse, raw_batch_delete;
+    "RawDeleteRange" [as RawDeleteRange] RawDeleteRangeRequest => RawDeleteRangeResponse, raw_delete_range;
     "RawCompareAndSwap" RawCasRequest => RawCasResponse, raw_swap;
-    "KvGet" GetRequest => GetResponse, kv_get;
-    "KvBatchGet" BatchGetRequest => BatchGetResponse, kv_batch_get;
-    "KvScan" ScanRequest => ScanResponse, kv_scan;
-    "KvScanLock" ScanLockRequest => ScanLockResponse, kv_scan_lock;
-    "KvPrewrite" PrewriteRequest => PrewriteResponse, kv_prewrite;
-    "KvPessimisticLock" PessimisticLockRequest => PessimisticLockResponse, kv_lock;
-    "KVPessimisticRollback" PessimisticRollbackRequest => PessimisticRollbackResponse, kv_unlock;
-    "KvCommit" CommitRequest => CommitResponse, kv_commit;
-    "KvBatchRollback" BatchRollbackRequest => BatchRollbackResponse, kv_rollback;
-    "KvTxnHeartBeat" TxnHeartBeatRequest => TxnHeartBeatResponse, kv_heart_beat;
-    "KvCheckTxnStatus" CheckTxnStatusRequest => CheckTxnStatusResponse, kv_check_status;
-    "KvCheckSecondaryLocks" CheckSecondaryLocksRequest => CheckSecondaryLocksResponse,
+    "KvGet" [as Get] GetRequest => GetResponse, kv_get;
+    "KvBatchGet" [as BatchGet] BatchGetRequest => BatchGetResponse, kv_batch_get;
+    "KvScan" [as Scan] ScanRequest => ScanResponse, kv_scan;
+    "KvScanLock" [as ScanLock] ScanLockRequest => ScanLockResponse, kv_scan_lock;
+    "KvPrewrite" [as Prewrite] PrewriteRequest => PrewriteResponse, kv_prewrite;
+    "KvPessimisticLock" [as PessimisticLock] PessimisticLockRequest => PessimisticLockResponse, kv_lock;
+    "KVPessimisticRollback" [as PessimisticRollback] PessimisticRollbackRequest => PessimisticRollbackResponse, kv_unlock;
+    "KvCommit" [as Commit] CommitRequest => CommitResponse, kv_commit;
+    "KvBatchRollback" [as BatchRollback] BatchRollbackRequest => BatchRollbackResponse, kv_rollback;
+    "KvTxnHeartBeat" [as TxnHeartBeat] TxnHeartBeatRequest => TxnHeartBeatResponse, kv_heart_beat;
+    "KvCheckTxnStatus" [as CheckTxnStatus] CheckTxnStatusRequest => CheckTxnStatusResponse, kv_check_status;
+    "KvCheckSecondaryLocks" [as CheckSecondaryLocks] CheckSecondaryLocksRequest => CheckSecondaryLocksResponse,
         kv_check_secondaries;
     "MvccGetByKey" MvccGetByKeyRequest => MvccGetByKeyResponse, mvcc;
-    "KvResolveLock" ResolveLockRequest => ResolveLockResponse, kv_resolve;
+    "KvResolveLock" [as ResolveLock] ResolveLockRequest => ResolveLockResponse, kv_resolve;
 }
 
 /// The state, and the range of the region that was asked.
@@ -99,6 +120,7 @@ async fn serve<Q: Asked>(
     act: fn(&mut Scene<'_>, Q) -> Q::Answer,
 ) -> Result<Q::Answer, Status> {
     let reaction = here.fake.record(rpc);
+    here.fake.state.lock().served.push((rpc, here.number));
     let mut refusal = None;
     match reaction {
         Reaction::Hang => std::future::pending().await,
@@ -144,7 +166,12 @@ fn check(
     if mine.id != asked.id {
         return Err(Refusal::MismatchPeerId { requested: asked.id, actual: mine.id });
     }
-    if region.leader.id != asked.id {
+    let reads_here = context.replica_read || context.stale_read;
+    if context.stale_read && !state.has_safe_time {
+        let (region_id, peer_id) = (region_id, asked.id);
+        return Err(Refusal::DataIsNotReady { region_id, peer_id, safe_ts: 0 });
+    }
+    if region.leader.id != asked.id && !reads_here {
         return Err(Refusal::NotLeader { region_id, leader: Some(region.leader) });
     }
     let version = context.region_epoch.expect("every request has an epoch").version;
@@ -219,6 +246,27 @@ fn raw_scan(scene: &mut Scene<'_>, request: kvrpcpb::RawScanRequest) -> kvrpcpb:
     kvrpcpb::RawScanResponse { kvs: keys.into_iter().map(pair).collect(), ..Default::default() }
 }
 
+/// A sum that any order of the pairs gives, as the real one; another one than the real one.
+fn raw_checksum(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::RawChecksumRequest,
+) -> kvrpcpb::RawChecksumResponse {
+    let mut answer = kvrpcpb::RawChecksumResponse::default();
+    for range in request.ranges {
+        scene.require(&range.start_key, false);
+        let asked = KeyRange::from_wire(range.start_key, range.end_key);
+        let inside = |key: &&Bytes| asked.contains(key) && scene.inside(key, false);
+        for key in scene.state.raw.keys().filter(inside) {
+            let value = &scene.state.raw[key];
+            let add = |sum: u64, byte: &u8| sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
+            answer.checksum ^= key.iter().chain(value).fold(7, add);
+            answer.total_kvs += 1;
+            answer.total_bytes += (key.len() + value.len()) as u64;
+        }
+    }
+    answer
+}
+
 fn raw_put(scene: &mut Scene<'_>, request: kvrpcpb::RawPutRequest) -> kvrpcpb::RawPutResponse {
     scene.require(&request.key, false);
     if request.key == "refused" {
@@ -236,8 +284,12 @@ fn raw_batch_put(
     scene: &mut Scene<'_>,
     request: kvrpcpb::RawBatchPutRequest,
 ) -> kvrpcpb::RawBatchPutResponse {
-    for pair in request.pairs {
+    assert!(request.ttls.is_empty() || request.ttls.len() == request.pairs.len());
+    for (number, pair) in request.pairs.into_iter().enumerate() {
         scene.require(&pair.key, false);
+        if let Some(ttl) = request.ttls.get(number).filter(|ttl| **ttl > 0) {
+            scene.state.ttls.insert(pair.key.clone(), *ttl);
+        }
         scene.state.raw.insert(pair.key, pair.value);
     }
     kvrpcpb::RawBatchPutResponse::default()
@@ -281,6 +333,9 @@ fn raw_swap(scene: &mut Scene<'_>, request: kvrpcpb::RawCasRequest) -> kvrpcpb::
     if succeed && request.delete {
         scene.state.raw.remove(&request.key);
     } else if succeed {
+        if request.ttl > 0 {
+            scene.state.ttls.insert(request.key.clone(), request.ttl);
+        }
         scene.state.raw.insert(request.key, request.value);
     }
     kvrpcpb::RawCasResponse {
@@ -468,4 +523,18 @@ fn mvcc(
     scene.require(&request.key, true);
     let info = Some(scene.state.txn.records(&request.key));
     kvrpcpb::MvccGetByKeyResponse { info, ..Default::default() }
+}
+
+fn destroy(
+    here: &Here,
+    request: kvrpcpb::UnsafeDestroyRangeRequest,
+) -> Result<kvrpcpb::UnsafeDestroyRangeResponse, Status> {
+    let reaction = here.fake.record("UnsafeDestroyRange");
+    if let Reaction::Break = reaction {
+        return Err(Status::unavailable("broken"));
+    }
+    let mut state = here.fake.state.lock();
+    state.served.push(("UnsafeDestroyRange", here.number));
+    state.txn.destroy(&KeyRange::from_wire(request.start_key, request.end_key));
+    Ok(kvrpcpb::UnsafeDestroyRangeResponse::default())
 }

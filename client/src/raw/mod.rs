@@ -6,22 +6,23 @@
 //! the same key meanwhile: a late first copy could overwrite what came after the second. A client
 //! made with [`RawClient::strict`] reports such writes as undetermined instead.
 
+mod range;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use proto::{KeyRange, kvrpcpb};
 
 use crate::call::Call;
 use crate::cluster::Cluster;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::keyspace::KeyCodec;
+use crate::replica_read::ReplicaRead;
 use crate::request::Shape;
 use crate::route::Route;
-use crate::scan::{Order, PAGE_LEN_MAX};
 use crate::span::Span;
+pub use range::Checksum;
 
 /// A key and its value.
 pub type KvPair = (Bytes, Bytes);
@@ -50,6 +51,13 @@ pub struct Swap {
     pub previous: Option<Bytes>,
 }
 
+/// A pair on the wire, and how many seconds it lives; zero is for ever.
+struct Expiring {
+    key: Bytes,
+    value: Bytes,
+    ttl: u64,
+}
+
 /// Keys and values without transactions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RawClient {
@@ -57,12 +65,13 @@ pub struct RawClient {
     codec: KeyCodec,
     timeout: Duration,
     strict: bool,
+    replica_read: ReplicaRead,
 }
 
 impl RawClient {
     pub(crate) fn new(cluster: Arc<Cluster>, codec: KeyCodec) -> Self {
-        let timeout = cluster.config.timeout;
-        Self { cluster, codec, timeout, strict: false }
+        let (timeout, replica_read) = (cluster.config.timeout, cluster.config.replica_read);
+        Self { cluster, codec, timeout, strict: false, replica_read }
     }
 
     /// The same client with another deadline for each call.
@@ -74,6 +83,11 @@ impl RawClient {
     /// such a call fails as undetermined.
     pub fn strict(&self) -> Self {
         Self { strict: true, ..self.clone() }
+    }
+
+    /// The same client, whose reads are answered by these replicas.
+    pub fn with_replica_read(&self, replica_read: ReplicaRead) -> Self {
+        Self { replica_read, ..self.clone() }
     }
 
     /// The value of a key.
@@ -169,7 +183,7 @@ impl RawClient {
         &self,
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Result<()> {
-        self.batch_put_for(self.pairs(pairs), 0).await
+        self.batch_put_for(self.expiring(pairs, 0)).await
     }
 
     /// Writes many values that expire together.
@@ -178,32 +192,52 @@ impl RawClient {
         pairs: impl IntoIterator<Item = (K, V)>,
         ttl: Duration,
     ) -> Result<()> {
-        self.batch_put_for(self.pairs(pairs), seconds(ttl)).await
+        self.batch_put_for(self.expiring(pairs, seconds(ttl))).await
     }
 
-    async fn batch_put_for(&self, pairs: Vec<KvPair>, ttl: u64) -> Result<()> {
+    /// Writes many values, each of which expires in its own time; `None` is never.
+    pub async fn batch_put_with_ttls<K: AsRef<[u8]>, V: Into<Bytes>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V, Option<Duration>)>,
+    ) -> Result<()> {
+        let encode = |(key, value, ttl): (K, V, Option<Duration>)| Expiring {
+            key: self.codec.encode(key.as_ref()),
+            value: value.into(),
+            ttl: ttl.map_or(0, seconds),
+        };
+        self.batch_put_for(pairs.into_iter().map(encode).collect()).await
+    }
+
+    async fn batch_put_for(&self, pairs: Vec<Expiring>) -> Result<()> {
         let mut call = self.call("raw batch put");
         let shape = Shape {
             codec: &self.codec,
-            key: |pair: &KvPair| &pair.0,
-            size: |pair: &KvPair| pair.0.len() + pair.1.len(),
+            key: |pair: &Expiring| &pair.key,
+            size: |pair: &Expiring| pair.key.len() + pair.value.len(),
             batch_bytes_max: BATCH_BYTES_MAX,
             batch_len_max: BATCH_LEN_MAX,
         };
         let answers = self
             .cluster
-            .many(&mut call, shape, pairs, |pairs: &[KvPair]| kvrpcpb::RawBatchPutRequest {
-                pairs: pairs
-                    .iter()
-                    .map(|(key, value)| kvrpcpb::KvPair {
-                        key: key.clone(),
-                        value: value.clone(),
-                        ..Default::default()
-                    })
-                    .collect(),
-                ttls: if ttl == 0 { vec![] } else { vec![ttl] },
-                for_cas: true,
-                ..Default::default()
+            .many(&mut call, shape, pairs, |pairs: &[Expiring]| {
+                let expires = pairs.iter().any(|pair| pair.ttl > 0);
+                kvrpcpb::RawBatchPutRequest {
+                    pairs: pairs
+                        .iter()
+                        .map(|pair| kvrpcpb::KvPair {
+                            key: pair.key.clone(),
+                            value: pair.value.clone(),
+                            ..Default::default()
+                        })
+                        .collect(),
+                    ttls: if expires {
+                        pairs.iter().map(|pair| pair.ttl).collect()
+                    } else {
+                        vec![]
+                    },
+                    for_cas: true,
+                    ..Default::default()
+                }
             })
             .await?;
         answers.iter().try_for_each(|(_, answer)| accepted(&call, &answer.error))
@@ -271,95 +305,6 @@ impl RawClient {
         }
     }
 
-    /// The first `limit` pairs of a range, in ascending order.
-    pub async fn scan(&self, range: impl Into<Span>, limit: usize) -> Result<Vec<KvPair>> {
-        self.scan_all(self.call("raw scan"), range.into(), limit, Order::Forward, false).await
-    }
-
-    /// As [`Self::scan`], without the values.
-    pub async fn scan_keys(&self, range: impl Into<Span>, limit: usize) -> Result<Vec<Bytes>> {
-        let call = self.call("raw scan");
-        let pairs = self.scan_all(call, range.into(), limit, Order::Forward, true).await?;
-        Ok(pairs.into_iter().map(|(key, _)| key).collect())
-    }
-
-    /// The last `limit` pairs of a range, in descending order.
-    pub async fn scan_reverse(&self, range: impl Into<Span>, limit: usize) -> Result<Vec<KvPair>> {
-        self.scan_all(self.call("raw scan"), range.into(), limit, Order::Reverse, false).await
-    }
-
-    /// All pairs of a range, fetched page by page as they are read; each page has a deadline of its
-    /// own. Pairs written meanwhile may or may not be seen.
-    pub fn stream(&self, range: impl Into<Span>) -> BoxStream<'static, Result<KvPair>> {
-        let rest = Some(self.codec.encode_range(&range.into().0));
-        let this = self.clone();
-        stream::try_unfold((this, rest), async |(this, rest)| {
-            let Some(rest) = rest else { return Ok::<_, Error>(None) };
-            let mut call = this.call("raw scan");
-            let page = this.page(&mut call, &rest, PAGE_LEN_MAX, Order::Forward, false).await?;
-            let (pairs, rest) = page;
-            Ok(Some((stream::iter(pairs.into_iter().map(Ok)), (this, rest))))
-        })
-        .try_flatten()
-        .boxed()
-    }
-
-    async fn scan_all(
-        &self,
-        mut call: Call,
-        range: Span,
-        limit: usize,
-        order: Order,
-        keys_only: bool,
-    ) -> Result<Vec<KvPair>> {
-        let mut pairs = Vec::new();
-        let mut rest = Some(self.codec.encode_range(&range.0));
-        while let Some(range) = rest.take()
-            && pairs.len() < limit
-        {
-            let wanted = (limit - pairs.len()).min(PAGE_LEN_MAX);
-            let (page, next) = self.page(&mut call, &range, wanted, order, keys_only).await?;
-            pairs.extend(page);
-            rest = next;
-        }
-        Ok(pairs)
-    }
-
-    /// Some pairs from the beginning of a range on the wire, and what of the range is left to read.
-    async fn page(
-        &self,
-        call: &mut Call,
-        range: &KeyRange,
-        limit: usize,
-        order: Order,
-        keys_only: bool,
-    ) -> Result<(Vec<KvPair>, Option<KeyRange>)> {
-        if range.is_empty() {
-            return Ok((Vec::new(), None));
-        }
-        let request = |route: &Route| {
-            let part = self.part(route, range);
-            let (start_key, end_key) = order.bounds(&part);
-            kvrpcpb::RawScanRequest {
-                start_key,
-                end_key,
-                limit: limit as u32,
-                key_only: keys_only,
-                reverse: order == Order::Reverse,
-                ..Default::default()
-            }
-        };
-        let (route, answer) =
-            self.cluster.at_edge(call, &self.codec, range, order, request).await?;
-        let full = answer.kvs.len() >= limit;
-        let last = answer.kvs.last().map(|pair| pair.key.clone());
-        let part = self.part(&route, range);
-        let rest = order.rest(range, &part, last.filter(|_| full));
-        let mut pairs = Vec::with_capacity(answer.kvs.len());
-        self.take_pairs(call, answer.kvs, &mut pairs)?;
-        Ok((pairs, rest))
-    }
-
     /// Writes `new` if the value is `expected` (`None`: if there is none), in one step.
     ///
     /// Never sent twice: if no answer comes, the outcome is undetermined.
@@ -370,6 +315,19 @@ impl RawClient {
         new: impl Into<Bytes>,
     ) -> Result<Swap> {
         let new = kvrpcpb::RawCasRequest { value: new.into(), ..Default::default() };
+        self.swap(key.as_ref(), expected.map(Into::into), new).await
+    }
+
+    /// As [`Self::compare_and_swap`]; the new value expires.
+    pub async fn compare_and_swap_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<impl Into<Bytes>>,
+        new: impl Into<Bytes>,
+        ttl: Duration,
+    ) -> Result<Swap> {
+        let new =
+            kvrpcpb::RawCasRequest { value: new.into(), ttl: seconds(ttl), ..Default::default() };
         self.swap(key.as_ref(), expected.map(Into::into), new).await
     }
 
@@ -408,7 +366,13 @@ impl RawClient {
     }
 
     fn call(&self, what: &'static str) -> Call {
-        self.cluster.call_within(what, self.timeout).strictly(self.strict)
+        let mut call = self.cluster.call_within(what, self.timeout).strictly(self.strict);
+        // Raw keys have no past: a stale read would be any read.
+        call.reads_from(match self.replica_read {
+            ReplicaRead::Stale => ReplicaRead::Mixed,
+            other => other,
+        });
+        call
     }
 
     fn keys(&self) -> Shape<'_, Bytes> {
@@ -421,14 +385,17 @@ impl RawClient {
         }
     }
 
-    fn pairs<K: AsRef<[u8]>, V: Into<Bytes>>(
+    fn expiring<K: AsRef<[u8]>, V: Into<Bytes>>(
         &self,
         pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> Vec<KvPair> {
-        pairs
-            .into_iter()
-            .map(|(key, value)| (self.codec.encode(key.as_ref()), value.into()))
-            .collect()
+        ttl: u64,
+    ) -> Vec<Expiring> {
+        let encode = |(key, value): (K, V)| Expiring {
+            key: self.codec.encode(key.as_ref()),
+            value: value.into(),
+            ttl,
+        };
+        pairs.into_iter().map(encode).collect()
     }
 
     /// What of the range lies in the route's region.
