@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::problem::Abort;
+use crate::plant::{Bug, Planted};
 
 /// The safe points that a store goes by. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +27,15 @@ pub struct SafePoints {
 struct Inner {
     txn: AtomicU64,
     gc: AtomicU64,
+    planted: Planted,
 }
 
 impl SafePoints {
+    /// The same, with a mistake in it.
+    pub(crate) fn planting(self, planted: Planted) -> Self {
+        Self { inner: Arc::new(Inner { planted, ..Inner::default() }) }
+    }
+
     /// Hears of safe points; older ones change nothing.
     pub fn adopt(&self, txn_safe_point: u64, gc_safe_point: u64) {
         self.inner.txn.fetch_max(txn_safe_point, Ordering::SeqCst);
@@ -47,6 +54,9 @@ impl SafePoints {
 
     /// Older clients move the second without the first.
     fn bound(&self) -> u64 {
+        if self.inner.planted.has(Bug::SafePointIgnored) {
+            return 0;
+        }
         self.txn().max(self.gc())
     }
 

@@ -14,6 +14,7 @@ use raftstore::engine::Snapshot;
 use raftstore::error::Fault;
 
 use crate::keys::Key;
+use crate::plant::Bug;
 use crate::txn::problem::{Abort, Stop};
 use crate::txn::reader::{Overlapped, OwnRecord, Reader};
 use crate::txn::record::{Lock, LockKind, Write, WriteKind};
@@ -74,6 +75,9 @@ pub(crate) fn rollback_unlocked<S: Snapshot>(
     overlapped: Option<Overlapped>,
     protection: Protection,
 ) -> Result<(), Fault> {
+    if reader.has(Bug::RollbackUnrecorded) {
+        return Ok(());
+    }
     if protection == Protection::Collapsible {
         collapse_previous(reader, writer, key, start_ts)?;
     }
@@ -156,7 +160,7 @@ fn collapse_previous<S: Snapshot>(
     if let Some((commit_ts, write)) = reader.write_at_or_before(key, start_ts)?
         && commit_ts < start_ts
         && write.kind == WriteKind::Rollback
-        && !write.is_protected_rollback()
+        && (!write.is_protected_rollback() || reader.has(Bug::ProtectedCollapsed))
     {
         writer.delete_write(key, commit_ts);
     }
