@@ -121,10 +121,10 @@ impl TxnClients {
         self.poll(slot, now);
     }
 
-    /// A client is gone in the middle of what it did.
-    pub(super) fn crash(&mut self, slot: usize) {
+    /// A client is gone in the middle of what it did, if it lives.
+    pub(super) fn crash(&mut self, slot: usize) -> bool {
         if self.tasks[slot].is_empty() {
-            return;
+            return false;
         }
         // Dropped without a borrow of what they share.
         drop(std::mem::take(&mut self.tasks[slot]));
@@ -141,6 +141,7 @@ impl TxnClients {
             shared.ledger.close(transaction);
         }
         shared.ledger.rename(slot);
+        true
     }
 
     /// Something comes to whoever waits for it.

@@ -112,9 +112,10 @@ impl World {
                     // The first client stays until the bank is open.
                     let first = u64::from(txn.done() == 0);
                     let slot = self.dice.within(first..txn.count() as u64) as usize;
-                    txn.crash(slot);
-                    let away = self.dice.within(AWAY);
-                    self.events.after(away, Event::Txn(TxnEvent::Come(slot)));
+                    if txn.crash(slot) {
+                        let away = self.dice.within(AWAY);
+                        self.events.after(away, Event::Txn(TxnEvent::Come(slot)));
+                    }
                     let next = self.dice.delay(CRASH_EVERY);
                     self.events.after(next, Event::Txn(TxnEvent::Crash));
                 }
