@@ -53,7 +53,7 @@ impl SafePoints {
     }
 
     /// Older clients move the second without the first.
-    fn bound(&self) -> u64 {
+    pub(crate) fn bound(&self) -> u64 {
         if self.inner.planted.has(Bug::SafePointIgnored) {
             return 0;
         }

@@ -21,13 +21,35 @@ use crate::txn::record::{Lock, LockKind, Write, WriteKind};
 use crate::txn::writer::Writer;
 
 /// Rolls back a transaction on these keys; the first committed key ends the command.
+///
+/// Who rolls back takes the answer for certain. Of a transaction that began at or before the safe point and of
+/// which nothing is known on a key, nothing can be said any more: it may be committed, and its record gone.
 pub fn batch_rollback<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
     keys: &[Key],
     start_ts: u64,
+    safe_point: u64,
 ) -> Result<(), Stop> {
-    keys.iter().try_for_each(|key| rollback_key(reader, writer, key, start_ts))
+    for key in keys {
+        if start_ts <= safe_point && is_forgotten(reader, key, start_ts)? {
+            return Err(Abort::TooOld { start_ts, safe_point }.into());
+        }
+        rollback_key(reader, writer, key, start_ts)?;
+    }
+    Ok(())
+}
+
+/// Whether a transaction has left neither a lock nor a record on the key.
+fn is_forgotten<S: Snapshot>(
+    reader: &mut Reader<S>,
+    key: &Key,
+    start_ts: u64,
+) -> Result<bool, Fault> {
+    if reader.lock(key)?.is_some_and(|lock| lock.start_ts == start_ts) {
+        return Ok(false);
+    }
+    Ok(matches!(reader.own_record(key, start_ts)?, OwnRecord::Unknown { .. }))
 }
 
 /// Rolls back a transaction on one key, whether it locked it or not.

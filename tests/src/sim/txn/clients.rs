@@ -45,7 +45,7 @@ pub(in crate::sim) struct TxnClients {
     pub(super) collecting: Option<Collecting>,
     /// How long versions are kept, if they are not kept for ever.
     pub(super) life: Option<Instant>,
-    records: TxnRecords,
+    pub(super) records: TxnRecords,
 }
 
 /// Garbage that is being collected.

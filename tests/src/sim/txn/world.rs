@@ -206,6 +206,7 @@ impl World {
             (resolved_before, _) if resolved_before >= safe_point => {
                 // The last look at what is about to go.
                 self.sweep_all(txn);
+                txn.records.forget(safe_point);
                 self.tell_safe_points(safe_point, safe_point);
                 self.judges.saw(Probe::GarbageCollected);
                 txn.collecting = None;
