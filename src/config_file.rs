@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, Outcome};
-use crate::replica_keys::{RaftSection, RegionSection, Size};
+use crate::replica_keys::{Period, RaftSection, RegionSection, Size};
 
 /// Sections of tikv-server's file whose keys are accepted and, but for those named below, change nothing.
 const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
@@ -28,7 +28,7 @@ const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
     "log-backup",
 ];
 
-/// Sections of pd-server's file that are accepted whole and change nothing.
+/// Sections of pd-server's file whose keys are accepted and, but for those named below, change nothing.
 const SCHEDULER_SECTIONS_WITHOUT_EFFECT: [&str; 4] =
     ["schedule", "pd-server", "security", "metric"];
 
@@ -108,6 +108,14 @@ pub(crate) struct SchedulerFile {
     lease: Option<toml::Value>,
     pub(crate) log: LogSection,
     pub(crate) replication: ReplicationSection,
+    pub(crate) schedule: ScheduleSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct ScheduleSection {
+    pub(crate) gc_life_time: Option<Period>,
+    pub(crate) gc_run_interval: Option<Period>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -180,7 +188,7 @@ fn parse<T: Default + DeserializeOwned>(
 }
 
 /// Keys that the two files share in spelling; enough to catch a slip of the finger.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 27] = [
     "server.addr",
     "server.advertise-addr",
     "server.status-addr",
@@ -204,6 +212,8 @@ const KNOWN: [&str; 25] = [
     "advertise-client-urls",
     "advertise-peer-urls",
     "initial-cluster",
+    "schedule.gc-life-time",
+    "schedule.gc-run-interval",
     "replication.max-replicas",
     "replication.location-labels",
 ];

@@ -179,6 +179,12 @@ fn scheduler_config(
     if let Some(labels) = file.replication.location_labels {
         config.policy.location_labels = labels;
     }
+    if let Some(period) = file.schedule.gc_life_time {
+        config.policy.gc_life_time_ms = period.0;
+    }
+    if let Some(period) = file.schedule.gc_run_interval {
+        config.policy.gc_run_interval_ms = period.0;
+    }
     Ok(config)
 }
 

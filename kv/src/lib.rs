@@ -22,6 +22,9 @@ mod scheduler_link;
 mod bounds;
 mod drain;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 mod metrics;
 mod status;
 

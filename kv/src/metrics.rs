@@ -37,6 +37,12 @@ pub(crate) struct Metrics {
     pub(crate) writes: Counter,
     /// Requests refused with a region error by `Storage`.
     pub(crate) refusals: Counter,
+    /// Circles of waiting transactions found while this store was the detector.
+    pub(crate) deadlocks: Counter,
+    /// Locks of old transactions resolved.
+    pub(crate) old_locks: Counter,
+    /// Records found to be garbage and removed on demand; what compaction removes is not counted.
+    pub(crate) old_versions: Counter,
     /// Snapshots sent to other stores, completely.
     pub(crate) snapshots_sent: Counter,
     /// Snapshots received from other stores, completely.
@@ -61,6 +67,9 @@ impl Metrics {
             reads_by_lease: counter("reads_by_lease", "Views taken under a leader's lease"),
             reads_by_barrier: counter("reads_by_barrier", "Views that needed a read barrier"),
             writes: counter("writes", "Batches written through the raft log"),
+            deadlocks: counter("deadlocks", "Circles of waiting transactions found here"),
+            old_locks: counter("old_locks", "Locks of old transactions resolved"),
+            old_versions: counter("old_versions", "Old records removed on demand"),
             refusals: counter("refusals", "Views and writes refused with a region error"),
             snapshots_sent: counter("snapshots_sent", "Snapshots sent completely"),
             snapshots_received: counter("snapshots_received", "Snapshots received completely"),

@@ -285,7 +285,7 @@ impl StoreNode {
             feedback: Arc::new(Feedback::new(identity.store_id.0)),
             receiving: Semaphore::new(config.snapshots_receiving_max),
             snapshot_place: place,
-            detector: Detector::new(Box::new(leads)),
+            detector: Detector::new(Box::new(leads), metrics.deadlocks.clone()),
             no_more: no_more.ear(),
             _in_use: in_use_tx,
         });

@@ -15,3 +15,4 @@ mod misuse;
 mod pause;
 mod playground;
 mod stream;
+mod transactions;

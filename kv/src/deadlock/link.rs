@@ -58,9 +58,22 @@ enum Ended {
     LookAgain,
 }
 
-/// Tells of waits until the store stops.
-pub(crate) async fn run(waits: LockWait, detector: Arc<Detector>, whereabouts: impl Whereabouts) {
-    let mut told = waits.listen();
+/// Tells of waits until the store stops: of all that begin after this call.
+pub(crate) fn run(
+    waits: LockWait,
+    detector: Arc<Detector>,
+    whereabouts: impl Whereabouts,
+) -> impl Future<Output = ()> + Send {
+    let told = waits.listen();
+    tell(waits, detector, whereabouts, told)
+}
+
+async fn tell(
+    waits: LockWait,
+    detector: Arc<Detector>,
+    whereabouts: impl Whereabouts,
+    mut told: mpsc::Receiver<DeadlockRequest>,
+) {
     while told.recv().await.is_some() {
         // A wait has begun; it is among all that are told now.
         loop {

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use proto::deadlock::{DeadlockRequest, DeadlockRequestType, DeadlockResponse};
 use tokio::time::Instant;
 
@@ -47,13 +48,16 @@ pub(crate) struct Detector {
     leads: Leads,
     next_teller: AtomicU64,
     began: Instant,
+    found: Counter,
 }
 
 impl Detector {
-    pub(crate) fn new(leads: Leads) -> Arc<Self> {
+    /// `found` counts circles.
+    pub(crate) fn new(leads: Leads, found: Counter) -> Arc<Self> {
         Arc::new(Self {
             graph: Mutex::default(),
             leads,
+            found,
             next_teller: AtomicU64::new(0),
             began: Instant::now(),
         })
@@ -99,6 +103,7 @@ impl Teller {
             DeadlockRequestType::Detect => {
                 let until = now + REMEMBERED_FOR.as_millis() as u64;
                 let deadlock = graph.wait(&entry, self.id, until, now).err()?;
+                self.detector.found.inc();
                 Some(DeadlockResponse {
                     entry: Some(entry),
                     deadlock_key_hash: deadlock.deadlock_key_hash,

@@ -42,7 +42,8 @@ async fn store(detector_at: &Arc<Mutex<String>>) -> Store {
     let address = listener.local_addr().unwrap().to_string();
     let leads = Arc::new(AtomicBool::new(false));
     let asked = leads.clone();
-    let detector = Detector::new(Box::new(move || asked.load(Ordering::SeqCst)));
+    let detector =
+        Detector::new(Box::new(move || asked.load(Ordering::SeqCst)), Counter::default());
     let (waits, cut) = (LockWait::default(), Cut::new());
     let service = service::Service::new(detector.clone(), waits.clone(), cut.ear());
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -109,7 +110,8 @@ async fn waits_are_told_again_when_the_first_region_has_another_leader() {
 fn who_is_no_detector_any_more_forgets() {
     let leads = Arc::new(AtomicBool::new(true));
     let asked = leads.clone();
-    let detector = Detector::new(Box::new(move || asked.load(Ordering::SeqCst)));
+    let detector =
+        Detector::new(Box::new(move || asked.load(Ordering::SeqCst)), Counter::default());
     let wait = |txn, holder| DeadlockRequest {
         entry: Some(crate::txn::deadlock::entry(txn, holder, &"k".into(), &Bytes::new())),
         ..Default::default()

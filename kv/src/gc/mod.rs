@@ -19,8 +19,9 @@
 //!
 //! **Why nothing that is needed goes.** A commit record at the primary may go only when no lock waits to
 //! learn from it. So locks are resolved everywhere before the GC safe point moves, and none comes after:
-//! every store refuses transactions that began at or before the txn safe point it has heard of, and the
-//! scheduler waits until all have heard. A store that starts hears before it serves.
+//! every store refuses transactions that began at or before the txn safe point it has heard of, waits for
+//! commands under way before it looks for locks, and the scheduler waits until all have heard. A store that
+//! starts hears before it serves.
 //!
 //! **When nothing follows.** A store that cannot reach the scheduler goes on with what it has heard. A region
 //! that has no leader keeps its locks, and so all of the cluster's versions; with a leader they go. A safe
@@ -50,6 +51,9 @@ const AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// After a region whose locks could not be resolved: when it is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How long commands under way are waited for before locks are looked for; then the round is left out.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Regions whose locks are resolved before the scheduler is told.
 const REGIONS_PER_REPORT: usize = 1024;
@@ -128,16 +132,24 @@ pub(crate) async fn run<D: DataEngine>(store: Weak<Store<D>>, parts: Parts) {
             Err(error) => tracing::debug!(%error, "the scheduler tells no safe points"),
         }
         if progress.target != points.txn() {
-            progress = Progress { target: points.txn(), collected: progress.collected, ..progress };
+            progress.target = points.txn();
             progress.clean.clear();
         }
         let mut pause = parts.interval;
         if points.txn() > points.gc() {
-            let resolved = resolve_regions(&alive, &parts.elsewhere, &mut progress).await;
-            pause = match resolved {
-                Resolved::Some => Duration::ZERO,
-                Resolved::Nothing => pause.min(TRY_AGAIN_AFTER * 2),
-                Resolved::Trouble => TRY_AGAIN_AFTER,
+            // Commands that were let in before may still be on their way into the log.
+            let is_settled = tokio::time::timeout(SETTLE_TIME_MAX, points.settled()).await.is_ok();
+            pause = if is_settled {
+                match resolve_regions(&alive, &parts.elsewhere, &mut progress).await {
+                    Resolved::Some => Duration::ZERO,
+                    Resolved::Nothing => pause.min(TRY_AGAIN_AFTER * 2),
+                    Resolved::Trouble => TRY_AGAIN_AFTER,
+                }
+            } else {
+                tracing::warn!(
+                    "a write of before the safe point does not end: locks are left alone"
+                );
+                TRY_AGAIN_AFTER
             };
         }
         if points.gc() > progress.collected {
@@ -179,6 +191,7 @@ async fn resolve_regions<D: DataEngine>(
         );
         match resolved.await {
             Ok(count) => {
+                store.metrics.old_locks.inc_by(count);
                 if count > 0 {
                     tracing::info!(
                         region = view.region.id,
@@ -214,6 +227,7 @@ fn context_of(view: &ReadView) -> kvrpcpb::Context {
 /// Every replica here, led or not: each store removes for itself.
 async fn remove_versions<D: DataEngine>(store: &Arc<Store<D>>) {
     for view in store.router.read_views().all() {
+        let metrics = store.metrics.clone();
         let (store, range) = (store.clone(), view.range.clone());
         // May take long: files may be rewritten. The node waits for its end when it stops.
         let removed =
@@ -221,6 +235,7 @@ async fn remove_versions<D: DataEngine>(store: &Arc<Store<D>>) {
         match removed.await {
             Ok(Ok(0)) | Err(_) => {}
             Ok(Ok(count)) => {
+                metrics.old_versions.inc_by(count);
                 tracing::debug!(region = view.region.id, count, "removed old versions");
             }
             Ok(Err(fault)) => {

@@ -5,7 +5,8 @@
 //! batch.rs      many commands on one stream
 //! debug.rs      what a person asks of this store
 //! peers.rs      what other stores send: raft messages and snapshots
-//! regions.rs    splits, and deleting below the replication
+//! regions.rs    splits, and locks below the replication
+//! destroy.rs    ranges that nobody needs any more
 //! ```
 //!
 //! Region errors and key errors are part of an answer; a gRPC status is only for requests that no
@@ -16,6 +17,7 @@
 pub(crate) mod batch;
 mod commands;
 mod debug;
+mod destroy;
 mod peers;
 mod regions;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proto::{KeyRange, Refusal, kvrpcpb, memcomparable, metapb};
-use raftstore::engine::{ColumnFamily, DataEngine, WriteBatch};
+use raftstore::engine::DataEngine;
 use tokio::sync::oneshot;
 
 use super::Store;
@@ -69,32 +69,6 @@ impl<D: DataEngine> Store<D> {
             Refusal::UndeterminedResult { message: "the split did not end in time".into() }
         })?;
         answer.unwrap_or_else(|_| Err(Refusal::closing()))
-    }
-
-    /// Deletes a range on this store alone, below the replication: for ranges that nobody will read
-    /// or write any more. Never a region error, whatever regions are here.
-    pub(super) async fn unsafe_destroy_range(
-        &self,
-        request: kvrpcpb::UnsafeDestroyRangeRequest,
-    ) -> kvrpcpb::UnsafeDestroyRangeResponse {
-        // An empty key is a bound that is not there.
-        let bound = |key: Bytes| match key.is_empty() {
-            true => key,
-            false => memcomparable::encode(&key),
-        };
-        let range = KeyRange::from_wire(bound(request.start_key), bound(request.end_key));
-        let mut batch = WriteBatch::new();
-        for cf in ColumnFamily::DATA {
-            batch.delete_range(cf, range.clone());
-        }
-        let data = self.router.data().clone();
-        let written = tokio::task::spawn_blocking(move || data.write(batch)).await;
-        let error = match written {
-            Ok(Ok(())) => String::new(),
-            Ok(Err(fault)) => fault.to_string(),
-            Err(_) => "the store is stopping".into(),
-        };
-        kvrpcpb::UnsafeDestroyRangeResponse { error, ..Default::default() }
     }
 
     /// Every lock of old transactions in this store's engine, whatever regions are here and whoever

@@ -55,7 +55,11 @@ pub use transactions::{TimestampFuture, TimestampSource, Transactions};
 
 #[cfg(test)]
 mod script;
-#[cfg(test)]
-mod replay;
+#[cfg(any(test, feature = "fuzzing"))]
+mod dump;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod replay;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod famous;

@@ -65,7 +65,6 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<Vec<Reserved>, Stop> {
         let deadline = Deadline::of(context);
         self.check_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
-        self.safe_points().check_write(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         let must_not_exist =
             |mutation: &kvrpcpb::Mutation| mutation.assertion() == kvrpcpb::Assertion::NotExist;
@@ -117,7 +116,9 @@ impl<St: Storage> Transactions<St> {
         deadline: Deadline,
         patience: Duration,
     ) -> Result<Try, Stop> {
-        let entered = self.enter(keys, deadline).await?;
+        // Anew with each try: a safe point may have passed it while it waited.
+        let admitted = self.safe_points().admit(request.start_version)?;
+        let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
         let view = self.view(context, deadline).await?;
         let decided = decide_in(context, keys, &view, |reader, writer| {
             reader.plant(self.planted());

@@ -11,23 +11,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use goldenscript::{Argument, Command};
-use proto::KeyRange;
 use proto::kvrpcpb::{
     self, AssertionLevel, BatchGetRequest, BatchRollbackRequest, BufferBatchGetRequest,
     CheckSecondaryLocksRequest, CheckTxnStatusRequest, CleanupRequest, CommitRequest, Context,
-    FlushRequest, GetRequest, IsolationLevel, KeyError, LockInfo, Mutation,
-    MvccGetByStartTsRequest, Op, PessimisticLockRequest, PessimisticRollbackRequest,
-    PrewriteRequest, ResolveLockRequest, ScanLockRequest, ScanRequest, TxnHeartBeatRequest,
-    TxnInfo,
+    FlushRequest, GetRequest, IsolationLevel, KeyError, Mutation, MvccGetByStartTsRequest, Op,
+    PessimisticLockRequest, PessimisticRollbackRequest, PrewriteRequest, ResolveLockRequest,
+    ScanLockRequest, ScanRequest, TxnHeartBeatRequest, TxnInfo,
 };
 use raftstore::engine::memory::MemoryData;
-use raftstore::engine::{ColumnFamily, Cursor, DataEngine, Snapshot};
 use test_each_file::test_each_path;
 
-use super::record::{Lock, Write};
+use super::dump::{dump, lock_info, show};
 use super::{TimestampFuture, TimestampSource, Transactions};
 use crate::config::ApiVersion;
-use crate::keys::{self, Key};
 use crate::storage::local::LocalStorage;
 
 test_each_path! { in "kv/src/txn/testscripts" as scripts => run }
@@ -567,39 +563,12 @@ fn outcome(error: Option<KeyError>, ok: impl FnOnce() -> String) -> String {
     text
 }
 
-fn show(bytes: &[u8]) -> String {
-    match bytes.len() {
-        // Long values are one letter, many times.
-        300.. => format!("{}*{}", bytes[0] as char, bytes.len()),
-        _ => proto::key::Readable(bytes).to_string(),
-    }
-}
-
 fn pairs(pairs: &[kvrpcpb::KvPair]) -> String {
     let line = |pair: &kvrpcpb::KvPair| match &pair.error {
         Some(error) => problem(error) + "\n",
         None => format!("{}={}\n", show(&pair.key), show(&pair.value)),
     };
     pairs.iter().map(line).collect()
-}
-
-fn lock_info(info: &LockInfo) -> String {
-    let mut out = format!(
-        "{} {} by {} primary={} ttl={}",
-        show(&info.key),
-        info.lock_type().as_str_name(),
-        info.lock_version,
-        show(&info.primary_lock),
-        info.lock_ttl
-    );
-    if info.min_commit_ts > 0 {
-        write!(out, " min_commit={}", info.min_commit_ts).unwrap();
-    }
-    if info.use_async_commit {
-        let keys: Vec<_> = info.secondaries.iter().map(|key| show(key)).collect();
-        write!(out, " async[{}]", keys.join(" ")).unwrap();
-    }
-    out
 }
 
 fn problem(error: &KeyError) -> String {
@@ -641,65 +610,4 @@ fn problem(error: &KeyError) -> String {
         return format!("abort: {}", error.abort);
     }
     format!("retry: {}", error.retryable)
-}
-
-/// Every record of the engine.
-pub(super) fn dump(engine: &impl DataEngine) -> String {
-    let (snapshot, all) = (engine.snapshot(), KeyRange::all());
-    let mut out = String::new();
-    let mut cursor = snapshot.cursor(ColumnFamily::Lock, &all);
-    let mut on_key = cursor.seek_to_first().unwrap();
-    while on_key {
-        let key = Key::from_encoded(cursor.key()).unwrap();
-        let lock = Lock::decode(cursor.value(), &key).unwrap();
-        write!(out, "lock    {}", lock_info(&lock.info(&key))).unwrap();
-        if let Some(value) = &lock.short_value {
-            write!(out, " value={}", show(value)).unwrap();
-        }
-        if lock.for_update_ts > 0 {
-            write!(out, " for_update={}", lock.for_update_ts).unwrap();
-        }
-        if lock.locked_with_conflict {
-            out += " with_conflict";
-        }
-        if lock.generation > 0 {
-            write!(out, " generation={}", lock.generation).unwrap();
-        }
-        if !lock.rollback_ts.is_empty() {
-            write!(out, " rollbacks={:?}", lock.rollback_ts).unwrap();
-        }
-        out.push('\n');
-        on_key = cursor.next().unwrap();
-    }
-    let mut cursor = snapshot.cursor(ColumnFamily::Write, &all);
-    let mut on_key = cursor.seek_to_first().unwrap();
-    while on_key {
-        let (encoded, commit_ts) = keys::split_version(cursor.key()).unwrap();
-        let key = Key::from_encoded(encoded).unwrap();
-        let record = Write::decode(cursor.value(), &key).unwrap();
-        let kind = record.kind.to_wire().as_str_name();
-        write!(out, "write   {key}@{commit_ts} {kind} by {}", record.start_ts).unwrap();
-        if record.is_protected_rollback() {
-            out += " protected";
-        } else if let Some(value) = &record.short_value {
-            write!(out, " value={}", show(value)).unwrap();
-        }
-        if record.overlapped_rollback {
-            out += " overlapped";
-        }
-        if let Some(fence) = record.gc_fence {
-            write!(out, " fence={fence}").unwrap();
-        }
-        out.push('\n');
-        on_key = cursor.next().unwrap();
-    }
-    let mut cursor = snapshot.cursor(ColumnFamily::Default, &all);
-    let mut on_key = cursor.seek_to_first().unwrap();
-    while on_key {
-        let (encoded, start_ts) = keys::split_version(cursor.key()).unwrap();
-        let key = Key::from_encoded(encoded).unwrap();
-        writeln!(out, "default {key}@{start_ts} {}", show(cursor.value())).unwrap();
-        on_key = cursor.next().unwrap();
-    }
-    out
 }

@@ -23,7 +23,7 @@ use crate::storage::local::LocalStorage;
 use crate::storage::{Storage, View};
 
 /// Hands out this number, or refuses.
-struct Oracle(Option<u64>);
+pub(super) struct Oracle(pub(super) Option<u64>);
 
 impl TimestampSource for Oracle {
     fn fresh(&self) -> TimestampFuture {
@@ -32,24 +32,30 @@ impl TimestampSource for Oracle {
     }
 }
 
+/// Something that happens.
+type Act = Box<dyn FnOnce() + Send>;
+
 /// Storage whose writes can be held back, and whose contexts are kept.
 #[derive(Clone)]
-struct Gated {
+pub(super) struct Gated {
     local: LocalStorage<MemoryData>,
-    is_shut: Arc<AtomicBool>,
-    gate: Arc<Notify>,
-    written: Arc<Mutex<Vec<Context>>>,
-    viewed: Arc<Mutex<Vec<Context>>>,
+    pub(super) is_shut: Arc<AtomicBool>,
+    pub(super) gate: Arc<Notify>,
+    pub(super) written: Arc<Mutex<Vec<Context>>>,
+    pub(super) viewed: Arc<Mutex<Vec<Context>>>,
+    /// Happens once, when the next view is taken.
+    pub(super) on_view: Arc<Mutex<Option<Act>>>,
 }
 
 impl Gated {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             local: LocalStorage::new(MemoryData::new()),
             is_shut: Arc::default(),
             gate: Arc::default(),
             written: Arc::default(),
             viewed: Arc::default(),
+            on_view: Arc::default(),
         }
     }
 }
@@ -59,6 +65,9 @@ impl Storage for Gated {
 
     async fn view(&self, context: &Context) -> Result<View<Self::Snapshot>, Refusal> {
         self.viewed.lock().push(context.clone());
+        if let Some(act) = self.on_view.lock().take() {
+            act();
+        }
         Ok(View { term: 7, ..self.local.view(context).await? })
     }
 
@@ -71,15 +80,15 @@ impl Storage for Gated {
     }
 }
 
-fn over(storage: Gated) -> Transactions<Gated> {
+pub(super) fn over(storage: Gated) -> Transactions<Gated> {
     Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(Some(100))))
 }
 
-fn put(key: &'static str, value: &'static str) -> Mutation {
+pub(super) fn put(key: &'static str, value: &'static str) -> Mutation {
     Mutation { op: Op::Put as i32, key: key.into(), value: value.into(), ..Default::default() }
 }
 
-fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
+pub(super) fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
     PrewriteRequest {
         primary_lock: mutations[0].key.clone(),
         mutations,
@@ -89,7 +98,7 @@ fn prewrite(start: u64, mutations: Vec<Mutation>) -> PrewriteRequest {
     }
 }
 
-fn get(key: &'static str, ts: u64) -> GetRequest {
+pub(super) fn get(key: &'static str, ts: u64) -> GetRequest {
     GetRequest { key: key.into(), version: ts, ..Default::default() }
 }
 
@@ -97,7 +106,7 @@ fn hurry(ms: u64) -> Option<Context> {
     Some(Context { max_execution_duration_ms: ms, ..Default::default() })
 }
 
-fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockRequest {
+pub(super) fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockRequest {
     PessimisticLockRequest {
         mutations: vec![Mutation {
             op: Op::PessimisticLock as i32,
@@ -113,7 +122,7 @@ fn reserve(start: u64, key: &'static str, wait_ms: i64) -> PessimisticLockReques
     }
 }
 
-fn refusal(error: Option<errorpb::Error>) -> Refusal {
+pub(super) fn refusal(error: Option<errorpb::Error>) -> Refusal {
     error.expect("a refusal").into()
 }
 

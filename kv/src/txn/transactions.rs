@@ -29,7 +29,7 @@ use super::memory_locks::{MemoryLocks, Synced};
 use super::problem::Stop;
 use super::reader::Reader;
 use super::record::Lock;
-use super::safe_points::SafePoints;
+use super::safe_points::{Admitted, SafePoints};
 use super::writer::Writer;
 use crate::config::ApiVersion;
 use crate::deadline::{Deadline, ToTheEnd};
@@ -163,18 +163,22 @@ impl<St: Storage> Transactions<St> {
         self.decide_and_write(context, keys, deadline, entered, view, decide).await
     }
 
-    /// [`Self::run`] for commands that compute a commit timestamp: first makes sure that the newest
-    /// read covers what was served by earlier leaders.
-    pub(super) async fn run_synced<R>(
+    /// [`Self::run`] for commands that lock keys. One that computes a commit timestamp (`is_synced`) first
+    /// makes sure that the newest read covers what was served by earlier leaders.
+    pub(super) async fn run_admitted<R>(
         &self,
         context: &kvrpcpb::Context,
         keys: &[Key],
         deadline: Deadline,
+        admitted: Admitted,
+        is_synced: bool,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let entered = self.enter(keys, deadline).await?;
+        let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
         let view = self.view(context, deadline).await?;
-        self.sync_newest_read(context, view.term, deadline).await?;
+        if is_synced {
+            self.sync_newest_read(context, view.term, deadline).await?;
+        }
         self.decide_and_write(context, keys, deadline, entered, view, decide).await
     }
 
@@ -184,7 +188,7 @@ impl<St: Storage> Transactions<St> {
         let permits = self.inner.permits.clone();
         let permit =
             deadline.bound(permits.acquire_owned()).await?.expect("the semaphore is never closed");
-        Ok(Entered { _latched: latched, _permit: permit })
+        Ok(Entered { _latched: latched, _permit: permit, _admitted: None })
     }
 
     async fn sync_newest_read(
@@ -308,6 +312,14 @@ impl<St: Storage> Transactions<St> {
 pub(super) struct Entered {
     _latched: Latched,
     _permit: OwnedSemaphorePermit,
+    /// Of a command that locks keys.
+    _admitted: Option<Admitted>,
+}
+
+impl Entered {
+    pub(super) fn with_admitted(self, admitted: Admitted) -> Self {
+        Self { _admitted: Some(admitted), ..self }
+    }
 }
 
 /// Lets a command decide from a view; the keys must be the region's.

@@ -59,21 +59,15 @@ impl<St: Storage> Transactions<St> {
         let context = request.context.clone().unwrap_or_default();
         let deadline = Deadline::of(&context);
         self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
-        self.safe_points().check_write(request.start_version)?;
+        let admitted = self.safe_points().admit(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         self.before_checks(&request.mutations, request.start_version);
         let memory = self.memory();
-        if request.use_async_commit || request.try_one_pc {
-            self.run_synced(&context, &keys, deadline, |reader, writer| {
-                prewrite(reader, writer, memory, &request)
-            })
-            .await
-        } else {
-            self.run(&context, &keys, deadline, |reader, writer| {
-                prewrite(reader, writer, memory, &request)
-            })
-            .await
-        }
+        let is_synced = request.use_async_commit || request.try_one_pc;
+        self.run_admitted(&context, &keys, deadline, admitted, is_synced, |reader, writer| {
+            prewrite(reader, writer, memory, &request)
+        })
+        .await
     }
 
     /// `KvFlush`: locks the keys of one generation of a pipelined transaction.
@@ -96,11 +90,11 @@ impl<St: Storage> Transactions<St> {
         let context = request.context.clone().unwrap_or_default();
         let deadline = Deadline::of(&context);
         self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
-        self.safe_points().check_write(request.start_ts)?;
+        let admitted = self.safe_points().admit(request.start_ts)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         self.before_checks(&request.mutations, request.start_ts);
         let memory = self.memory();
-        self.run(&context, &keys, deadline, |reader, writer| {
+        self.run_admitted(&context, &keys, deadline, admitted, false, |reader, writer| {
             flush(reader, writer, memory, &request)
         })
         .await

@@ -199,11 +199,11 @@ impl World {
         let safe_point = self.rocks.safe_point();
         let (truth, memory, rocks) =
             (self.truth.snapshot(), self.memory.snapshot(), self.rocks.snapshot());
-        for key in 0..KEYS.len() {
+        for (key, name) in KEYS.iter().enumerate() {
             for ts in safe_point..=self.now + 1 {
                 let expected = seen(&truth, key, ts);
-                assert_eq!(seen(&memory, key, ts), expected, "memory: {} at {ts}", KEYS[key]);
-                assert_eq!(seen(&rocks, key, ts), expected, "RocksDB: {} at {ts}", KEYS[key]);
+                assert_eq!(seen(&memory, key, ts), expected, "memory: {name} at {ts}");
+                assert_eq!(seen(&rocks, key, ts), expected, "RocksDB: {name} at {ts}");
             }
         }
     }

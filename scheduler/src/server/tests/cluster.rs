@@ -1,6 +1,8 @@
 //! Stores, regions, heartbeats and safe points over the wire.
 
 use proto::keyspacepb::keyspace_client::KeyspaceClient;
+use proto::schedulerpb::garbage_client::GarbageClient;
+use proto::schedulerpb::{CollectRequest, ResolvedRange};
 use proto::{keyspacepb, metapb, pdpb};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -260,6 +262,47 @@ async fn a_split_that_a_client_asks_for_is_ordered_and_awaited() {
     stream.say(&region(2, "m", "", 2, &[1])).await;
     let response = split.await.unwrap().unwrap().into_inner();
     assert_eq!((response.finished_percentage, response.regions_id), (100, vec![2]));
+}
+
+#[tokio::test]
+async fn the_gc_safe_point_follows_when_stores_have_resolved_their_locks() {
+    let node = served().await;
+    bootstrap(&node).await;
+    let mut client = pd(&node).await;
+    let advance = pdpb::AdvanceTxnSafePointRequest {
+        header: header(&node),
+        target: 100,
+        ..Default::default()
+    };
+    client.advance_txn_safe_point(advance).await.unwrap();
+    let channel = super::super::links::connect(node.client_url()).await.unwrap();
+    let mut garbage = GarbageClient::new(channel);
+    let mut report = async |txn_safe_point, resolved: Vec<(&'static str, &'static str)>| {
+        let range = |(start, end): (&'static str, &'static str)| ResolvedRange {
+            start_key: start.into(),
+            end_key: end.into(),
+        };
+        let request = CollectRequest {
+            cluster_id: node.cluster_id(),
+            store_id: 1,
+            txn_safe_point,
+            resolved: resolved.into_iter().map(range).collect(),
+        };
+        garbage.collect(request).await.unwrap().into_inner()
+    };
+    let told = report(0, vec![]).await;
+    assert_eq!((told.txn_safe_point, told.gc_safe_point), (100, 0));
+    report(100, vec![("m", "")]).await;
+    assert_eq!(report(100, vec![]).await.gc_safe_point, 0);
+    report(100, vec![("", "m")]).await;
+    eventually("the GC safe point to follow", async || {
+        let ask = pdpb::GetGcSafePointRequest { header: header(&node) };
+        pd(&node).await.get_gc_safe_point(ask).await.unwrap().into_inner().safe_point == 100
+    })
+    .await;
+    let request = CollectRequest { cluster_id: 7, store_id: 1, ..Default::default() };
+    assert!(garbage.collect(request).await.is_err(), "another cluster's store");
+    node.stop().await;
 }
 
 #[tokio::test]

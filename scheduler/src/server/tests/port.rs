@@ -228,6 +228,7 @@ async fn reflection_names_what_this_port_serves() {
         "keyspacepb.Keyspace",
         "meta_storagepb.MetaStorage",
         "pdpb.PD",
+        "schedulerpb.Garbage",
     ];
     assert_eq!(names, served);
     node.stop().await;

@@ -200,7 +200,11 @@ impl Node {
     /// Whether the store goes by this safe point, or will when it starts.
     pub(in crate::sim) fn has_heard(&self, txn_safe_point: u64) -> bool {
         let server = self.process.as_ref().and_then(|process| process.txn.as_ref());
-        server.is_none_or(|s| s.transactions.safe_points().txn() >= txn_safe_point)
+        server.is_none_or(|server| {
+            let points = server.transactions.safe_points();
+            // Those who were let in before may lock keys yet.
+            points.txn() >= txn_safe_point && points.settled().now_or_never().is_some()
+        })
     }
 
     /// A timestamp comes from the scheduler.
