@@ -12,6 +12,7 @@ pub mod keys;
 mod deadline;
 pub mod raw;
 pub mod txn;
+pub mod plant;
 pub mod storage;
 
 mod deadlock;

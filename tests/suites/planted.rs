@@ -231,8 +231,12 @@ fn transacting(seed: u64, workloads: &[Workload]) -> Options {
     let mut options = busy(seed);
     options.clients = 1;
     options.think = SECOND;
-    options.transactions =
-        Some(Transacting { clients: 8, think: 8 * MILLISECOND, workloads: workloads.to_vec() });
+    options.transactions = Some(Transacting {
+        clients: 8,
+        think: 8 * MILLISECOND,
+        workloads: workloads.to_vec(),
+        life: None,
+    });
     options
 }
 
@@ -255,6 +259,28 @@ fn banking_late(seed: u64) -> Options {
     let mut options = banking(seed);
     options.weather = Weather { loss: 60, repeat: 20, delay: 4 * MILLISECOND, very_late: 60 };
     options
+}
+
+/// … while leaders are deposed, again and again.
+fn banking_led(seed: u64) -> Options {
+    banking(seed).with_mischief(&[Mischief::Isolate, Mischief::Pause, Mischief::Kill], SECOND)
+}
+
+/// … while old versions go as soon as they may.
+fn collecting(seed: u64) -> Options {
+    let mut options = banking_late(seed);
+    if let Some(transacting) = &mut options.transactions {
+        transacting.life = Some(SECOND);
+    }
+    options
+}
+
+/// One who counts, and one who must be on call: whoever reserves is relied upon.
+fn reserving(seed: u64) -> Options {
+    let mut options =
+        transacting(seed, &[Workload::Counter, Workload::GuardedSkew, Workload::Lists]);
+    options.topology = true;
+    options.with_mischief(&[Mischief::Isolate], 2 * SECOND)
 }
 
 type World = fn(u64) -> Options;
@@ -290,6 +316,36 @@ fn in_machines() -> Vec<Row> {
 
 #[cfg(feature = "plant")]
 fn in_machines() -> Vec<Row> {
+    let mut rows = in_transactions();
+    rows.extend(in_replication());
+    rows
+}
+
+#[cfg(feature = "plant")]
+fn in_transactions() -> Vec<Row> {
+    use kv::plant::Bug;
+    let row = |bug, number, world: World, seen_as: Words| {
+        row(Plant::InTransactions(bug), number, world, seen_as)
+    };
+    vec![
+        row(Bug::ConflictUnchecked, "T1", listing, ANOMALY),
+        row(Bug::ReservedUnchecked, "T1", reserving, ANOMALY),
+        row(Bug::LostLockAmended, "T2", reserving, FATES),
+        row(Bug::RollbackUnrecorded, "T3", banking_late, FATES),
+        row(Bug::OwnRollbackOverlooked, "T3", banking_late, FATES),
+        row(Bug::ProtectedCollapsed, "T3", banking_late, FATES),
+        row(Bug::CommitWithoutLock, "T4", banking_late, FATES),
+        row(Bug::NewestReadUnsynced, "T6", banking_led, ANOMALY),
+        row(Bug::ReadUnsaid, "T7", banking, ANOMALY),
+        row(Bug::LocksUnshown, "T7", banking, ANOMALY),
+        row(Bug::PromiseBroken, "T7", banking, ANOMALY),
+        row(Bug::SafePointIgnored, "T9", collecting, FATES),
+        row(Bug::LatchesLetGoEarly, "T10", listing, FATES),
+    ]
+}
+
+#[cfg(feature = "plant")]
+fn in_replication() -> Vec<Row> {
     use raftstore::plant::Bug;
     let row = |bug, number, world: World, seen_as: Words| {
         row(Plant::InMachines(bug), number, world, seen_as)
@@ -332,7 +388,8 @@ fn in_machines() -> Vec<Row> {
 /// The plant's own name.
 fn name_of(row: &Row) -> String {
     let name = format!("{:?}", row.plant);
-    let inner = name.strip_prefix("InMachines(").and_then(|rest| rest.strip_suffix(')'));
+    let inside = |kind| name.strip_prefix(kind).and_then(|rest| rest.strip_suffix(')'));
+    let inner = inside("InMachines(").or_else(|| inside("InTransactions("));
     inner.unwrap_or(&name).to_owned()
 }
 

@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 
 use super::record::Lock;
 use crate::keys::Key;
+use crate::plant::{Bug, Planted};
 
 /// How many regions' [`Synced`] marks are kept; beyond, all are forgotten and each costs one
 /// timestamp again.
@@ -58,9 +59,15 @@ struct Inner {
     /// By encoded key; latches keep it to one per key.
     locks: Mutex<BTreeMap<Bytes, Lock>>,
     synced: Mutex<BTreeMap<u64, Synced>>,
+    planted: Planted,
 }
 
 impl MemoryLocks {
+    /// The same, with a mistake in it.
+    pub(crate) fn planting(self, planted: Planted) -> Self {
+        Self { inner: Arc::new(Inner { planted, ..Inner::default() }) }
+    }
+
     /// Somebody reads, or was promised something, at `ts`. Must be called before the snapshot is
     /// taken. The maximum means "the latest" and says nothing about time.
     pub fn on_read(&self, ts: u64) {
@@ -107,6 +114,10 @@ impl MemoryLocks {
             return None;
         };
         assert_eq!(locks.len(), keys.len(), "each key gets its lock");
+        if self.inner.planted.has(Bug::LocksUnshown) {
+            self.inner.count.fetch_sub(keys.len(), Ordering::SeqCst);
+            return Some(published);
+        }
         for (key, lock) in keys.iter().zip(locks) {
             let before = table.insert(key.clone(), lock);
             assert!(before.is_none(), "latches keep a key to one command");

@@ -121,6 +121,7 @@ impl<St: Storage> Transactions<St> {
         let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
         let view = self.view(context, deadline).await?;
         let decided = decide_in(context, keys, &view, |reader, writer| {
+            reader.plant(self.planted());
             pessimistic_lock(reader, writer, request)
         });
         match decided {

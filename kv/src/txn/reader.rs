@@ -18,11 +18,13 @@ use raftstore::error::Fault;
 
 use super::record::{Lock, Write, WriteKind};
 use crate::keys::{self, Key};
+use crate::plant::{Bug, Planted};
 
 /// Reads records and values from one snapshot.
 pub struct Reader<S: Snapshot> {
     snapshot: S,
     range: KeyRange,
+    planted: Planted,
     /// Made when first asked for: a commit, for one, finds all it needs in the lock.
     writes: Option<S::Cursor>,
 }
@@ -68,7 +70,17 @@ pub struct Version {
 impl<S: Snapshot> Reader<S> {
     /// A reader of the keys of a range, given in the engine's form.
     pub fn new(snapshot: S, range: KeyRange) -> Self {
-        Self { snapshot, range, writes: None }
+        Self { snapshot, range, planted: Planted::default(), writes: None }
+    }
+
+    /// The commands that read through it make this mistake.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// Whether they make this mistake.
+    pub(crate) fn has(&self, bug: Bug) -> bool {
+        self.planted.has(bug)
     }
 
     /// The snapshot it reads.

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::problem::Abort;
+use crate::plant::{Bug, Planted};
 
 /// The safe points that a store goes by. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,7 @@ pub struct SafePoints {
 struct Inner {
     txn: AtomicU64,
     gc: AtomicU64,
+    planted: Planted,
     under_way: Mutex<UnderWay>,
     ended: Notify,
 }
@@ -62,6 +64,11 @@ impl Drop for Admitted {
 }
 
 impl SafePoints {
+    /// The same, with a mistake in it.
+    pub(crate) fn planting(self, planted: Planted) -> Self {
+        Self { inner: Arc::new(Inner { planted, ..Inner::default() }) }
+    }
+
     /// Hears of safe points; older ones change nothing.
     pub fn adopt(&self, txn_safe_point: u64, gc_safe_point: u64) {
         let mut under_way = self.inner.under_way.lock();
@@ -107,7 +114,10 @@ impl SafePoints {
     }
 
     /// Older clients move the second without the first.
-    fn bound(&self) -> u64 {
+    pub(crate) fn bound(&self) -> u64 {
+        if self.inner.planted.has(Bug::SafePointIgnored) {
+            return 0;
+        }
         self.txn().max(self.gc())
     }
 

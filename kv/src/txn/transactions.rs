@@ -34,6 +34,7 @@ use super::writer::Writer;
 use crate::config::ApiVersion;
 use crate::deadline::{Deadline, ToTheEnd};
 use crate::keys::{self, Key, KeyMistake, Mode};
+use crate::plant::{Bug, Planted};
 use crate::storage::{Storage, View};
 
 /// Writing commands under way at once. More of them wait for a place until their deadline: clients
@@ -67,6 +68,7 @@ struct Inner<St> {
     waiting: LockWait,
     safe_points: SafePoints,
     permits: Arc<Semaphore>,
+    planted: Planted,
 }
 
 impl<St: Storage> Clone for Transactions<St> {
@@ -88,8 +90,23 @@ impl<St: Storage> Transactions<St> {
             waiting: LockWait::default(),
             safe_points: SafePoints::default(),
             permits: Arc::new(Semaphore::new(COMMANDS_MAX)),
+            planted: Planted::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same commands, with a mistake in them. Before they are shared.
+    pub fn planting(mut self, planted: Planted) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody shares them yet");
+        inner.planted = planted;
+        inner.memory = MemoryLocks::default().planting(planted);
+        inner.safe_points = SafePoints::default().planting(planted);
+        self
+    }
+
+    /// The mistake that they make.
+    pub(super) fn planted(&self) -> Planted {
+        self.inner.planted
     }
 
     /// The newest read of this store, and locks on their way into it.
@@ -182,7 +199,9 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<(), Stop> {
         let version = context.region_epoch.as_ref().map_or(0, |epoch| epoch.version);
         let leadership = Synced { term, version };
-        if self.inner.memory.is_synced(context.region_id, leadership) {
+        if self.inner.memory.is_synced(context.region_id, leadership)
+            || self.planted().has(Bug::NewestReadUnsynced)
+        {
             return Ok(());
         }
         // Some clients give up for good on "not synced", so it is waited for.
@@ -203,7 +222,10 @@ impl<St: Storage> Transactions<St> {
         view: View<St::Snapshot>,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let (answer, writer) = decide_in(context, keys, &view, decide)?;
+        let (answer, writer) = decide_in(context, keys, &view, |reader, writer| {
+            reader.plant(self.planted());
+            decide(reader, writer)
+        })?;
         self.write(context, view.term, deadline, entered, writer).await?;
         Ok(answer)
     }
@@ -224,6 +246,10 @@ impl<St: Storage> Transactions<St> {
         let (batch, released, published) = writer.into_parts();
         let context = kvrpcpb::Context { term, ..context.clone() };
         let inner = self.inner.clone();
+        let mut entered = Some(entered);
+        if self.planted().has(Bug::LatchesLetGoEarly) {
+            entered = None;
+        }
         let to_the_end = ToTheEnd::new(async move {
             let result = inner.storage.write(&context, batch).await;
             if result.is_ok() {

@@ -127,9 +127,10 @@ impl<St: Storage> Transactions<St> {
     pub async fn batch_rollback(&self, mut request: BatchRollbackRequest) -> BatchRollbackResponse {
         let context = request.context.take().unwrap_or_default();
         let start_ts = request.start_version;
+        let safe_points = self.safe_points().clone();
         let result = self
             .run_on_keys(&context, request.keys, |reader, writer, keys| {
-                batch_rollback(reader, writer, keys, start_ts)
+                batch_rollback(reader, writer, keys, start_ts, safe_points.bound())
             })
             .await;
         match result {

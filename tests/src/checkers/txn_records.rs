@@ -34,15 +34,26 @@ pub struct Record {
 pub struct TxnRecords {
     /// By start: the fate, and the key where it was first seen.
     fates: BTreeMap<u64, (Recorded, String)>,
+    /// What became of transactions that began so early may have been removed as garbage.
+    forgotten: u64,
 }
 
 impl TxnRecords {
+    /// Told that garbage is collected up to here: who asks for the fate of an older transaction may find none,
+    /// and write down that it is rolled back.
+    pub fn forget(&mut self, safe_point: u64) {
+        self.forgotten = self.forgotten.max(safe_point);
+    }
+
     /// Told of all that one store holds on one key: its lock, if any, by its start (`None` too when the lock
     /// may stand beside a record of its own transaction), and all records.
     pub fn key(&mut self, key: &str, lock: Option<u64>, records: &[Record]) -> Result<(), String> {
         let mut own: BTreeMap<u64, Recorded> = BTreeMap::new();
         for record in records {
             let Record { start_ts, says } = *record;
+            if says == Recorded::RolledBack && start_ts <= self.forgotten {
+                continue;
+            }
             if let Some(before) = own.insert(start_ts, says) {
                 return Err(format!("{key}: txn {start_ts} is {before:?} and {says:?}"));
             }
@@ -92,6 +103,16 @@ mod tests {
         assert!(records.key("b", None, &[committed(1, 4)]).is_err());
         assert!(records.key("b", None, &[rolled_back(1)]).is_err());
         assert!(records.key("b", None, &[committed(4, 8)]).is_err());
+    }
+
+    #[test]
+    fn what_is_forgotten_may_be_rolled_back_anew() {
+        let mut records = TxnRecords::default();
+        assert!(records.key("a", None, &[committed(1, 3), committed(5, 6)]).is_ok());
+        records.forget(4);
+        assert!(records.key("a", None, &[rolled_back(1)]).is_ok());
+        assert_eq!(records.fate(1), Some(Recorded::Committed(3)));
+        assert!(records.key("a", None, &[rolled_back(5)]).is_err());
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl World {
     /// The regions tile the key space, and every voter of each has applied equally far, and so holds
     /// equal data.
     pub(super) fn compare_replicas(&mut self) {
+        self.collect_all_garbage();
         let mut regions: Vec<_> =
             self.overseer.regions().map(|(region, _)| region.clone()).collect();
         regions.sort_by(|a, b| a.start_key.cmp(&b.start_key));

@@ -101,6 +101,11 @@ impl Judges {
         Self { hash_every: HASH_EVERY_MUCH, ..self }
     }
 
+    /// Replicas remove garbage each in its own time: nothing of their data is compared, or everything again.
+    pub fn compare_data(&mut self, is_compared: bool) {
+        self.hash_every = if is_compared { 1 } else { u64::MAX };
+    }
+
     /// Told what time it is.
     pub fn at(&mut self, now: Instant) {
         self.now = now;

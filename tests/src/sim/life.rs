@@ -134,7 +134,8 @@ impl Disks {
             | Local::Look(_)
             | Local::TxnCall(_)
             | Local::TxnLook(_)
-            | Local::Timestamp(..) => Some(local),
+            | Local::Timestamp(..)
+            | Local::SafePoints(..) => Some(local),
         }
     }
 
@@ -166,6 +167,7 @@ impl Node {
             life: 0,
             process: None,
             paused: Held::default(),
+            safe_points: (0, 0),
         }
     }
 

@@ -67,6 +67,8 @@ pub enum Local {
     TxnLook(Box<TxnLook>),
     /// The scheduler answers a question for a timestamp.
     Timestamp(u64, u64),
+    /// The scheduler moves the safe points: of transactions, of garbage.
+    SafePoints(u64, u64),
 }
 
 impl Local {
@@ -81,7 +83,7 @@ impl Local {
             | Self::Look(_)
             | Self::TxnLook(_)
             | Self::Timestamp(..) => true,
-            Self::Arrives(_) | Self::Request(_) | Self::TxnCall(_) => false,
+            Self::Arrives(_) | Self::Request(_) | Self::TxnCall(_) | Self::SafePoints(..) => false,
         }
     }
 }
@@ -127,6 +129,8 @@ pub struct Node {
     pub(super) process: Option<Process>,
     /// What waits for the end of a pause.
     pub(super) paused: Held,
+    /// The safe points as a process that starts hears of them.
+    pub(super) safe_points: (u64, u64),
 }
 
 pub(super) struct Process {
@@ -227,6 +231,7 @@ impl Node {
             Local::TxnCall(call) => self.on_txn_call(*call, instant),
             Local::TxnLook(look) => self.on_txn_look(*look, instant, judges, &mut outs),
             Local::Timestamp(id, timestamp) => self.on_timestamp(id, timestamp),
+            Local::SafePoints(txn, gc) => self.on_safe_points(txn, gc),
         }
         self.run_transactions(is_tick, instant, judges, &mut outs);
         outs

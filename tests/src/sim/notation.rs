@@ -144,6 +144,7 @@ pub(super) fn digest_of(event: &Event) -> u64 {
                 Local::TxnCall(_) => 17,
                 Local::TxnLook(_) => 18,
                 Local::Timestamp(..) => 19,
+                Local::SafePoints(..) => 21,
             };
             (kind, [*store, life.unwrap_or(0), 0, 0])
         }

@@ -34,6 +34,9 @@ pub enum Plant {
     BlindRetry,
     /// An async commit is taken for complete without a look at its other keys.
     SecondariesNotAsked,
+    /// One in the transactions of the stores.
+    #[cfg(feature = "plant")]
+    InTransactions(kv::plant::Bug),
     /// One in the machines of the stores.
     #[cfg(feature = "plant")]
     InMachines(raftstore::plant::Bug),
@@ -89,6 +92,8 @@ pub struct Transacting {
     pub think: Instant,
     /// What they are asked to do.
     pub workloads: Vec<Workload>,
+    /// How long old versions are kept; for ever without.
+    pub life: Option<Instant>,
 }
 
 impl Transacting {
@@ -102,6 +107,7 @@ impl Transacting {
             clients: dice.within(3..9),
             think: dice.within(10 * MILLISECOND..120 * MILLISECOND),
             workloads,
+            life: dice.happens(600).then(|| dice.within(SECOND..6 * SECOND)),
         }
     }
 }

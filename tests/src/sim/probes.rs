@@ -64,6 +64,7 @@ probes! {
     ClientCrashedCommitting must "a client crashes while it commits"
     DeadlockFound must "a deadlock is found"
     KeptAlive must "a lock is kept alive"
+    GarbageCollected must "old versions are removed"
     OracleMoved must "the source of timestamps moves"
     // Unknown outcomes.
     UnknownByDeposed must "a caller hears that nobody knows: leadership was lost"

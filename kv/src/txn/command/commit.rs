@@ -12,6 +12,7 @@
 use raftstore::engine::Snapshot;
 
 use crate::keys::Key;
+use crate::plant::Bug;
 use crate::txn::problem::{Abort, KeyProblem, Stop};
 use crate::txn::reader::{OwnRecord, Reader};
 use crate::txn::writer::Writer;
@@ -43,7 +44,7 @@ fn commit_key<S: Snapshot>(
     match reader.lock(key)? {
         Some(lock) if lock.start_ts == start_ts => {
             // A reader at a timestamp before `min_commit_ts` has passed this lock by.
-            if commit_ts < lock.min_commit_ts {
+            if commit_ts < lock.min_commit_ts && !reader.has(Bug::PromiseBroken) {
                 return Err(KeyProblem::CommitTsExpired {
                     start_ts,
                     attempted_commit_ts: commit_ts,
@@ -61,6 +62,11 @@ fn commit_key<S: Snapshot>(
         }
         Some(_) | None => match reader.own_record(key, start_ts)? {
             OwnRecord::Committed { .. } => Ok(()),
+            OwnRecord::RolledBack | OwnRecord::Unknown { .. }
+                if reader.has(Bug::CommitWithoutLock) =>
+            {
+                Ok(())
+            }
             OwnRecord::RolledBack | OwnRecord::Unknown { .. } => {
                 Err(KeyProblem::TxnLockNotFound { start_ts, key: key.user().clone() }.into())
             }

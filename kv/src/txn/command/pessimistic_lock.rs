@@ -13,6 +13,7 @@ use proto::kvrpcpb::{
 use raftstore::engine::Snapshot;
 
 use crate::keys::Key;
+use crate::plant::Bug;
 use crate::txn::problem::{Abort, KeyProblem, Stop, WriteConflict};
 use crate::txn::reader::Reader;
 use crate::txn::record::{Lock, LockKind, Write, WriteKind};
@@ -105,7 +106,7 @@ fn take<S: Snapshot>(
     let mut for_update_ts = request.for_update_ts;
     let mut conflict_ts = 0;
     if let Some((commit_ts, write)) = reader.write_at_or_before(key, u64::MAX)? {
-        if commit_ts > for_update_ts {
+        if commit_ts > for_update_ts && !reader.has(Bug::ReservedUnchecked) {
             if !forces(request) {
                 return Err(conflict(request, key, commit_ts, &write));
             }

@@ -14,19 +14,42 @@ use raftstore::engine::Snapshot;
 use raftstore::error::Fault;
 
 use crate::keys::Key;
+use crate::plant::Bug;
 use crate::txn::problem::{Abort, Stop};
 use crate::txn::reader::{Overlapped, OwnRecord, Reader};
 use crate::txn::record::{Lock, LockKind, Write, WriteKind};
 use crate::txn::writer::Writer;
 
 /// Rolls back a transaction on these keys; the first committed key ends the command.
+///
+/// Who rolls back takes the answer for certain. Of a transaction that began at or before the safe point and of
+/// which nothing is known on a key, nothing can be said any more: it may be committed, and its record gone.
 pub fn batch_rollback<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
     keys: &[Key],
     start_ts: u64,
+    safe_point: u64,
 ) -> Result<(), Stop> {
-    keys.iter().try_for_each(|key| rollback_key(reader, writer, key, start_ts))
+    for key in keys {
+        if start_ts <= safe_point && is_forgotten(reader, key, start_ts)? {
+            return Err(Abort::TooOld { start_ts, safe_point }.into());
+        }
+        rollback_key(reader, writer, key, start_ts)?;
+    }
+    Ok(())
+}
+
+/// Whether a transaction has left neither a lock nor a record on the key.
+fn is_forgotten<S: Snapshot>(
+    reader: &mut Reader<S>,
+    key: &Key,
+    start_ts: u64,
+) -> Result<bool, Fault> {
+    if reader.lock(key)?.is_some_and(|lock| lock.start_ts == start_ts) {
+        return Ok(false);
+    }
+    Ok(matches!(reader.own_record(key, start_ts)?, OwnRecord::Unknown { .. }))
 }
 
 /// Rolls back a transaction on one key, whether it locked it or not.
@@ -74,6 +97,9 @@ pub(crate) fn rollback_unlocked<S: Snapshot>(
     overlapped: Option<Overlapped>,
     protection: Protection,
 ) -> Result<(), Fault> {
+    if reader.has(Bug::RollbackUnrecorded) {
+        return Ok(());
+    }
     if protection == Protection::Collapsible {
         collapse_previous(reader, writer, key, start_ts)?;
     }
@@ -156,7 +182,7 @@ fn collapse_previous<S: Snapshot>(
     if let Some((commit_ts, write)) = reader.write_at_or_before(key, start_ts)?
         && commit_ts < start_ts
         && write.kind == WriteKind::Rollback
-        && !write.is_protected_rollback()
+        && (!write.is_protected_rollback() || reader.has(Bug::ProtectedCollapsed))
     {
         writer.delete_write(key, commit_ts);
     }

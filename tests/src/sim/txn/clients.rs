@@ -27,6 +27,9 @@ use crate::transactions::{Fate, Transaction};
 /// Keys that the last readers read in one transaction.
 const LAST_LOOK_KEYS: usize = 40;
 
+/// How long the collector tries to resolve all locks before it begins anew.
+const COLLECTOR_PATIENCE: Instant = 8 * SECOND;
+
 /// Bytes of a version behind a key.
 const VERSION_BYTES: usize = 8;
 
@@ -39,29 +42,44 @@ pub(in crate::sim) struct TxnClients {
     think: Instant,
     pub(super) oracle: Oracle,
     pub(super) timestamps: Timestamps,
-    records: TxnRecords,
+    pub(super) collecting: Option<Collecting>,
+    /// How long versions are kept, if they are not kept for ever.
+    pub(super) life: Option<Instant>,
+    pub(super) records: TxnRecords,
+}
+
+/// Garbage that is being collected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Collecting {
+    /// Before this timestamp.
+    pub(super) safe_point: u64,
+    /// Every store has heard of it, and the locks are being resolved.
+    pub(super) is_heard: bool,
 }
 
 impl TxnClients {
     pub(in crate::sim) fn new(dice: &Dice, options: &Transacting, plant: Option<Plant>) -> Self {
         let count = options.clients as usize;
         let ledger = Ledger::new(dice.stream("styles"), count, options.workloads.clone(), plant);
-        let shared = Shared::new(dice.stream("transactions"), count, ledger);
+        // One more place: the collector's.
+        let shared = Shared::new(dice.stream("transactions"), count + 1, ledger);
         let mut clocks = dice.stream("client clocks");
         Self {
             shared: Rc::new(RefCell::new(shared)),
-            tasks: (0..count).map(|_| Vec::new()).collect(),
-            clock_rates: (0..count).map(|_| clocks.within(500..2_000)).collect(),
+            tasks: (0..=count).map(|_| Vec::new()).collect(),
+            clock_rates: (0..=count).map(|_| clocks.within(500..2_000)).collect(),
             think: options.think,
             oracle: Oracle::new(dice.stream("oracle"), plant),
             timestamps: Timestamps::default(),
+            collecting: None,
+            life: options.life,
             records: TxnRecords::default(),
         }
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.tasks.len()
+        self.tasks.len() - 1
     }
 
     /// How many transactions are committed, for all that their clients know.
@@ -103,10 +121,10 @@ impl TxnClients {
         self.poll(slot, now);
     }
 
-    /// A client is gone in the middle of what it did.
-    pub(super) fn crash(&mut self, slot: usize) {
+    /// A client is gone in the middle of what it did, if it lives.
+    pub(super) fn crash(&mut self, slot: usize) -> bool {
         if self.tasks[slot].is_empty() {
-            return;
+            return false;
         }
         // Dropped without a borrow of what they share.
         drop(std::mem::take(&mut self.tasks[slot]));
@@ -123,6 +141,7 @@ impl TxnClients {
             shared.ledger.close(transaction);
         }
         shared.ledger.rename(slot);
+        true
     }
 
     /// Something comes to whoever waits for it.
@@ -164,6 +183,26 @@ impl TxnClients {
         self.shared.borrow_mut().is_restless = false;
     }
 
+    /// The collector resolves the locks before a safe point; the ledger knows when it has.
+    pub(super) fn collect(&mut self, safe_point: u64, now: Instant) {
+        let slot = self.count();
+        let mut session = self.session(slot);
+        session.is_collector = true;
+        let task = async move {
+            if session.resolve_all(safe_point, COLLECTOR_PATIENCE).await {
+                session.shared_mut().ledger.resolved_before = safe_point;
+            }
+        };
+        self.tasks[slot].push(Box::pin(task));
+        self.poll(slot, now);
+    }
+
+    /// Before which safe point all locks are resolved, and whether the collector is at it.
+    pub(super) fn collected(&self) -> (u64, bool) {
+        let resolved_before = self.shared.borrow().ledger.resolved_before;
+        (resolved_before, !self.tasks[self.count()].is_empty())
+    }
+
     /// How many clients are still at something.
     pub(super) fn busy(&self) -> usize {
         self.tasks.iter().filter(|tasks| !tasks.is_empty()).count()
@@ -173,7 +212,7 @@ impl TxnClients {
     pub(super) fn look_at_all(&mut self, now: Instant) {
         let session = self.session(0);
         let task = async move {
-            session.resolve_all().await;
+            session.resolve_all(u64::MAX, LAST_LOOK / 2).await;
             let keys = session.shared().ledger.keys();
             for keys in keys.chunks(LAST_LOOK_KEYS) {
                 let Some(mut txn) = Txn::begin(&session, Default::default()).await else { return };

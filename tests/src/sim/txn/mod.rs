@@ -20,7 +20,8 @@
 //! **What is not.** `kv::storage::replicated` has a twin here (`server`, `desk`): the same steps in the same
 //! order, without its patience with elections and full inboxes. The RPC services, the batched stream and the
 //! client crate are left to the tests with real processes: the clients here speak the protocol by themselves,
-//! and are as careless as it allows. Garbage is not collected.
+//! and are as careless as it allows. `kv::gc` has a twin too (`world`): it tells the stores of safe points, has the
+//! locks before them resolved and the garbage removed, in the same order; the removing is real.
 //!
 //! **What goes wrong** beside all that the world does anyway: clients crash anywhere, between the phases of
 //! their commits above all, and leave their locks behind; their clocks run at half or twice the speed, so that

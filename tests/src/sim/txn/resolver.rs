@@ -15,12 +15,9 @@ use proto::{Timestamp, memcomparable};
 use super::requests::{Over, Tries, expect_answer};
 use super::session::Session;
 use super::transaction::next_region;
-use crate::sim::events::{Instant, SECOND};
+use crate::sim::events::Instant;
 use crate::sim::options::Plant;
 use crate::sim::probes::Probe;
-
-/// How long it may take to look after all locks; those of the living must run out first.
-const ALL_PATIENCE: Instant = 30 * SECOND;
 
 /// What is to be done about a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +38,8 @@ impl From<Over> for Standing {
 
 /// Whether a lock's time is over.
 fn is_expired(start_ts: u64, ttl_ms: u64, current_ts: u64) -> bool {
-    Timestamp(start_ts).physical() + ttl_ms < Timestamp(current_ts).physical()
+    current_ts == u64::MAX
+        || Timestamp(start_ts).physical() + ttl_ms < Timestamp(current_ts).physical()
 }
 
 impl Session {
@@ -59,7 +57,11 @@ impl Session {
             if self.now() >= deadline {
                 return Err(Over);
             }
-            let Some(current_ts) = self.timestamp(deadline).await else { return Err(Over) };
+            let now_ts = match self.is_collector {
+                true => Some(u64::MAX),
+                false => self.timestamp(deadline).await,
+            };
+            let Some(current_ts) = now_ts else { return Err(Over) };
             let is_reservation = lock.lock_type() == Op::PessimisticLock;
             let request = CheckTxnStatusRequest {
                 primary_key: lock.primary_lock.clone(),
@@ -203,9 +205,10 @@ impl Session {
         Ok(Standing::Gone)
     }
 
-    /// Looks after every lock that there is, for as long as it takes.
-    pub(super) async fn resolve_all(&self) {
-        let deadline = self.now() + ALL_PATIENCE;
+    /// Looks after every lock of transactions that began so early, for as long as it takes; says whether that
+    /// was long enough.
+    pub(super) async fn resolve_all(&self, max_version: u64, patience: Instant) -> bool {
+        let deadline = self.now() + patience;
         let mut from = Bytes::new();
         while self.now() < deadline {
             let start = memcomparable::encode(&from);
@@ -213,20 +216,20 @@ impl Session {
             let asked = self.ask(&start, deadline, &mut tries, |context| {
                 Command::ScanLock(ScanLockRequest {
                     context: Some(context),
-                    max_version: u64::MAX,
+                    max_version,
                     start_key: from.clone(),
                     limit: 32,
                     ..Default::default()
                 })
             });
-            let Ok((region, answer)) = asked.await else { return };
+            let Ok((region, answer)) = asked.await else { return false };
             let answer = expect_answer!(answer, ScanLock);
             let lock = answer.error.and_then(|error| error.locked);
             let locks: Vec<LockInfo> = answer.locks.into_iter().chain(lock).collect();
             if locks.is_empty() {
                 match next_region(&region) {
                     Some(next) => from = next,
-                    None => return,
+                    None => return true,
                 }
                 continue;
             }
@@ -236,6 +239,7 @@ impl Session {
                 }
             }
         }
+        false
     }
 
     /// What is wrong with a key is no concern of ours: somebody else was there.

@@ -22,9 +22,9 @@ use kv::ApiVersion;
 use kv::storage::View;
 use kv::txn::Transactions;
 use parking_lot::Mutex;
-use proto::Refusal;
 use proto::tikvpb::batch_commands_request::request::Cmd as Command;
 use proto::tikvpb::batch_commands_response::response::Cmd as Answer;
+use proto::{KeyRange, Refusal};
 use raftstore::engine::DataEngine as _;
 use raftstore::engine::memory::MemorySnapshot;
 use raftstore::msg::{Now, StoreMsg, Target};
@@ -79,7 +79,7 @@ pub(in crate::sim) struct TxnServer {
 }
 
 impl TxnServer {
-    fn new(now: Now) -> Self {
+    fn new(now: Now, planted: kv::plant::Planted) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -88,7 +88,8 @@ impl TxnServer {
         let desk = Desk::default();
         Self {
             runtime,
-            transactions: Transactions::new(desk.clone(), ApiVersion::V1, Arc::new(desk.clone())),
+            transactions: Transactions::new(desk.clone(), ApiVersion::V1, Arc::new(desk.clone()))
+                .planting(planted),
             desk,
             answers: Arc::default(),
             began: now,
@@ -173,8 +174,37 @@ async fn execute(transactions: Transactions<Desk>, command: Command) -> Answer {
 impl Node {
     /// A client's request comes.
     pub(in crate::sim) fn on_txn_call(&mut self, call: TxnCall, instant: Instant) {
-        let now = self.now(instant);
-        self.process().txn.get_or_insert_with(|| TxnServer::new(now)).begin(call);
+        let (now, planted) = (self.now(instant), planted_in(self.plant()));
+        let (txn_safe_point, gc_safe_point) = self.safe_points;
+        let server = self.process().txn.get_or_insert_with(|| {
+            let server = TxnServer::new(now, planted);
+            // A store hears of the safe points before it serves.
+            server.transactions.safe_points().adopt(txn_safe_point, gc_safe_point);
+            server
+        });
+        server.begin(call);
+    }
+
+    /// The scheduler moves the safe points.
+    pub(in crate::sim) fn on_safe_points(&mut self, txn_safe_point: u64, gc_safe_point: u64) {
+        if let Some(server) = &self.process().txn {
+            server.transactions.safe_points().adopt(txn_safe_point, gc_safe_point);
+        }
+        if gc_safe_point > 0 {
+            self.data.raise_safe_point(gc_safe_point);
+            // A full disk, or one that fails, keeps its garbage.
+            let _ = self.data.collect_garbage(&KeyRange::all());
+        }
+    }
+
+    /// Whether the store goes by this safe point, or will when it starts.
+    pub(in crate::sim) fn has_heard(&self, txn_safe_point: u64) -> bool {
+        let server = self.process.as_ref().and_then(|process| process.txn.as_ref());
+        server.is_none_or(|server| {
+            let points = server.transactions.safe_points();
+            // Those who were let in before may lock keys yet.
+            points.txn() >= txn_safe_point && points.settled().now_or_never().is_some()
+        })
     }
 
     /// A timestamp comes from the scheduler.
@@ -304,6 +334,15 @@ impl Node {
             term: before.term().unwrap_or(view.term),
         });
         self.answer_task(done, answer);
+    }
+}
+
+/// The bug that is planted in the transactions, if one is.
+fn planted_in(plant: Option<Plant>) -> kv::plant::Planted {
+    match plant {
+        #[cfg(feature = "plant")]
+        Some(Plant::InTransactions(bug)) => kv::plant::Planted::one(bug),
+        _ => kv::plant::Planted::default(),
     }
 }
 

@@ -110,6 +110,8 @@ pub(super) struct Session {
     pub(super) slot: usize,
     /// How fast its clock runs, in thousandths.
     clock_rate: u64,
+    /// It minds no locks of the living: what is old must go.
+    pub(super) is_collector: bool,
 }
 
 /// A wait for an arrival.
@@ -140,7 +142,7 @@ impl Drop for Wait {
 
 impl Session {
     pub(super) fn new(shared: Rc<RefCell<Shared>>, slot: usize, clock_rate: u64) -> Self {
-        Self { shared, slot, clock_rate }
+        Self { shared, slot, clock_rate, is_collector: false }
     }
 
     pub(super) fn shared(&self) -> Ref<'_, Shared> {

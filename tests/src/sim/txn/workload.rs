@@ -119,6 +119,8 @@ pub(super) struct Ledger {
     /// How long locks stand without being kept alive, in milliseconds.
     pub(super) ttl_ms: u64,
     pub(super) plant: Option<Plant>,
+    /// The collector has resolved every lock of a transaction that began by then.
+    pub(super) resolved_before: u64,
     done: u64,
 }
 
@@ -164,6 +166,7 @@ impl Ledger {
             workloads,
             ttl_ms: dice.within(200..2_500),
             plant,
+            resolved_before: 0,
             done: 0,
         }
     }
@@ -332,6 +335,11 @@ async fn read_all(txn: &mut Txn, keys: &[u64]) -> Result<BTreeMap<u64, Value>, S
     }
     let mut found = BTreeMap::new();
     for key in keys {
+        // Some read so slowly that their snapshot grows old.
+        if txn.session.happens(20) {
+            let pause = txn.session.within(0..4_000_000);
+            txn.session.sleep(pause).await;
+        }
         if let Some(value) = txn.get(*key).await? {
             found.insert(*key, value);
         }

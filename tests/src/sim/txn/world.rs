@@ -1,8 +1,9 @@
 //! Transactions in the world: what carries their requests and answers, who crashes, and how it ends.
 
+use proto::Timestamp;
 use proto::tikvpb::batch_commands_response::response::Cmd as Answer;
 
-use super::clients::{AWAY, LAST_LOOK};
+use super::clients::{AWAY, Collecting, LAST_LOOK, TxnClients};
 use super::oracle::{self, Asker};
 use super::server::TxnCall;
 use super::session::{Arrival, Wish};
@@ -23,6 +24,12 @@ const CRASH_EVERY: Instant = SECOND;
 const ORACLE_MOVES_EVERY: Instant = 6 * SECOND;
 const ORACLE_AWAY_MAX: Instant = 1_500 * MILLISECOND;
 
+/// Usual pause between two collections of garbage, and between two looks at one.
+const COLLECT_EVERY: Instant = SECOND;
+const LOOK_AGAIN: Instant = 200 * MILLISECOND;
+/// How long a store takes to hear of a safe point.
+const TELL_USUAL: Instant = 50 * MILLISECOND;
+
 /// Something that happens to transactional clients or the source of timestamps.
 #[derive(Debug)]
 pub(in crate::sim) enum TxnEvent {
@@ -40,6 +47,8 @@ pub(in crate::sim) enum TxnEvent {
     OracleMoves,
     /// The records are looked at.
     Sweep,
+    /// Garbage is to be collected, or it is looked how far that has come.
+    Collect,
 }
 
 impl TxnEvent {
@@ -60,6 +69,7 @@ impl TxnEvent {
             Self::Saved(_, bound_ms) => mix(6 ^ bound_ms << 8),
             Self::OracleMoves => 7,
             Self::Sweep => 8,
+            Self::Collect => 9,
         }
     }
 }
@@ -68,6 +78,9 @@ impl World {
     /// The clients begin.
     pub(in crate::sim) fn begin_transactions(&mut self) {
         let Some(txn) = &self.txn else { return };
+        if txn.life.is_some() {
+            self.judges.compare_data(false);
+        }
         for slot in 0..txn.count() {
             let delay = self.dice.within(0..SECOND);
             self.events.after(delay, Event::Txn(TxnEvent::Come(slot)));
@@ -76,6 +89,7 @@ impl World {
             (CRASH_EVERY, TxnEvent::Crash),
             (ORACLE_MOVES_EVERY, TxnEvent::OracleMoves),
             (SWEEP_EVERY, TxnEvent::Sweep),
+            (COLLECT_EVERY, TxnEvent::Collect),
         ] {
             self.events.after(usual, Event::Txn(event));
         }
@@ -98,9 +112,10 @@ impl World {
                     // The first client stays until the bank is open.
                     let first = u64::from(txn.done() == 0);
                     let slot = self.dice.within(first..txn.count() as u64) as usize;
-                    txn.crash(slot);
-                    let away = self.dice.within(AWAY);
-                    self.events.after(away, Event::Txn(TxnEvent::Come(slot)));
+                    if txn.crash(slot) {
+                        let away = self.dice.within(AWAY);
+                        self.events.after(away, Event::Txn(TxnEvent::Come(slot)));
+                    }
                     let next = self.dice.delay(CRASH_EVERY);
                     self.events.after(next, Event::Txn(TxnEvent::Crash));
                 }
@@ -122,12 +137,14 @@ impl World {
                     self.events.after(next, Event::Txn(TxnEvent::OracleMoves));
                 }
             }
-            TxnEvent::Sweep => {
-                for node in self.nodes.values() {
-                    if let Err(what) = txn.sweep(&node.data) {
-                        self.judges.fail(what);
-                    }
+            TxnEvent::Collect => {
+                if self.is_restless && txn.life.is_some() {
+                    let pause = self.collect(&mut txn);
+                    self.events.after(pause, Event::Txn(TxnEvent::Collect));
                 }
+            }
+            TxnEvent::Sweep => {
+                self.sweep_all(&mut txn);
                 self.events.after(SWEEP_EVERY, Event::Txn(TxnEvent::Sweep));
             }
         }
@@ -153,6 +170,66 @@ impl World {
             }
         }
         self.txn = Some(txn);
+    }
+
+    fn sweep_all(&mut self, txn: &mut TxnClients) {
+        for node in self.nodes.values() {
+            if let Err(what) = txn.sweep(&node.data) {
+                self.judges.fail(what);
+            }
+        }
+    }
+
+    /// The next step of a collection, if it is due: all stores hear of the safe point, then the locks before
+    /// it go, then the garbage. Says when to look again.
+    fn collect(&mut self, txn: &mut TxnClients) -> Instant {
+        let life = txn.life.expect("looked at before");
+        let Some(collecting) = txn.collecting else {
+            let newest = Timestamp(txn.timestamps.asks()).physical();
+            let safe_point = Timestamp::new(newest.saturating_sub(life / MILLISECOND), 0).0;
+            txn.collecting = Some(Collecting { safe_point, is_heard: false });
+            self.tell_safe_points(safe_point, 0);
+            return LOOK_AGAIN;
+        };
+        let Collecting { safe_point, is_heard } = collecting;
+        if !is_heard {
+            if self.nodes.values().all(|node| node.has_heard(safe_point)) {
+                txn.collecting = Some(Collecting { safe_point, is_heard: true });
+                txn.collect(safe_point, self.events.now());
+            } else {
+                // Who was not there, or stood still, is told again.
+                self.tell_safe_points(safe_point, 0);
+            }
+            return LOOK_AGAIN;
+        }
+        match txn.collected() {
+            (resolved_before, _) if resolved_before >= safe_point => {
+                // The last look at what is about to go.
+                self.sweep_all(txn);
+                txn.records.forget(safe_point);
+                self.tell_safe_points(safe_point, safe_point);
+                self.judges.saw(Probe::GarbageCollected);
+                txn.collecting = None;
+                self.dice.delay(COLLECT_EVERY)
+            }
+            (_, true) => LOOK_AGAIN,
+            // Not all locks could be looked after: once more.
+            (_, false) => {
+                txn.collect(safe_point, self.events.now());
+                LOOK_AGAIN
+            }
+        }
+    }
+
+    fn tell_safe_points(&mut self, txn_safe_point: u64, gc_safe_point: u64) {
+        for store in self.stores() {
+            let node = self.nodes.get_mut(&store).expect("a store exists");
+            let (known_txn, known_gc) = node.safe_points;
+            node.safe_points = (known_txn.max(txn_safe_point), known_gc.max(gc_safe_point));
+            let delay = self.dice.delay(TELL_USUAL);
+            let local = Local::SafePoints(txn_safe_point, gc_safe_point);
+            self.events.after(delay, Event::At(store, None, local));
+        }
     }
 
     /// A store asks for a timestamp.
@@ -231,6 +308,18 @@ impl World {
             self.on_txn(TxnEvent::Arrive(0, Arrival::Over));
             self.go_on_until(self.events.now() + 50 * MILLISECOND);
         }
+    }
+
+    /// What some replicas have removed as garbage all remove, so that they can be compared.
+    pub(in crate::sim) fn collect_all_garbage(&mut self) {
+        if self.txn.as_ref().is_none_or(|txn| txn.life.is_none()) {
+            return;
+        }
+        let newest = self.nodes.values().map(|node| node.safe_points.1).max().unwrap_or(0);
+        for node in self.nodes.values_mut().filter(|node| node.is_up()) {
+            node.on_safe_points(newest, newest);
+        }
+        self.judges.compare_data(true);
     }
 
     /// All replicas are equal: nothing is left over, and the history is judged.

@@ -15,6 +15,7 @@ use proto::kvrpcpb::{
 use raftstore::engine::Snapshot;
 
 use crate::keys::Key;
+use crate::plant::Bug;
 use crate::txn::problem::{Abort, KeyProblem, Stop, WriteConflict};
 use crate::txn::reader::{OwnRecord, Reader};
 use crate::txn::record::{Lock, LockKind, SHORT_VALUE_BYTES_MAX, Write, WriteKind};
@@ -224,7 +225,10 @@ impl<'a, S: Snapshot> Planner<'a, S> {
     /// while nobody has written since the transaction began.
     fn amend(&mut self, key: &Key) -> Result<(), Stop> {
         match self.reader.write_at_or_before(key, u64::MAX)? {
-            Some((commit_ts, _)) if commit_ts >= self.request.start_version => {
+            Some((commit_ts, _))
+                if commit_ts >= self.request.start_version
+                    && !self.reader.has(Bug::LostLockAmended) =>
+            {
                 Err(self.lock_lost(key))
             }
             Some(_) | None => Ok(()),
@@ -245,10 +249,12 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         };
         loop {
             let is_rollback = write.kind == WriteKind::Rollback;
-            if commit_ts == start_ts && (is_rollback || write.overlapped_rollback) {
+            let is_ours = commit_ts == start_ts && (is_rollback || write.overlapped_rollback);
+            if is_ours && !self.reader.has(Bug::OwnRollbackOverlooked) {
                 return Err(self.conflict(key, commit_ts, &write, Reason::SelfRolledBack));
             }
-            if role == Role::Optimistic && commit_ts > start_ts {
+            let is_checked = !self.reader.has(Bug::ConflictUnchecked);
+            if role == Role::Optimistic && commit_ts > start_ts && is_checked {
                 return Err(self.conflict(key, commit_ts, &write, Reason::Optimistic));
             }
             if role == Role::CheckNow && commit_ts > start_ts {
