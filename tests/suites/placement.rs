@@ -14,14 +14,13 @@ fn every_case_comes_to_rest_and_stays() {
     let seeds = std::env::var("TESSERA_SIM_SEEDS").map_or(1, |seeds| {
         seeds.parse().unwrap_or_else(|_| panic!("TESSERA_SIM_SEEDS is a number, not {seeds:?}"))
     });
-    let chosen: Vec<_> =
-        CASES.iter().filter(|case| only.is_empty() || case.name == only).collect();
+    let chosen: Vec<_> = CASES.iter().filter(|case| only.is_empty() || case.name == only).collect();
     let names: Vec<_> = CASES.iter().map(|case| case.name).collect();
     assert!(!chosen.is_empty(), "no case is called {only}; there are {}", names.join(", "));
-    println!("{}", Outcome::HEAD);
+    eprintln!("{}", Outcome::HEAD);
     for case in chosen {
         for seed in 0..seeds {
-            println!("{}", (case.run)(seed));
+            eprintln!("{}", (case.run)(seed));
         }
     }
 }

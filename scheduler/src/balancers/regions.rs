@@ -18,6 +18,9 @@ use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Operator, Purpose};
 use crate::placement::{Candidate, PEER_TARGET, Question, View, excluded, isolation};
 
+/// Regions for which the stores are asked, for each source store, before the next is tried.
+const TRIES_PER_STORE: usize = 1_000;
+
 /// One move that evens out the peers, if any is worth it; `Err` names a bound of ids that has to
 /// be saved first.
 pub fn balance(view: View<'_>, ids: &mut Ids) -> Result<Option<Operator>, u64> {
@@ -64,6 +67,7 @@ fn pick(
         .chain(followed)
         .chain(led)
         .filter(|record| may_be_worth_it(record) && is_movable(view, record))
+        .take(TRIES_PER_STORE)
         .find_map(|record| {
             let target = target_of(view, candidates, source, record)?;
             let size_mib = i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4);

@@ -201,10 +201,8 @@ impl Region {
         }
         let now = self.region().peers.iter().find(|peer| peer.id == id).copied();
         let now = now.expect("only known peers change their roles");
-        for said in [&mut self.said.leader] {
-            if said.is_some_and(|leader| leader.id == id) {
-                *said = Some(now);
-            }
+        if self.said.leader.is_some_and(|leader| leader.id == id) {
+            self.said.leader = Some(now);
         }
         for pending in &mut self.said.pending_peers {
             if pending.id == id {
@@ -311,10 +309,10 @@ mod tests {
     #[test]
     fn a_joint_membership_is_entered_and_left() {
         let mut region = three();
-        region.region_mut().peers.push(metapb::Peer {
-            role: metapb::PeerRole::Learner.into(),
-            ..peer(14, 4)
-        });
+        region
+            .region_mut()
+            .peers
+            .push(metapb::Peer { role: metapb::PeerRole::Learner.into(), ..peer(14, 4) });
         let mut enter = order(&region);
         let change = |peer, kind: ConfChangeType| pdpb::ChangePeer {
             peer: Some(peer),

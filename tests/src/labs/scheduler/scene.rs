@@ -129,21 +129,15 @@ impl Scene {
 
     /// What the balancer of peers would do, if anything; nobody else plans.
     pub fn balance_region(&self) -> Option<Operator> {
-        let limits = Policy {
-            leader_schedule_limit: 0,
-            replica_schedule_limit: 0,
-            ..self.policy.clone()
-        };
+        let limits =
+            Policy { leader_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
         self.plan(limits, Purpose::Region)
     }
 
     /// What the balancer of leaders would do, if anything; nobody else plans.
     pub fn balance_leader(&self) -> Option<Operator> {
-        let limits = Policy {
-            region_schedule_limit: 0,
-            replica_schedule_limit: 0,
-            ..self.policy.clone()
-        };
+        let limits =
+            Policy { region_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
         self.plan(limits, Purpose::Leader)
     }
 
@@ -156,7 +150,7 @@ impl Scene {
 
     /// The machine that has been told all this, a moment ago.
     pub fn machine(&self, policy: Policy) -> Machine {
-        let mut machine = Machine::new(policy);
+        let mut machine = Machine::new(policy.clone());
         // What is silent now spoke then.
         let now = machine.moment;
         for (&id, declared) in &self.stores {
@@ -172,15 +166,22 @@ impl Scene {
             let taken = machine.cluster.take_store_offline(StoreId(id), false);
             taken.expect("enough stores remain");
         }
-        for report in self.reports() {
+        // Nobody thinks of what the made-up regions lack.
+        machine.cluster.set_policy(Policy { halt_scheduling: true, ..policy.clone() });
+        for report in self.made_up() {
             machine.hear(&report).expect("the report is sound");
+        }
+        // By now the stores are as full as declared.
+        machine.cluster.set_policy(policy);
+        for &id in self.named.keys() {
+            machine.hear(&self.report_of(id)).expect("the report is sound");
         }
         machine
     }
 
-    /// What the leaders of all regions say, the named ones first.
-    fn reports(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
-        let mut reports: Vec<_> = self.named.keys().map(|&id| self.report_of(id)).collect();
+    /// What the leaders of the made-up regions say.
+    fn made_up(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
+        let mut reports = Vec::new();
         let mut next = MADE_UP_FROM;
         for (&store, declared) in &self.stores {
             let has = |named: &&Named| named.stores.contains(&store);
@@ -210,10 +211,7 @@ impl Scene {
     pub fn report_of(&self, id: u64) -> pdpb::RegionHeartbeatRequest {
         let named = &self.named[&id];
         let pending_peers = named.pending.iter().map(|&store| peer(id, store)).collect();
-        pdpb::RegionHeartbeatRequest {
-            pending_peers,
-            ..report(keyed(id, &named.stores), SIZE_MIB)
-        }
+        pdpb::RegionHeartbeatRequest { pending_peers, ..report(keyed(id, &named.stores), SIZE_MIB) }
     }
 }
 

@@ -18,9 +18,27 @@ fn hand_over(from: u64, to: u64) -> Step {
     Step::TransferLeader { from: StoreId(from), to: StoreId(to) }
 }
 
-/// Balance off, so that only checkers plan.
+/// Balance off, so that only checkers and the test plan.
 fn without_balance(scene: &Scene) -> Policy {
-    Policy { leader_schedule_limit: 0, region_schedule_limit: 0, ..scene.policy.clone() }
+    Policy { balance_leaders: false, balance_regions: false, ..scene.policy.clone() }
+}
+
+/// A machine whose balancer of peers has made its first plan, and makes no other. Its order is on its way; so
+/// much later it is due once more.
+fn balancing(scene: &Scene) -> Machine {
+    let alone = Policy {
+        leader_schedule_limit: 0,
+        replica_schedule_limit: 0,
+        region_schedule_limit: 1,
+        ..scene.policy.clone()
+    };
+    let mut machine = scene.machine(alone.clone());
+    let planned =
+        machine.tick_until(10_000, |cluster| cluster.operators().running().next().map(drop));
+    planned.expect("a peer is moved");
+    machine.cluster.set_policy(Policy { balance_regions: false, ..alone });
+    machine.pass(6_000);
+    machine
 }
 
 /// A region that follows what it is told.
@@ -40,10 +58,10 @@ impl Obedient {
 
     /// Follows an order to add a peer there; it has caught up unless told otherwise.
     fn adds(&mut self, order: Option<pdpb::RegionHeartbeatResponse>, store: u64) -> metapb::Peer {
-        match self.region.obey(&order.expect("there is an order")) {
-            Obeyed::PeerAdded(peer) if peer.store_id == store => peer,
-            other => panic!("a peer on s{store} was to be added: {other:?}"),
-        }
+        let obeyed = self.region.obey(&order.expect("there is an order"));
+        let Obeyed::PeerAdded(peer) = obeyed else { panic!("no peer is added: {obeyed:?}") };
+        assert_eq!(peer.store_id, store);
+        peer
     }
 
     fn caught_up(&mut self, peer: metapb::Peer) {
@@ -51,10 +69,9 @@ impl Obedient {
     }
 
     fn removes(&mut self, order: Option<pdpb::RegionHeartbeatResponse>, store: u64) {
-        match self.region.obey(&order.expect("there is an order")) {
-            Obeyed::PeerRemoved(peer) if peer.store_id == store => {}
-            other => panic!("the peer on s{store} was to go: {other:?}"),
-        }
+        let obeyed = self.region.obey(&order.expect("there is an order"));
+        let Obeyed::PeerRemoved(peer) = obeyed else { panic!("no peer goes: {obeyed:?}") };
+        assert_eq!(peer.store_id, store);
     }
 }
 
@@ -86,15 +103,14 @@ fn test_dispatch() {
     }
     scene.leader_region(1, &[2, 3, 4]);
     scene.leader_region(2, &[4, 3, 2]);
-    let moved = scene.balance_region().expect("a peer is moved");
-    assert_eq!(moved.region.0, 1, "the followed region first: {moved}");
-    assert_moves_peer(&moved, 4, 1);
+    let mut machine = balancing(&scene);
+    let moved = machine.plan(1).expect("the followed region is moved first");
+    assert_moves_peer(moved, 4, 1);
     assert_hands_over(scene.balance_leader(), 4, 2);
 
-    let mut machine = scene.machine(Policy { replica_schedule_limit: 0, ..without_balance(&scene) });
-    let taken = machine.cluster.add_operator(moved, machine.moment).unwrap();
     let mut region = Obedient::new(&scene, 1);
-    let added = region.adds(taken, 1);
+    let order = region.speaks(&mut machine);
+    let added = region.adds(order, 1);
     region.caught_up(added);
     let removal = region.speaks(&mut machine);
     region.removes(removal, 4);
@@ -151,12 +167,11 @@ fn test_peer_state() {
     let mut scene = Scene::default();
     (1..=4).for_each(|id| scene.region_store(id, 10 * id));
     scene.leader_region(1, &[2, 3, 4]);
-    let moved = scene.balance_region().expect("a peer is moved");
-    assert_moves_peer(&moved, 4, 1);
-    let mut machine = scene.machine(without_balance(&scene));
-    let taken = machine.cluster.add_operator(moved, machine.moment).unwrap();
+    let mut machine = balancing(&scene);
+    assert_moves_peer(machine.plan(1).expect("a peer is moved"), 4, 1);
     let mut region = Obedient::new(&scene, 1);
-    let added = region.adds(taken, 1);
+    let order = region.speaks(&mut machine);
+    let added = region.adds(order, 1);
     assert_eq!(region.speaks(&mut machine), None);
     assert!(machine.plan(1).is_some());
     region.caught_up(added);

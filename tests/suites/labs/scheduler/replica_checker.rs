@@ -15,11 +15,8 @@ fn wanted(scene: &Scene, region: u64) -> Option<Operator> {
 }
 
 fn machine(scene: &Scene) -> Machine {
-    let no_balance = Policy {
-        leader_schedule_limit: 0,
-        region_schedule_limit: 0,
-        ..scene.policy.clone()
-    };
+    let no_balance =
+        Policy { leader_schedule_limit: 0, region_schedule_limit: 0, ..scene.policy.clone() };
     scene.machine(no_balance)
 }
 
