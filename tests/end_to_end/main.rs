@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic here is a failed test")]
 
 mod bad_input;
+mod bench;
 mod chaos;
 mod cluster;
 mod ctl;
@@ -16,4 +17,5 @@ mod pause;
 mod playground;
 mod scheduler_leader;
 mod scheduling;
+mod shell;
 mod stream;

@@ -7,4 +7,5 @@ pub mod history;
 pub mod labs;
 pub mod placement;
 pub mod sim;
+pub mod transactions;
 pub mod workload;

@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::node::{Node, PROPOSAL_WAIT, not_leader};
 use crate::cluster::{Cluster, Moment, Refusal, Ticked, Writes};
+use crate::collection::Collection;
 use crate::gc::GcState;
 use crate::keyspaces::Keyspaces;
 use crate::member::Outcome;
@@ -37,6 +38,7 @@ pub(crate) struct Affairs {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) keyspaces: Keyspaces,
     pub(crate) gc: GcState,
+    pub(crate) collection: Collection,
 }
 
 impl Affairs {
@@ -79,6 +81,7 @@ impl Serving {
             cluster: load_cluster(node, state, moment),
             keyspaces: Keyspaces::load(state.keyspaces().values().cloned()),
             gc: load_gc(state),
+            collection: Collection::default(),
         };
         Self {
             term,
