@@ -4,6 +4,7 @@
 use proto::{RegionId, StoreId, metapb, pdpb};
 use scheduler::cluster::Policy;
 use scheduler::operator::{Operator, Purpose, Step};
+use scheduler::scheduling::Roster;
 use tests::labs::scheduler::scene::{Scene, assert_hands_over, assert_moves_peer, keyed};
 use tests::labs::scheduler::{Machine, report};
 use tests::placement::region::{Obeyed, Region};
@@ -289,4 +290,54 @@ fn test_controller() {
     let mut nobodys = plan(&machine, 6, Purpose::Admin, hand_over(1, 2));
     nobodys.region = RegionId(999);
     assert!(machine.cluster.add_operator(nobodys, machine.moment).is_err());
+}
+
+/// The names of a machine's schedulers.
+fn names(machine: &Machine) -> Vec<String> {
+    let seats = machine.cluster.coordinator().seats().iter();
+    seats.map(|seat| seat.scheduler.name().to_owned()).collect()
+}
+
+/// Schedulers can be removed, all of them, and that is kept: after a restart none of them runs.
+#[test]
+fn test_remove_scheduler() {
+    let mut machine = Machine::new(Policy::default());
+    let moment = machine.moment;
+    let begun = names(&machine);
+    for name in ["balance-region-scheduler", "balance-leader-scheduler"] {
+        assert!(begun.iter().any(|begun| begun == name), "{begun:?}");
+    }
+    let mut kept = None;
+    for name in &begun {
+        kept = machine.cluster.remove_scheduler(name, moment).unwrap().roster;
+    }
+    assert!(names(&machine).is_empty());
+    assert!(machine.cluster.remove_scheduler("balance-region-scheduler", moment).is_err());
+    let roster: Roster = serde_json::from_str(&kept.expect("it is kept")).unwrap();
+    let again = Machine::new(Policy::default());
+    let cluster = again.cluster.with_roster(roster, moment);
+    assert!(cluster.coordinator().seats().is_empty());
+}
+
+/// A scheduler that finds nothing looks ever more seldom, but soon enough: its wait is less than half of the
+/// time for which there was nothing to do.
+#[test]
+fn test_interval() {
+    let mut scene = Scene::default();
+    (1..=3).for_each(|id| scene.region_store(id, 3));
+    scene.leader_region(1, &[1, 2, 3]);
+    let mut machine = scene.machine(Policy { replica_schedule_limit: 0, ..scene.policy.clone() });
+    let mut idle_ms = 0;
+    for seconds in [5_u64, 10, 20, 30, 60] {
+        while idle_ms < seconds * 1_000 {
+            machine.cluster.tick(&mut machine.ids, machine.moment);
+            machine.pass(10);
+            idle_ms += 10;
+        }
+        for seat in machine.cluster.coordinator().seats() {
+            let waits_ms = seat.controller.interval_ms();
+            assert!(waits_ms < seconds * 1_000 / 2, "{waits_ms} ms after {seconds} s");
+            assert!(waits_ms > 100, "it does not look as often as at first: {waits_ms} ms");
+        }
+    }
 }
