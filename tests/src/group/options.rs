@@ -119,6 +119,8 @@ pub struct Options {
     pub member: member::Options,
     /// Clients that ask for timestamps and ids.
     pub clients: u64,
+    /// Questions that are for ids, in thousandths.
+    pub asks_ids: u64,
     /// Between an answer and a client's next question, usually.
     pub think: Instant,
     /// Between two changes of the regions, usually.
@@ -156,6 +158,7 @@ impl Options {
             trouble: 20 * SECOND,
             member,
             clients: 6,
+            asks_ids: 200,
             think: 15 * MILLISECOND,
             news_every: 150 * MILLISECOND,
             plant: None,
@@ -215,6 +218,7 @@ impl Options {
             options.mischief_every = 5 * SECOND;
             // Whoever was away may only be voted for if it has missed nothing.
             options.news_every = 3_600 * SECOND;
+            options.asks_ids = 0;
         }
         options
     }

@@ -266,7 +266,7 @@ impl World {
         let question = Question {
             client: id,
             number,
-            wants_ids: self.dice.happens(200),
+            wants_ids: self.dice.happens(self.options.asks_ids),
             count: self.dice.within(1..20) as u32,
             before,
         };

@@ -129,19 +129,22 @@ impl Scene {
 
     /// What the balancer of peers would do, if anything; nobody else plans.
     pub fn balance_region(&self) -> Option<Operator> {
-        let limits =
-            Policy { leader_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
-        self.plan(limits, Purpose::Region)
+        self.plan([0, 1], Purpose::Region)
     }
 
     /// What the balancer of leaders would do, if anything; nobody else plans.
     pub fn balance_leader(&self) -> Option<Operator> {
-        let limits =
-            Policy { region_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
-        self.plan(limits, Purpose::Leader)
+        self.plan([1, 0], Purpose::Leader)
     }
 
-    fn plan(&self, policy: Policy, purpose: Purpose) -> Option<Operator> {
+    /// The first plan, and only that.
+    fn plan(&self, [leaders, regions]: [usize; 2], purpose: Purpose) -> Option<Operator> {
+        let policy = Policy {
+            leader_schedule_limit: leaders,
+            region_schedule_limit: regions,
+            replica_schedule_limit: 0,
+            ..self.policy.clone()
+        };
         let mut machine = self.machine(policy);
         machine.tick_until(THINK_MS, |cluster| {
             cluster.operators().running().find(|operator| operator.purpose == purpose).cloned()
