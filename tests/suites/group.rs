@@ -51,15 +51,18 @@ fn seeds() {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let mut summaries: Vec<(u64, Summary)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a worker catches panics"))
+            .collect()
     });
     summaries.sort_by_key(|(seed, _)| *seed);
     let sum = |of: fn(&Summary) -> u64| summaries.iter().map(|(_, one)| of(one)).sum::<u64>();
     let (timestamps, heartbeats) = (sum(|one| one.timestamps), sum(|one| one.heartbeats));
     eprintln!(
-        "{} runs: {timestamps} timestamps, {heartbeats} heartbeats believed, {} harms",
+        "{} runs: {timestamps} timestamps, {heartbeats} heartbeats believed, {} mischiefs",
         summaries.len(),
-        sum(|one| one.harms)
+        sum(|one| one.mischiefs)
     );
     if let Some((seed, summary)) = summaries.iter().find(|(_, one)| one.violation.is_some()) {
         told(&Options::of_seed(*seed));
@@ -92,7 +95,7 @@ fn explains(plant: Plant) -> &'static [&'static str] {
         Plant::ReignKept
         | Plant::CounterBeginsAnew
         | Plant::ClockReadBeforeDisk
-        | Plant::LeaseCheckedFirst
+        | Plant::LeaseCheckedOnTicks
         | Plant::LeaseUnchecked
         | Plant::ClockBelieved
         | Plant::VoteAfterRestart
@@ -113,7 +116,7 @@ fn planted_bugs_are_found() {
             missed.push(format!("{plant:?} was not found"));
             continue;
         };
-        println!("{plant:<24?} {:>3} seeds  {what}", seed + 1);
+        eprintln!("{plant:<24?} {:>3} seeds  {what}", seed + 1);
         if !explains(plant).iter().any(|words| what.contains(words)) {
             missed.push(format!("{plant:?} was found as something else: {what}"));
         }

@@ -17,10 +17,10 @@ fn every_case_comes_to_rest_and_stays() {
     let chosen: Vec<_> = CASES.iter().filter(|case| only.is_empty() || case.name == only).collect();
     let names: Vec<_> = CASES.iter().map(|case| case.name).collect();
     assert!(!chosen.is_empty(), "no case is called {only}; there are {}", names.join(", "));
-    println!("{}", Outcome::HEAD);
+    eprintln!("{}", Outcome::HEAD);
     for case in chosen {
         for seed in 0..seeds {
-            println!("{}", (case.run)(seed));
+            eprintln!("{}", (case.run)(seed));
         }
     }
 }

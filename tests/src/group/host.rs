@@ -24,8 +24,6 @@ use crate::sim::events::{Instant, MILLISECOND};
 
 /// The length of a tick on the member's own clock.
 const TICK: Instant = 50 * MILLISECOND;
-/// How long a sync takes on a healthy disk, usually.
-pub(super) const SYNC_USUAL: Instant = MILLISECOND;
 /// Clocks run apart by at most this many millionths.
 const DRIFT_PPM_MAX: u64 = 5_000;
 /// Where wall clocks stand when the world begins, in milliseconds.
@@ -92,6 +90,8 @@ pub(super) struct Process {
     is_tick_due: bool,
     /// When the thread last looked at the clock before it went to the disk.
     looked_at: Now,
+    /// When it last had a tick.
+    ticked_at: Now,
     replies: u64,
     naive: Naive,
 }
@@ -154,7 +154,7 @@ impl Host {
             process: None,
             boot: 0,
             held: None,
-            sync_usual: SYNC_USUAL,
+            sync_usual: MILLISECOND,
             drift_ppm: drift - i64::try_from(DRIFT_PPM_MAX).expect("small"),
             wall_error_ms: i64::try_from(dice.within(0..2_000)).expect("small") - 1_000,
             dice,
@@ -190,6 +190,7 @@ impl Host {
             round: None,
             is_tick_due: false,
             looked_at: Now::default(),
+            ticked_at: Now::default(),
             replies: 0,
             naive: Naive::default(),
         });
@@ -239,7 +240,7 @@ impl Host {
             Local::Heartbeat(heartbeat) => self.hear(*heartbeat, instant, &mut outs),
             Local::Ask(question) => self.ask(question, instant, &mut outs),
             Local::Reply(question, granted) => {
-                let holds = self.has(Plant::LeaseCheckedFirst) || self.may_serve(instant);
+                let holds = self.may_serve(instant);
                 outs.push(Out::Answer(question, holds.then_some(granted)));
             }
         }
@@ -260,14 +261,12 @@ impl Host {
         let messages = std::mem::take(&mut process.inbox);
         messages.into_iter().for_each(|message| process.member.step(message));
         if std::mem::take(&mut process.is_tick_due) {
+            process.ticked_at = now;
             let mut effects = Effects::default();
             process.member.tick(now, &process.state, &mut effects);
             self.perform(effects, instant, outs);
         }
-        while let Some(mut round) = {
-            let process = self.process();
-            process.member.take_round(&process.state)
-        } {
+        while let Some(mut round) = self.next_round() {
             let send_now = std::mem::take(&mut round.send_now);
             outs.extend(send_now.into_iter().map(|message| Out::Send(Box::new(message))));
             let log = std::mem::take(&mut round.log);
@@ -285,7 +284,12 @@ impl Host {
             self.process().round = Some(round);
             return;
         }
-        self.settle(instant, outs);
+        self.settle(instant);
+    }
+
+    fn next_round(&mut self) -> Option<Round> {
+        let process = self.process();
+        process.member.take_round(&process.state)
     }
 
     fn finish(&mut self, round: Round, instant: Instant, outs: &mut Vec<Out>) {
@@ -307,10 +311,9 @@ impl Host {
     }
 
     /// Leadership begins, goes on, or ends; what the leader wants is proposed.
-    fn settle(&mut self, instant: Instant, outs: &mut Vec<Out>) {
+    fn settle(&mut self, instant: Instant) {
         self.begin_or_end_reign(instant);
         self.propose_wants(instant);
-        // What was proposed just now makes a round of its own.
         let process = self.process();
         if let Some(reign) = &process.reign
             && reign.is_ready()
@@ -318,7 +321,6 @@ impl Host {
         {
             self.load_picture(instant);
         }
-        let _ = outs;
     }
 
     fn begin_or_end_reign(&mut self, instant: Instant) {
@@ -416,6 +418,8 @@ impl Host {
         });
         let now = if self.has(Plant::ClockReadBeforeDisk) {
             process.looked_at
+        } else if self.has(Plant::LeaseCheckedOnTicks) {
+            process.ticked_at
         } else {
             self.now(instant)
         };
@@ -522,19 +526,19 @@ impl Naive {
         wall_us: u64,
         count: u32,
     ) -> Timestamp {
-        let begins_anew = match plant {
-            Some(Plant::CounterBeginsAnew) => wall_us > self.at_us,
-            Some(Plant::ClockBelieved) => wall_us / MILLISECOND != self.physical_ms,
-            _ => return sound,
+        let (begins_anew, physical_ms) = if plant == Some(Plant::CounterBeginsAnew) {
+            // Between the leaders all is well: only within one is the time compared wrongly.
+            (wall_us > self.at_us, self.physical_ms.max(sound.physical()))
+        } else if plant == Some(Plant::ClockBelieved) {
+            let wall_ms = wall_us / MILLISECOND;
+            (wall_ms != self.physical_ms, wall_ms)
+        } else {
+            return sound;
         };
         self.at_us = wall_us;
         if begins_anew {
             self.logical = 0;
-            self.physical_ms = match plant {
-                // Between the leaders all is well: only within one is the time compared wrongly.
-                Some(Plant::CounterBeginsAnew) => self.physical_ms.max(sound.physical()),
-                _ => wall_us / MILLISECOND,
-            };
+            self.physical_ms = physical_ms;
         }
         self.logical += u64::from(count);
         Timestamp::new(self.physical_ms, self.logical)

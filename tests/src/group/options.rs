@@ -1,4 +1,8 @@
 //! What a run is made of, drawn from its seed; and the bugs that can be planted in the shell.
+//!
+//! Looked for in vain: a lease that is looked at before the grant and not after it. Whoever asked did so
+//! before that look, so what others were given in between is nothing that he can have known of; the look
+//! after the grant is a second lock on the same door.
 
 use scheduler::member;
 
@@ -16,8 +20,9 @@ pub enum Plant {
     CounterBeginsAnew,
     /// O3. The lease is looked at with the time from before the disk was waited for.
     ClockReadBeforeDisk,
-    /// O4. The lease is looked at before the grant and not after it: a pause between the two is not noticed.
-    LeaseCheckedFirst,
+    /// O4. The lease is looked at on ticks: what was asked while the process stood still is answered by a look
+    /// from before.
+    LeaseCheckedOnTicks,
     /// O4. A member serves as long as it believes that it leads.
     LeaseUnchecked,
     /// O4. A bound counts as saved when it has been proposed.
@@ -41,7 +46,7 @@ pub const PLANTS: &[Plant] = &[
     Plant::ReignKept,
     Plant::CounterBeginsAnew,
     Plant::ClockReadBeforeDisk,
-    Plant::LeaseCheckedFirst,
+    Plant::LeaseCheckedOnTicks,
     Plant::LeaseUnchecked,
     Plant::BoundBeforeSaved,
     Plant::ClockBelieved,
@@ -52,9 +57,9 @@ pub const PLANTS: &[Plant] = &[
     Plant::AcknowledgeBeforeSync,
 ];
 
-/// One kind of harm.
+/// One kind of mischief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
+pub enum Mischief {
     /// The process ends; the disk has all that was written.
     Kill,
     /// The power fails; the disk has what was synced, and perhaps some of the rest.
@@ -67,6 +72,8 @@ pub enum Harm {
     Isolate,
     /// One direction of one link is cut.
     OneWay,
+    /// One member is cut off for a while; when it is back the leader is, and another restarts.
+    Deceive,
     /// Syncs take long, up to several leases.
     SlowDisk,
     /// Somebody sets a wall clock, forwards or back: a second, an hour, a year.
@@ -76,16 +83,17 @@ pub enum Harm {
 }
 
 /// All of them.
-pub const HARMS: &[Harm] = &[
-    Harm::Kill,
-    Harm::PowerOff,
-    Harm::AllOff,
-    Harm::Pause,
-    Harm::Isolate,
-    Harm::OneWay,
-    Harm::SlowDisk,
-    Harm::SetClock,
-    Harm::HandOver,
+pub const MISCHIEFS: &[Mischief] = &[
+    Mischief::Kill,
+    Mischief::PowerOff,
+    Mischief::AllOff,
+    Mischief::Pause,
+    Mischief::Isolate,
+    Mischief::OneWay,
+    Mischief::Deceive,
+    Mischief::SlowDisk,
+    Mischief::SetClock,
+    Mischief::HandOver,
 ];
 
 /// A run.
@@ -98,17 +106,25 @@ pub struct Options {
     /// How bad the network is.
     pub weather: Weather,
     /// What goes wrong.
-    pub harms: Vec<Harm>,
-    /// Between two harms, usually.
-    pub harm_every: Instant,
+    pub mischiefs: Vec<Mischief>,
+    /// Between two mischiefs, usually.
+    pub mischief_every: Instant,
+    /// A process that was ended stays so for at most so long.
+    pub down_most: Instant,
+    /// How long a sync takes on a healthy disk, usually.
+    pub sync_usual: Instant,
     /// How long things go wrong.
     pub trouble: Instant,
     /// How a member is run.
     pub member: member::Options,
     /// Clients that ask for timestamps and ids.
     pub clients: u64,
+    /// Questions that are for ids, in thousandths.
+    pub asks_ids: u64,
     /// Between an answer and a client's next question, usually.
     pub think: Instant,
+    /// Between two changes of the regions, usually.
+    pub news_every: Instant,
     /// A mistake in the shell.
     pub plant: Option<Plant>,
 }
@@ -120,25 +136,31 @@ impl Options {
         let weather = Weather::draw(&mut dice);
         let members = if dice.happens(250) { 5 } else { 3 };
         // Some runs have one kind of trouble, the others all.
-        let harms = if dice.happens(300) {
-            dice.one_of(HARMS).copied().into_iter().collect()
+        let mischiefs = if dice.happens(300) {
+            dice.one_of(MISCHIEFS).copied().into_iter().collect()
         } else {
-            HARMS.to_vec()
+            MISCHIEFS.to_vec()
         };
-        let mut member = member::Options::default();
         // Often enough that members which were away are brought up by a copy of the state.
-        member.copy_after_entries = dice.within(20..200);
-        member.keep_entries = dice.within(5..50);
+        let member = member::Options {
+            copy_after_entries: dice.within(20..200),
+            keep_entries: dice.within(5..50),
+            ..member::Options::default()
+        };
         Self {
             seed,
             members,
             weather,
-            harms,
-            harm_every: dice.within(300 * MILLISECOND..3 * SECOND),
+            mischiefs,
+            mischief_every: dice.within(300 * MILLISECOND..3 * SECOND),
+            down_most: 3 * SECOND,
+            sync_usual: MILLISECOND,
             trouble: 20 * SECOND,
             member,
             clients: 6,
+            asks_ids: 200,
             think: 15 * MILLISECOND,
+            news_every: 150 * MILLISECOND,
             plant: None,
         }
     }
@@ -147,10 +169,11 @@ impl Options {
     #[must_use]
     pub fn with_plant(mut self, plant: Plant) -> Self {
         self.plant = Some(plant);
-        match plant {
-            Plant::VoteAfterRestart => self.member.lease_ticks = 0,
-            Plant::LongLease => self.member.lease_us = 3 * SECOND,
-            _ => {}
+        if plant == Plant::VoteAfterRestart {
+            self.member.lease_ticks = 0;
+        }
+        if plant == Plant::LongLease {
+            self.member.lease_us = 3 * SECOND;
         }
         self
     }
@@ -160,26 +183,42 @@ impl Options {
         let mut options = Self::of_seed(seed);
         options.weather = Weather::FAIR;
         options.members = 3;
-        options.harm_every = 700 * MILLISECOND;
-        options.harms = match plant {
-            Plant::ReignKept => vec![Harm::HandOver, Harm::SetClock],
-            Plant::CounterBeginsAnew => vec![Harm::HandOver],
-            Plant::ClockReadBeforeDisk => vec![Harm::SlowDisk, Harm::Isolate],
-            Plant::LeaseCheckedFirst | Plant::LeaseUnchecked => vec![Harm::Pause, Harm::Isolate],
-            Plant::BoundBeforeSaved => vec![Harm::Isolate, Harm::PowerOff, Harm::SlowDisk],
-            Plant::ClockBelieved => vec![Harm::SetClock],
-            Plant::EpochUnchecked => vec![Harm::OneWay],
-            Plant::IdsOfPredecessor => vec![Harm::HandOver, Harm::Kill],
-            Plant::VoteAfterRestart => vec![Harm::Kill, Harm::Isolate],
-            Plant::LongLease => vec![Harm::Isolate],
-            Plant::AcknowledgeBeforeSync => vec![Harm::PowerOff, Harm::AllOff, Harm::Isolate],
-        };
-        match plant {
-            Plant::CounterBeginsAnew | Plant::BoundBeforeSaved | Plant::IdsOfPredecessor => {
-                options.think = MILLISECOND / 2;
+        options.mischief_every = 700 * MILLISECOND;
+        options.mischiefs = match plant {
+            Plant::ReignKept => vec![Mischief::HandOver, Mischief::SetClock],
+            Plant::CounterBeginsAnew => vec![Mischief::HandOver],
+            Plant::ClockReadBeforeDisk => vec![Mischief::SlowDisk, Mischief::Isolate],
+            Plant::LeaseCheckedOnTicks | Plant::LeaseUnchecked => {
+                vec![Mischief::Pause, Mischief::Isolate]
             }
-            Plant::EpochUnchecked => options.weather = Weather { very_late: 300, ..Weather::FAIR },
-            _ => {}
+            Plant::BoundBeforeSaved => {
+                vec![Mischief::Isolate, Mischief::PowerOff, Mischief::SlowDisk]
+            }
+            Plant::ClockBelieved => vec![Mischief::SetClock],
+            Plant::EpochUnchecked => vec![Mischief::OneWay],
+            Plant::IdsOfPredecessor => vec![Mischief::HandOver, Mischief::Kill],
+            Plant::VoteAfterRestart => vec![Mischief::Deceive],
+            Plant::LongLease => vec![Mischief::Isolate],
+            Plant::AcknowledgeBeforeSync => vec![Mischief::AllOff],
+        };
+        if [Plant::CounterBeginsAnew, Plant::BoundBeforeSaved, Plant::IdsOfPredecessor]
+            .contains(&plant)
+        {
+            options.think = MILLISECOND / 2;
+        }
+        if plant == Plant::EpochUnchecked {
+            options.weather = Weather { very_late: 300, ..Weather::FAIR };
+        }
+        if plant == Plant::AcknowledgeBeforeSync {
+            options.sync_usual = 200 * MILLISECOND;
+        }
+        if plant == Plant::VoteAfterRestart {
+            // Back before the lease that it has granted is over.
+            options.down_most = 60 * MILLISECOND;
+            options.mischief_every = 5 * SECOND;
+            // Whoever was away may only be voted for if it has missed nothing.
+            options.news_every = 3_600 * SECOND;
+            options.asks_ids = 0;
         }
         options
     }

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proto::pdpb;
 
-use super::host::{Granted, Host, Local, Out, Question, SYNC_USUAL};
+use super::host::{Granted, Host, Local, Out, Question};
 use super::judge::Judge;
-use super::options::{Harm, Options};
+use super::options::{Mischief, Options};
 use super::tiles::Tiles;
 use crate::sim::dice::Dice;
 use crate::sim::events::{Events, Instant, MILLISECOND, SECOND};
@@ -18,8 +18,6 @@ use crate::sim::trace::Trace;
 const OUTSIDE: u64 = 0;
 /// A client that hears nothing for so long asks somebody else.
 const PATIENCE: Instant = 300 * MILLISECOND;
-/// Between two changes of the regions, usually.
-const NEWS_EVERY: Instant = 150 * MILLISECOND;
 /// A heartbeat that is late is so by at most this.
 const LATE_MAX: Instant = 3 * SECOND;
 /// When all has healed, the group must serve, know what is, and agree, within so long.
@@ -35,7 +33,7 @@ pub struct Summary {
     /// Heartbeats that a leader took in.
     pub heartbeats: u64,
     /// Things that went wrong.
-    pub harms: u64,
+    pub mischiefs: u64,
     /// A digest of all that happened.
     pub hash: u64,
     /// What happened, when it was asked for.
@@ -57,17 +55,23 @@ enum Event {
     /// Regions change, or somebody speaks.
     News,
     /// Something goes wrong.
-    Harm,
-    /// It is over.
-    Undo(Undo),
+    Mischief,
+    /// It is over, or goes on.
+    Later(Later),
 }
 
+/// What follows on a mischief.
 #[derive(Clone, Copy, Debug)]
-enum Undo {
+enum Later {
     Start(u64),
     Resume(u64),
     Restore(u64, u64),
     Disk(u64),
+    /// The leader is cut off, and the follower that its lease rests on restarts.
+    Deceive {
+        leader: u64,
+        follower: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -89,7 +93,7 @@ struct World {
     trace: Trace,
     dice: Dice,
     is_healed: bool,
-    harms: u64,
+    mischiefs: u64,
 }
 
 /// Runs it; an assertion that fails inside a machine is a violation like others.
@@ -124,19 +128,20 @@ impl World {
             trace: Trace::new(verbose),
             dice: dice.stream("world"),
             is_healed: false,
-            harms: 0,
+            mischiefs: 0,
             options,
         }
     }
 
     fn run(mut self) -> Summary {
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        ids.iter().for_each(|&id| self.later(Later::Disk(id)));
         ids.iter().for_each(|&id| self.start(id));
         for client in 1..=self.options.clients {
             self.events.after(client * MILLISECOND, Event::Ask(client));
         }
         self.events.after(SECOND, Event::News);
-        self.events.after(SECOND, Event::Harm);
+        self.events.after(SECOND, Event::Mischief);
         self.go_on_until(self.options.trouble);
         if self.judge.violation().is_none() {
             self.heal();
@@ -150,7 +155,7 @@ impl World {
             violation,
             timestamps: self.judge.timestamps,
             heartbeats: self.judge.believed,
-            harms: self.harms,
+            mischiefs: self.mischiefs,
             hash: self.trace.hash(),
             lines: self.trace.lines().map(str::to_owned).collect(),
         }
@@ -187,14 +192,14 @@ impl World {
                 }
             }
             Event::News => self.news(),
-            Event::Harm => {
-                let rest = self.dice.delay(self.options.harm_every);
-                self.events.after(rest, Event::Harm);
+            Event::Mischief => {
+                let rest = self.dice.delay(self.options.mischief_every);
+                self.events.after(rest, Event::Mischief);
                 if !self.is_healed {
-                    self.harm();
+                    self.mischief();
                 }
             }
-            Event::Undo(undo) => self.undo(undo),
+            Event::Later(later) => self.later(later),
         }
     }
 
@@ -261,7 +266,7 @@ impl World {
         let question = Question {
             client: id,
             number,
-            wants_ids: self.dice.happens(200),
+            wants_ids: self.dice.happens(self.options.asks_ids),
             count: self.dice.within(1..20) as u32,
             before,
         };
@@ -301,7 +306,7 @@ impl World {
 
     /// Some regions change and some leaders speak, to whoever is thought to lead.
     fn news(&mut self) {
-        let rest = self.dice.delay(NEWS_EVERY);
+        let rest = self.dice.delay(self.options.news_every);
         self.events.after(rest, Event::News);
         let mut said = Vec::new();
         if !self.is_healed {
@@ -341,53 +346,60 @@ impl World {
         }
     }
 
-    fn harm(&mut self) {
-        let Some(&harm) = self.dice.one_of(&self.options.harms) else { return };
+    fn mischief(&mut self) {
+        let Some(&mischief) = self.dice.one_of(&self.options.mischiefs) else { return };
         let id = self.victim();
         let now = self.events.now();
-        self.harms += 1;
-        self.trace.remark(now, || format!("{harm:?} m{id}"));
+        self.mischiefs += 1;
+        self.trace.remark(now, || format!("{mischief:?} m{id}"));
         let for_long = self.dice.within(100 * MILLISECOND..3 * SECOND);
-        match harm {
-            Harm::Kill | Harm::PowerOff => self.stop(id, harm == Harm::PowerOff, for_long),
-            Harm::AllOff => {
-                for id in 1..=self.options.members {
-                    let for_long = self.dice.within(MILLISECOND..SECOND);
-                    self.stop(id, true, for_long);
-                }
-            }
-            Harm::Pause => {
+        match mischief {
+            Mischief::Kill | Mischief::PowerOff => self.stop(id, mischief == Mischief::PowerOff),
+            Mischief::AllOff => (1..=self.options.members).for_each(|id| self.stop(id, true)),
+            Mischief::Pause => {
                 let host = self.hosts.get_mut(&id).expect("members stay");
                 if host.process.is_some() && !host.is_paused() {
                     host.held = Some(Vec::new());
-                    self.events.after(for_long, Event::Undo(Undo::Resume(id)));
+                    self.events.after(for_long, Event::Later(Later::Resume(id)));
                 }
             }
-            Harm::Isolate => {
+            Mischief::Isolate => {
                 for other in (1..=self.options.members).filter(|&other| other != id) {
                     self.cut(id, other, for_long);
                     self.cut(other, id, for_long);
                 }
             }
-            Harm::OneWay => {
+            Mischief::Deceive => {
+                // The third has heard nobody for a while and asks for votes, when the leader is cut off and
+                // the only one that has promised to keep quiet has forgotten it.
+                let members = self.options.members;
+                let (follower, third) = (1 + id % members, 1 + (id + 1) % members);
+                let for_long = self.dice.within(SECOND..3 * SECOND);
+                for other in (1..=members).filter(|&other| other != third) {
+                    self.cut(third, other, for_long);
+                    self.cut(other, third, for_long);
+                }
+                self.events.after(for_long, Event::Later(Later::Deceive { leader: id, follower }));
+            }
+            Mischief::OneWay => {
                 let other = self.dice.within(1..self.options.members + 1);
                 if other != id {
                     self.cut(id, other, for_long);
                 }
             }
-            Harm::SlowDisk => {
+            Mischief::SlowDisk => {
                 let slow = self.dice.within(20 * MILLISECOND..2 * SECOND);
                 self.hosts.get_mut(&id).expect("members stay").sync_usual = slow;
-                self.events.after(for_long, Event::Undo(Undo::Disk(id)));
+                self.events.after(for_long, Event::Later(Later::Disk(id)));
             }
-            Harm::SetClock => {
+            Mischief::SetClock => {
                 const STEPS_MS: [i64; 4] = [900, 1_500, 3_600_000, 365 * 86_400_000];
                 let step = *self.dice.one_of(&STEPS_MS).expect("there are some");
                 let signed = if self.dice.happens(500) { step } else { -step };
                 let host = self.hosts.get_mut(&id).expect("members stay");
                 host.wall_error_ms = signed;
             }
-            Harm::HandOver => {
+            Mischief::HandOver => {
                 let to = self.dice.within(0..self.options.members + 1);
                 let host = self.hosts.get_mut(&id).expect("members stay");
                 if let Some(process) = &mut host.process {
@@ -397,31 +409,40 @@ impl World {
         }
     }
 
-    fn stop(&mut self, id: u64, power: bool, for_long: Instant) {
+    fn stop(&mut self, id: u64, power: bool) {
+        let for_long = self.dice.within(MILLISECOND..self.options.down_most);
         let host = self.hosts.get_mut(&id).expect("members stay");
         if power {
             host.power_off();
         } else {
             host.kill();
         }
-        self.events.after(for_long, Event::Undo(Undo::Start(id)));
+        self.events.after(for_long, Event::Later(Later::Start(id)));
     }
 
     fn cut(&mut self, from: u64, to: u64, for_long: Instant) {
         self.network.cut(from, to);
-        self.events.after(for_long, Event::Undo(Undo::Restore(from, to)));
+        self.events.after(for_long, Event::Later(Later::Restore(from, to)));
     }
 
-    fn undo(&mut self, undo: Undo) {
-        match undo {
-            Undo::Start(id) => self.start(id),
-            Undo::Resume(id) => {
+    fn later(&mut self, later: Later) {
+        match later {
+            Later::Start(id) => self.start(id),
+            Later::Resume(id) => {
                 let held = self.hosts.get_mut(&id).expect("members stay").held.take();
                 held.into_iter().flatten().for_each(|local| self.on(id, local));
             }
-            Undo::Restore(from, to) => self.network.restore(from, to),
-            Undo::Disk(id) => {
-                self.hosts.get_mut(&id).expect("members stay").sync_usual = SYNC_USUAL;
+            Later::Deceive { leader, follower } => {
+                for other in (1..=self.options.members).filter(|&other| other != leader) {
+                    self.cut(leader, other, 2 * SECOND);
+                    self.cut(other, leader, 2 * SECOND);
+                }
+                self.stop(follower, false);
+            }
+            Later::Restore(from, to) => self.network.restore(from, to),
+            Later::Disk(id) => {
+                let usual = self.options.sync_usual;
+                self.hosts.get_mut(&id).expect("members stay").sync_usual = usual;
             }
         }
     }
@@ -430,6 +451,11 @@ impl World {
     fn heal(&mut self) {
         self.is_healed = true;
         self.network.set_weather(Weather::FAIR);
+        self.options.sync_usual = MILLISECOND;
+        // From now on regions only say what is.
+        self.options.news_every = 150 * MILLISECOND;
+        self.events.after(0, Event::News);
+        (1..=self.options.members).for_each(|id| self.later(Later::Disk(id)));
         // What is still hurt heals by itself, in a few seconds at most.
         let calm = self.events.now() + 4 * SECOND;
         self.go_on_until(calm);

@@ -201,10 +201,8 @@ impl Region {
         }
         let now = self.region().peers.iter().find(|peer| peer.id == id).copied();
         let now = now.expect("only known peers change their roles");
-        for said in [&mut self.said.leader] {
-            if said.is_some_and(|leader| leader.id == id) {
-                *said = Some(now);
-            }
+        if self.said.leader.is_some_and(|leader| leader.id == id) {
+            self.said.leader = Some(now);
         }
         for pending in &mut self.said.pending_peers {
             if pending.id == id {

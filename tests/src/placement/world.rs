@@ -16,8 +16,10 @@ use crate::sim::events::{Events, Instant, MILLISECOND, SECOND};
 const STORE_BEAT: Instant = 10 * SECOND;
 /// How often a region speaks that has no news.
 const REGION_BEAT: Instant = 60 * SECOND;
-/// How often the scheduler ticks, as its shell has it.
+/// How often the scheduler ticks, as its shell has it …
 const TICK: Instant = 100 * MILLISECOND;
+/// … and while nothing is under way: then one tick is as good as ten, and the run ten times as quick.
+const IDLE_TICK: Instant = SECOND;
 /// From an order to its being followed, usually: the way there and back, and an entry in the log.
 const ORDER_USUAL: Instant = 20 * MILLISECOND;
 /// A new peer needs this long for each MiB, and never less than [`CATCH_UP_LEAST`].
@@ -226,15 +228,27 @@ impl World {
         false
     }
 
+    /// What is under way and what ended last, for whoever wonders why there is no rest.
+    pub fn restless(&self) -> String {
+        let operators = self.cluster.operators();
+        let running = operators.running().take(5).map(|operator| format!("under way: {operator}"));
+        let ended = operators
+            .history()
+            .take(10)
+            .map(|ended| format!("ended: {} {:?}", ended.operator, ended.status));
+        running.chain(ended).collect::<Vec<_>>().join("\n")
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Tick => {
-                self.events.after(TICK, Event::Tick);
                 let moment = self.moment();
                 let ticked = self.cluster.tick(&mut self.ids, moment);
                 self.log(ticked.writes);
                 self.reserve(ticked.ids_wanted);
                 ticked.orders.into_iter().for_each(|order| self.send(order));
+                let is_idle = self.cluster.operators().running().next().is_none();
+                self.events.after(if is_idle { IDLE_TICK } else { TICK }, Event::Tick);
             }
             Event::StoreBeat(id) => self.beat_store(id),
             Event::RegionBeat(id) => {
@@ -328,7 +342,10 @@ impl World {
     fn obey(&mut self, order: &pdpb::RegionHeartbeatResponse) {
         let Some(region) = self.regions.get_mut(&order.region_id) else { return };
         let leads = self.alive.contains(&region.leader().store_id);
-        if !leads || !region.has_quorum(&self.alive) {
+        // A lead that is handed to the dead comes to nothing.
+        let heir = order.transfer_leader.as_ref().and_then(|transfer| transfer.peer);
+        let is_vain = heir.is_some_and(|heir| !self.alive.contains(&heir.store_id));
+        if !leads || is_vain || !region.has_quorum(&self.alive) {
             self.tally.dropped += 1;
             return;
         }

@@ -129,19 +129,22 @@ impl Scene {
 
     /// What the balancer of peers would do, if anything; nobody else plans.
     pub fn balance_region(&self) -> Option<Operator> {
-        let limits =
-            Policy { leader_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
-        self.plan(limits, Purpose::Region)
+        self.plan([0, 1], Purpose::Region)
     }
 
     /// What the balancer of leaders would do, if anything; nobody else plans.
     pub fn balance_leader(&self) -> Option<Operator> {
-        let limits =
-            Policy { region_schedule_limit: 0, replica_schedule_limit: 0, ..self.policy.clone() };
-        self.plan(limits, Purpose::Leader)
+        self.plan([1, 0], Purpose::Leader)
     }
 
-    fn plan(&self, policy: Policy, purpose: Purpose) -> Option<Operator> {
+    /// The first plan, and only that.
+    fn plan(&self, [leaders, regions]: [usize; 2], purpose: Purpose) -> Option<Operator> {
+        let policy = Policy {
+            leader_schedule_limit: leaders,
+            region_schedule_limit: regions,
+            replica_schedule_limit: 0,
+            ..self.policy.clone()
+        };
         let mut machine = self.machine(policy);
         machine.tick_until(THINK_MS, |cluster| {
             cluster.operators().running().find(|operator| operator.purpose == purpose).cloned()
@@ -150,7 +153,7 @@ impl Scene {
 
     /// The machine that has been told all this, a moment ago.
     pub fn machine(&self, policy: Policy) -> Machine {
-        let mut machine = Machine::new(policy);
+        let mut machine = Machine::new(policy.clone());
         // What is silent now spoke then.
         let now = machine.moment;
         for (&id, declared) in &self.stores {
@@ -166,15 +169,22 @@ impl Scene {
             let taken = machine.cluster.take_store_offline(StoreId(id), false);
             taken.expect("enough stores remain");
         }
-        for report in self.reports() {
+        // Nobody thinks of what the made-up regions lack.
+        machine.cluster.set_policy(Policy { halt_scheduling: true, ..policy.clone() });
+        for report in self.made_up() {
             machine.hear(&report).expect("the report is sound");
+        }
+        // By now the stores are as full as declared.
+        machine.cluster.set_policy(policy);
+        for &id in self.named.keys() {
+            machine.hear(&self.report_of(id)).expect("the report is sound");
         }
         machine
     }
 
-    /// What the leaders of all regions say, the named ones first.
-    fn reports(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
-        let mut reports: Vec<_> = self.named.keys().map(|&id| self.report_of(id)).collect();
+    /// What the leaders of the made-up regions say.
+    fn made_up(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
+        let mut reports = Vec::new();
         let mut next = MADE_UP_FROM;
         for (&store, declared) in &self.stores {
             let has = |named: &&Named| named.stores.contains(&store);

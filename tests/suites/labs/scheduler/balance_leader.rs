@@ -1,5 +1,6 @@
 //! Where the balancer of leaders hands a lead over, in small scenes. Leaders are counted.
 
+use scheduler::cluster::LeaderSchedulePolicy;
 use tests::labs::scheduler::scene::{Scene, assert_hands_over};
 
 /// Stores 1, 2, … that lead so many regions.
@@ -27,7 +28,8 @@ fn test_balance_limit() {
     assert!(with(&[7, 8, 9, 18], &[4, 1, 2, 3]).is_some());
 }
 
-/// By count, a store whose leaders are a hundred times as large as the others' has nothing to give.
+/// By count, a store whose leaders are a hundred times as large as the others' has nothing to give; by size it
+/// has.
 #[test]
 fn test_balance_leader_schedule_strategy() {
     let mut scene = Scene::default();
@@ -37,6 +39,8 @@ fn test_balance_leader_schedule_strategy() {
     }
     scene.leader_region(1, &[1, 2, 3, 4]);
     assert_eq!(scene.balance_leader(), None);
+    scene.policy.leader_schedule_policy = LeaderSchedulePolicy::Size;
+    assert!(scene.balance_leader().is_some());
 }
 
 /// A difference of four is tolerated by default; one of eleven is not, unless the tolerance is higher.

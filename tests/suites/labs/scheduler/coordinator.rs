@@ -4,6 +4,7 @@
 use proto::{RegionId, StoreId, metapb, pdpb};
 use scheduler::cluster::Policy;
 use scheduler::operator::{Operator, Purpose, Step};
+use scheduler::scheduling::Roster;
 use tests::labs::scheduler::scene::{Scene, assert_hands_over, assert_moves_peer, keyed};
 use tests::labs::scheduler::{Machine, report};
 use tests::placement::region::{Obeyed, Region};
@@ -18,9 +19,27 @@ fn hand_over(from: u64, to: u64) -> Step {
     Step::TransferLeader { from: StoreId(from), to: StoreId(to) }
 }
 
-/// Balance off, so that only checkers plan.
+/// Balance off, so that only checkers and the test plan.
 fn without_balance(scene: &Scene) -> Policy {
-    Policy { leader_schedule_limit: 0, region_schedule_limit: 0, ..scene.policy.clone() }
+    Policy { balance_leaders: false, balance_regions: false, ..scene.policy.clone() }
+}
+
+/// A machine whose balancer of peers has made its first plan, and makes no other. Its order is on its way; so
+/// much later it is due once more.
+fn balancing(scene: &Scene) -> Machine {
+    let alone = Policy {
+        leader_schedule_limit: 0,
+        replica_schedule_limit: 0,
+        region_schedule_limit: 1,
+        ..scene.policy.clone()
+    };
+    let mut machine = scene.machine(alone.clone());
+    let planned =
+        machine.tick_until(10_000, |cluster| cluster.operators().running().next().map(drop));
+    planned.expect("a peer is moved");
+    machine.cluster.set_policy(Policy { balance_regions: false, ..alone });
+    machine.pass(6_000);
+    machine
 }
 
 /// A region that follows what it is told.
@@ -40,10 +59,10 @@ impl Obedient {
 
     /// Follows an order to add a peer there; it has caught up unless told otherwise.
     fn adds(&mut self, order: Option<pdpb::RegionHeartbeatResponse>, store: u64) -> metapb::Peer {
-        match self.region.obey(&order.expect("there is an order")) {
-            Obeyed::PeerAdded(peer) if peer.store_id == store => peer,
-            other => panic!("a peer on s{store} was to be added: {other:?}"),
-        }
+        let obeyed = self.region.obey(&order.expect("there is an order"));
+        let Obeyed::PeerAdded(peer) = obeyed else { panic!("no peer is added: {obeyed:?}") };
+        assert_eq!(peer.store_id, store);
+        peer
     }
 
     fn caught_up(&mut self, peer: metapb::Peer) {
@@ -51,10 +70,9 @@ impl Obedient {
     }
 
     fn removes(&mut self, order: Option<pdpb::RegionHeartbeatResponse>, store: u64) {
-        match self.region.obey(&order.expect("there is an order")) {
-            Obeyed::PeerRemoved(peer) if peer.store_id == store => {}
-            other => panic!("the peer on s{store} was to go: {other:?}"),
-        }
+        let obeyed = self.region.obey(&order.expect("there is an order"));
+        let Obeyed::PeerRemoved(peer) = obeyed else { panic!("no peer goes: {obeyed:?}") };
+        assert_eq!(peer.store_id, store);
     }
 }
 
@@ -86,16 +104,14 @@ fn test_dispatch() {
     }
     scene.leader_region(1, &[2, 3, 4]);
     scene.leader_region(2, &[4, 3, 2]);
-    let moved = scene.balance_region().expect("a peer is moved");
-    assert_eq!(moved.region.0, 1, "the followed region first: {moved}");
-    assert_moves_peer(&moved, 4, 1);
+    let mut machine = balancing(&scene);
+    let moved = machine.plan(1).expect("the followed region is moved first");
+    assert_moves_peer(moved, 4, 1);
     assert_hands_over(scene.balance_leader(), 4, 2);
 
-    let mut machine =
-        scene.machine(Policy { replica_schedule_limit: 0, ..without_balance(&scene) });
-    let taken = machine.cluster.add_operator(moved, machine.moment).unwrap();
     let mut region = Obedient::new(&scene, 1);
-    let added = region.adds(taken, 1);
+    let order = region.speaks(&mut machine);
+    let added = region.adds(order, 1);
     region.caught_up(added);
     let removal = region.speaks(&mut machine);
     region.removes(removal, 4);
@@ -152,12 +168,11 @@ fn test_peer_state() {
     let mut scene = Scene::default();
     (1..=4).for_each(|id| scene.region_store(id, 10 * id));
     scene.leader_region(1, &[2, 3, 4]);
-    let moved = scene.balance_region().expect("a peer is moved");
-    assert_moves_peer(&moved, 4, 1);
-    let mut machine = scene.machine(without_balance(&scene));
-    let taken = machine.cluster.add_operator(moved, machine.moment).unwrap();
+    let mut machine = balancing(&scene);
+    assert_moves_peer(machine.plan(1).expect("a peer is moved"), 4, 1);
     let mut region = Obedient::new(&scene, 1);
-    let added = region.adds(taken, 1);
+    let order = region.speaks(&mut machine);
+    let added = region.adds(order, 1);
     assert_eq!(region.speaks(&mut machine), None);
     assert!(machine.plan(1).is_some());
     region.caught_up(added);
@@ -275,4 +290,54 @@ fn test_controller() {
     let mut nobodys = plan(&machine, 6, Purpose::Admin, hand_over(1, 2));
     nobodys.region = RegionId(999);
     assert!(machine.cluster.add_operator(nobodys, machine.moment).is_err());
+}
+
+/// The names of a machine's schedulers.
+fn names(machine: &Machine) -> Vec<String> {
+    let seats = machine.cluster.coordinator().seats().iter();
+    seats.map(|seat| seat.scheduler.name().to_owned()).collect()
+}
+
+/// Schedulers can be removed, all of them, and that is kept: after a restart none of them runs.
+#[test]
+fn test_remove_scheduler() {
+    let mut machine = Machine::new(Policy::default());
+    let moment = machine.moment;
+    let begun = names(&machine);
+    for name in ["balance-region-scheduler", "balance-leader-scheduler"] {
+        assert!(begun.iter().any(|begun| begun == name), "{begun:?}");
+    }
+    let mut kept = None;
+    for name in &begun {
+        kept = machine.cluster.remove_scheduler(name, moment).unwrap().roster;
+    }
+    assert!(names(&machine).is_empty());
+    assert!(machine.cluster.remove_scheduler("balance-region-scheduler", moment).is_err());
+    let roster: Roster = serde_json::from_str(&kept.expect("it is kept")).unwrap();
+    let again = Machine::new(Policy::default());
+    let cluster = again.cluster.with_roster(roster, moment);
+    assert!(cluster.coordinator().seats().is_empty());
+}
+
+/// A scheduler that finds nothing looks ever more seldom, but soon enough: its wait is less than half of the
+/// time for which there was nothing to do.
+#[test]
+fn test_interval() {
+    let mut scene = Scene::default();
+    (1..=3).for_each(|id| scene.region_store(id, 3));
+    scene.leader_region(1, &[1, 2, 3]);
+    let mut machine = scene.machine(Policy { replica_schedule_limit: 0, ..scene.policy.clone() });
+    let mut idle_ms = 0;
+    for seconds in [5_u64, 10, 20, 30, 60] {
+        while idle_ms < seconds * 1_000 {
+            machine.cluster.tick(&mut machine.ids, machine.moment);
+            machine.pass(10);
+            idle_ms += 10;
+        }
+        for seat in machine.cluster.coordinator().seats() {
+            let waits_ms = seat.controller.interval_ms();
+            assert!(waits_ms < seconds * 1_000 / 2, "{waits_ms} ms after {seconds} s");
+            assert!(waits_ms > 100, "it does not look as often as at first: {waits_ms} ms");
+        }
+    }
 }
