@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ctl::region::RegionFlags;
+use crate::ctl::schedulers::flags::{HotCommand, OperatorAdd, SchedulerCommand};
+use crate::ctl::store_limit::StoreLimitFlags;
 use crate::keys::{self, Key};
 use crate::output::Format;
 
@@ -285,6 +287,14 @@ pub(crate) enum CtlCommand {
     /// What the scheduler is having regions do
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// What evens out the cluster: list, add, remove, pause, resume, configure
+    #[command(subcommand)]
+    Scheduler(SchedulerCommand),
+    /// What is read and written most
+    #[command(subcommand)]
+    Hot(HotCommand),
+    /// How many peers stores may be given, and relieved of, in a minute: show, or set
+    StoreLimit(StoreLimitFlags),
     /// Why a region does (not) move, and a store does (not) fill or empty
     #[command(subcommand)]
     Explain(ExplainCommand),
@@ -306,13 +316,28 @@ pub(crate) enum CtlCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum OperatorCommand {
     /// The operators under way
-    List,
+    List {
+        /// Only those of this kind: admin, replica, leader, region, hot-region, scatter or split
+        #[arg(long)]
+        kind: Option<String>,
+    },
+    /// The operators that have ended, the latest first
+    Records {
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Have the scheduler do something with a region; it goes on by itself
+    #[command(subcommand)]
+    Add(OperatorAdd),
     /// A region's operator step by step, or its last one
+    #[command(visible_alias = "check")]
     Show {
         /// The region's id
         region: u64,
     },
     /// Give up a region's operator; what is done stays done
+    #[command(visible_alias = "remove")]
     Cancel {
         /// The region's id
         region: u64,

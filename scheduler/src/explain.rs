@@ -10,7 +10,11 @@ use crate::balancers;
 use crate::checkers::{Finding, replicas};
 use crate::cluster::{Cluster, Moment, RegionRecord};
 use crate::ids::Ids;
-use crate::placement::{Candidate, LEADER_TARGET, PEER_TARGET, Question, View, excluded};
+use crate::operator::store_limit::{Direction, REGION_COST};
+use crate::placement::{
+    Candidate, LEADER_TARGET, PEER_TARGET, Question, STORE_LEADS, View, excluded,
+};
+use crate::scheduling::{ScheduleController, Scheduler, Verdict};
 
 /// What the scheduler thinks of a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,8 +31,20 @@ pub struct Explanation {
     pub balance_leader: String,
     /// What the balancer of peers says of it now.
     pub balance_region: String,
+    /// What each scheduler says of it now, in the order of their turns; those that have nothing to do
+    /// with it are left out.
+    pub schedulers: Vec<SchedulerVerdict>,
     /// What each store could do for it.
     pub stores: Vec<StoreVerdict>,
+}
+
+/// What a scheduler says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchedulerVerdict {
+    /// Which.
+    pub scheduler: String,
+    /// In words, with numbers.
+    pub says: String,
 }
 
 /// What a store could do for a region.
@@ -60,6 +76,13 @@ pub struct StoreNumbers {
     pub capacity_mib: u64,
     /// How long it has said nothing.
     pub silent_ms: u64,
+    /// Peers that may come at once within its limit, of regions that are not small; `None` when there
+    /// is no limit.
+    pub may_add: Option<u64>,
+    /// The same of peers that may go.
+    pub may_remove: Option<u64>,
+    /// How slow it says it is, of 100; 0 when it does not say.
+    pub slow_score: u64,
     /// Peers on it that are catching up.
     pub catching_up: usize,
     /// Peers that plans are adding to it.
@@ -69,15 +92,22 @@ pub struct StoreNumbers {
 }
 
 impl StoreNumbers {
-    fn of(candidate: &Candidate<'_>, moment: Moment) -> Self {
+    fn of(candidate: &Candidate<'_>, view: View<'_>) -> Self {
         let stats = candidate.store.stats.clone().unwrap_or_default();
+        let peers_left = |direction| match candidate.tokens_left(direction, view) {
+            u64::MAX => None,
+            tokens => Some(tokens / REGION_COST),
+        };
         Self {
+            may_add: peers_left(Direction::AddPeer),
+            may_remove: peers_left(Direction::RemovePeer),
+            slow_score: stats.slow_score,
             leaders: candidate.leader_count(),
             peers: candidate.region_count(),
             size_mib: candidate.size_mib(),
             available_mib: stats.available >> 20,
             capacity_mib: stats.capacity >> 20,
-            silent_ms: candidate.store.silence_ms(moment),
+            silent_ms: candidate.store.silence_ms(view.moment),
             catching_up: candidate.counts.pending,
             adding: candidate.influence.adding,
             snapshots: stats.sending_snap_count
@@ -96,9 +126,13 @@ pub struct StoreExplanation {
     pub state: &'static str,
     /// Why it gets no new peers of any region; `None` when it may get some.
     pub no_peer_because: Option<&'static str>,
+    /// Why it gets no new leaders, as far as that is not a matter of one region; `None` when it may.
+    pub no_leader_because: Option<&'static str>,
     /// What the judges look at.
     #[serde(flatten)]
     pub numbers: StoreNumbers,
+    /// What each scheduler says of it now; those that have nothing to do with it are left out.
+    pub schedulers: Vec<SchedulerVerdict>,
     /// What the replica checker says of the regions that have a peer there, or the plans under way for
     /// them, as many as were asked for.
     pub regions: Vec<RegionVerdict>,
@@ -135,7 +169,7 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
             store: candidate.store.id().0,
             no_peer_because: excluded(PEER_TARGET, candidate, &question),
             no_leader_because: excluded(LEADER_TARGET, candidate, &question),
-            numbers: StoreNumbers::of(candidate, moment),
+            numbers: StoreNumbers::of(candidate, view),
         })
         .collect();
     let balance = |verdict: fn(View<'_>, &RegionRecord) -> String| {
@@ -148,8 +182,31 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
         replicas: verdict(view, id),
         balance_leader: balance(balancers::leaders::verdict),
         balance_region: balance(balancers::regions::verdict),
+        schedulers: schedulers(cluster, moment, |scheduler| scheduler.verdict(view, record)),
         stores,
     })
+}
+
+/// What all schedulers say; of one that does not act, why.
+fn schedulers(
+    cluster: &Cluster,
+    moment: Moment,
+    ask: impl Fn(&dyn Scheduler) -> Verdict,
+) -> Vec<SchedulerVerdict> {
+    let nothing = why_nothing_is_balanced(cluster, moment);
+    let say = |seat: &ScheduleController| {
+        let Verdict::Says(says) = ask(seat.scheduler.as_ref()) else { return None };
+        let paused = seat.controller.paused_until(moment).map(|until_ms| {
+            let seconds = until_ms.saturating_sub(moment.wall_ms).div_ceil(1_000);
+            format!("it pauses for another {seconds} s")
+        });
+        let says = match nothing.clone().or(paused) {
+            Some(why) => format!("{why}; otherwise: {says}"),
+            None => says,
+        };
+        Some(SchedulerVerdict { scheduler: seat.scheduler.name().to_owned(), says })
+    };
+    cluster.coordinator().seats().iter().filter_map(say).collect()
 }
 
 fn why_nothing_is_balanced(cluster: &Cluster, moment: Moment) -> Option<String> {
@@ -205,7 +262,11 @@ pub fn store(
         store: id.0,
         state: candidate.store.state_name(view.policy, moment),
         no_peer_because: excluded(PEER_TARGET, candidate, &question),
-        numbers: StoreNumbers::of(candidate, moment),
+        no_leader_because: excluded(STORE_LEADS, candidate, &question),
+        numbers: StoreNumbers::of(candidate, view),
+        schedulers: schedulers(cluster, moment, |scheduler| {
+            scheduler.store_verdict(view, candidate)
+        }),
         regions: regions.collect(),
     })
 }

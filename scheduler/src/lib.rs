@@ -10,6 +10,7 @@ pub mod checkers;
 pub mod scheduling;
 pub mod balancers;
 pub mod schedulers;
+pub mod scatter;
 pub mod operator;
 pub mod instructions;
 pub mod explain;

@@ -21,6 +21,9 @@ pub const YOUNG_REGIONS: usize = 100;
 /// Free bytes that are enough for a young cluster.
 pub const YOUNG_FREE_BYTES: u64 = 1 << 30;
 
+/// A store that says it is slower than this, of 100, gets no leaders.
+pub const SLOW_SCORE: u64 = 80;
+
 /// Everything a judge looks at, at one moment.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -197,16 +200,17 @@ pub const LEADER_SOURCE: &[Predicate] = &[
     },
 ];
 
+/// What keeps a store from leading anything.
+pub const STORE_LEADS: &[Predicate] = &[IS_LEAVING, HELD, IS_SILENT, IS_STOPPING, IS_BUSY, IS_SLOW];
+
 /// What keeps a store from leading a region of which it has a voter.
 pub const LEADER_TARGET: &[Predicate] = &[
-    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
-    Predicate {
-        reason: "must not lead, as a scheduler wants it",
-        excludes: |c, q| q.view.bars.no_leaders_in.contains(&c.store.id()),
-    },
-    Predicate { reason: "is silent", excludes: is_silent },
-    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
-    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
+    IS_LEAVING,
+    HELD,
+    IS_SILENT,
+    IS_STOPPING,
+    IS_BUSY,
+    IS_SLOW,
     Predicate {
         reason: "has no healthy voter of the region",
         excludes: |c, q| {
@@ -216,6 +220,22 @@ pub const LEADER_TARGET: &[Predicate] = &[
         },
     },
 ];
+
+const IS_LEAVING: Predicate =
+    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() };
+const IS_SILENT: Predicate = Predicate { reason: "is silent", excludes: is_silent };
+const IS_STOPPING: Predicate =
+    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) };
+const IS_BUSY: Predicate =
+    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) };
+const IS_SLOW: Predicate = Predicate {
+    reason: "is slow",
+    excludes: |c, _| stat(c, |stats| stats.slow_score >= SLOW_SCORE),
+};
+const HELD: Predicate = Predicate {
+    reason: "must not lead, as a scheduler wants it",
+    excludes: |c, q| q.view.bars.no_leaders_in.contains(&c.store.id()),
+};
 
 /// The first reason of the table that excludes the store; `None` makes it a candidate.
 pub fn excluded(
@@ -262,8 +282,18 @@ impl<'a> View<'a> {
         record: &RegionRecord,
         allowed: impl Fn(StoreId) -> bool,
     ) -> Option<StoreId> {
+        self.best_leader_of(&self.candidates(), record, allowed)
+    }
+
+    /// The same, of stores that are seen as more plans will leave them.
+    pub fn best_leader_of(
+        &self,
+        candidates: &[Candidate<'_>],
+        record: &RegionRecord,
+        allowed: impl Fn(StoreId) -> bool,
+    ) -> Option<StoreId> {
         let question = Question { record, others: Vec::new(), view: *self };
-        self.candidates()
+        candidates
             .iter()
             .filter(|candidate| allowed(candidate.store.id()))
             .filter(|candidate| excluded(LEADER_TARGET, candidate, &question).is_none())

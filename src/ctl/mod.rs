@@ -15,6 +15,8 @@ mod operator;
 mod raw;
 pub(crate) mod region;
 pub(crate) mod scheduler;
+pub(crate) mod schedulers;
+pub(crate) mod store_limit;
 mod txn;
 
 use std::sync::Mutex;
@@ -64,6 +66,9 @@ fn name_of(command: &CtlCommand) -> &'static str {
         CtlCommand::Regions { .. } => "regions",
         CtlCommand::Region(flags) => flags.name(),
         CtlCommand::Operator(_) => "operator",
+        CtlCommand::Scheduler(_) => "scheduler",
+        CtlCommand::Hot(_) => "hot",
+        CtlCommand::StoreLimit(_) => "store-limit",
         CtlCommand::Explain(_) => "explain",
         CtlCommand::Tso { .. } => "tso",
         CtlCommand::Status => "status",
@@ -80,6 +85,9 @@ async fn dispatch(flags: CtlFlags, waiting: &Waiting) -> Outcome {
         CtlCommand::Regions { limit } => cluster::regions(&pd, limit, output).await,
         CtlCommand::Region(flags) => region::run(&pd, flags, output, waiting).await,
         CtlCommand::Operator(command) => operator::run(&pd, command, output).await,
+        CtlCommand::Scheduler(command) => schedulers::run(&pd, command, output).await,
+        CtlCommand::StoreLimit(flags) => store_limit::run(&pd, flags, output).await,
+        CtlCommand::Hot(command) => schedulers::hot::run(&pd, command, output).await,
         CtlCommand::Explain(command) => explain::run(&pd, command, output).await,
         CtlCommand::Tso { timestamp } => cluster::tso(&pd, timestamp, output).await,
         CtlCommand::Status => cluster::status(&pd, output).await,

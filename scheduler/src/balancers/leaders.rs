@@ -50,8 +50,10 @@ impl Scheduler for BalanceLeader {
             let picked = pick(desk.view(), desk.candidates(), start, is_free);
             let Some((record, to)) = picked else { break };
             let transfer = desk.transfer_leader(DESCRIPTION, Purpose::Leader, &record, to);
-            let Some(operator) = transfer else { break };
-            operators.push(operator);
+            match transfer {
+                Some(operator) => operators.push(operator),
+                None => desk.pass_over(record.id()),
+            }
         }
         operators
     }

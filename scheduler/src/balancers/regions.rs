@@ -25,6 +25,8 @@ use crate::scheduling::{Desk, Scheduler, Verdict};
 
 /// Regions looked at for each source store before the next is tried.
 const TRIES_PER_STORE: usize = 16;
+/// The same, counting those that cannot be moved.
+const LOOKED_AT_PER_STORE: usize = 512;
 
 const DESCRIPTION: &str = "balance-region";
 
@@ -57,8 +59,10 @@ impl Scheduler for BalanceRegion {
             let picked = pick(desk.view(), desk.candidates(), start, is_free);
             let Some((record, from, to)) = picked else { break };
             let moved = desk.move_peer(DESCRIPTION, Purpose::Region, &record, from, to);
-            let Some(operator) = moved else { break };
-            operators.push(operator);
+            match moved {
+                Some(operator) => operators.push(operator),
+                None => desk.pass_over(record.id()),
+            }
         }
         operators
     }
@@ -118,6 +122,7 @@ fn pick(
         // Of each kind only so many: a store with much of one kind has the others looked at too.
         let of_kind = |records: &mut dyn Iterator<Item = &Arc<RegionRecord>>| {
             records
+                .take(LOOKED_AT_PER_STORE)
                 .filter(|record| is_free(record) && why_not_movable(view, record).is_none())
                 .filter(|record| {
                     let tokens = source.tokens_left(Direction::RemovePeer, view);

@@ -36,6 +36,7 @@ pub use policy::{LeaderSchedulePolicy, Policy};
 pub use record::RegionRecord;
 pub use refusal::Refusal;
 pub use regions::{Regions, Stale, StoreCounts, Verdict};
+pub use schedulers::ScatterStep;
 pub use stores::{Liveness, StoreRecord, Stores};
 pub use version::Version;
 
@@ -44,6 +45,7 @@ use crate::flow::{Counted, Flow};
 use crate::ids::{Ids, Taken};
 use crate::operator::{Operator, RunningOperators, Step};
 use crate::placement::View;
+use crate::scatter::{Scattered, Scatterer};
 use crate::scheduling::{Bars, Catalog, Coordinator, Roster};
 
 /// Regions a patrol looks at in one tick, in the order of their ids: regions without news are
@@ -131,6 +133,7 @@ pub struct Cluster {
     regions: Regions,
     operators: RunningOperators,
     flow: Flow,
+    scatterer: Scatterer,
     coordinator: Coordinator,
     /// What the schedulers hold, as of their last turns.
     bars: Bars,
@@ -188,6 +191,7 @@ impl Cluster {
             regions,
             operators: RunningOperators::default(),
             flow: Flow::default(),
+            scatterer: Scatterer::default(),
             coordinator: Coordinator::begin(Catalog::standard(), Roster::default(), moment.wall_ms),
             bars: Bars::default(),
             loaded_at_ms: moment.steady_ms,
@@ -454,7 +458,7 @@ impl Cluster {
     }
 
     /// Peers may go from a store that leaves or is lost however many have gone already.
-    fn with_freed_stores(&self, operator: Operator, moment: Moment) -> Operator {
+    fn with_freed_stores(&self, mut operator: Operator, moment: Moment) -> Operator {
         let is_freed = |store: &StoreId| {
             let Some(record) = self.stores.find(*store) else { return true };
             !record.is_up() || record.liveness(&self.policy, moment) == Liveness::Down
@@ -466,8 +470,8 @@ impl Cluster {
             | Step::TransferLeader { .. }
             | Step::Split { .. } => None,
         });
-        let freed_stores = left.filter(is_freed).collect();
-        Operator { freed_stores, ..operator }
+        operator.freed_stores = left.filter(is_freed).collect();
+        operator
     }
 
     /// Gives up the region's plan.

@@ -10,6 +10,10 @@
 //! | `members.rs` | `/members`, `/leader`, `/health`, `/ping`, `/version`, `/status` |
 //! | `stores.rs` | `/stores`, `/store/{id}` |
 //! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}` |
+//! | `limits.rs` | `/stores/limit`, `/store/{id}/limit` |
+//! | `spread.rs` | `/regions/split`, `/regions/scatter` |
+//! | `hotspot.rs` | `/hotspot/regions/read`, `/hotspot/regions/write`, `/hotspot/stores` |
+//! | `schedulers.rs` | `/schedulers`, `/scheduler-config`, `/checker/{name}` |
 //! | `operators.rs` | `/operators`, `/operators/{region id}`, `/operators/records` |
 //! | `explain.rs` | `/explain/region/{id}`, `/explain/store/{id}`: ours, PD has none |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
@@ -18,11 +22,15 @@
 mod explain;
 mod format;
 mod forward;
+mod hotspot;
 mod keyspaces;
+mod limits;
 mod members;
 mod operators;
 mod regions;
+mod schedulers;
 mod settings;
+mod spread;
 mod stores;
 
 use std::sync::Arc;
@@ -146,6 +154,8 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/members/id/{id}", delete(members::dismiss_by_id))
         .route("/stores", get(stores::stores))
         .route("/stores/remove-tombstone", delete(stores::forget_tombstones))
+        .route("/stores/limit", get(limits::all).post(limits::set_all))
+        .route("/store/{id}/limit", post(limits::set))
         .route("/store/{id}", get(stores::store).delete(stores::take_offline))
         .route("/store/{id}/state", post(stores::set_state))
         .route("/store/{id}/label", post(stores::set_labels))
@@ -154,11 +164,24 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/regions/key", get(regions::scan))
         .route("/regions/store/{id}", get(regions::on_store))
         .route("/regions/sibling/{id}", get(regions::siblings))
+        .route("/regions/split", post(spread::split))
+        .route("/regions/scatter", post(spread::scatter))
         .route("/region/id/{id}", get(regions::by_id))
         .route("/region/key/{key}", get(regions::by_key))
         .route("/operators", get(operators::list).post(operators::create))
         .route("/operators/records", get(operators::records))
         .route("/operators/{id}", get(operators::show).delete(operators::cancel))
+        .route("/schedulers", get(schedulers::list).post(schedulers::add))
+        .route("/schedulers/{name}", post(schedulers::pause).delete(schedulers::remove))
+        .route("/scheduler-config", get(schedulers::configs))
+        .route("/scheduler-config/{name}", get(schedulers::config))
+        .route("/scheduler-config/{name}/list", get(schedulers::config))
+        .route("/scheduler-config/{name}/config", post(schedulers::configure))
+        .route("/scheduler-config/{name}/roles", get(schedulers::roles).post(schedulers::set_roles))
+        .route("/scheduler-config/{name}/delete/{store}", delete(schedulers::let_go))
+        .route("/checker/{name}", get(schedulers::checker).post(schedulers::pause_checker))
+        .route("/hotspot/regions/{traffic}", get(hotspot::regions))
+        .route("/hotspot/stores", get(hotspot::stores))
         .route("/explain/region/{id}", get(explain::region))
         .route("/explain/store/{id}", get(explain::store))
         .route("/cluster", get(settings::cluster))

@@ -28,9 +28,18 @@ fn schedule_of(policy: &Policy) -> Value {
     json!({
         "max-store-down-time": format::duration(policy.max_store_down_time_ms / 1_000),
         "low-space-ratio": policy.low_space_percent as f64 / 100.0,
+        "high-space-ratio": policy.high_space_percent as f64 / 100.0,
         "leader-schedule-limit": policy.leader_schedule_limit,
         "region-schedule-limit": policy.region_schedule_limit,
         "replica-schedule-limit": policy.replica_schedule_limit,
+        "hot-region-schedule-limit": policy.hot_region_schedule_limit,
+        "hot-region-cache-hits-threshold": policy.hot_region_cache_hits_threshold,
+        "max-movable-hot-peer-size": policy.max_movable_hot_peer_size_mib,
+        "leader-schedule-policy": policy.leader_schedule_policy.name(),
+        "tolerant-size-ratio": policy.tolerant_size_percent as f64 / 100.0,
+        "slow-store-evicting-affected-store-ratio-threshold":
+            policy.slow_store_affected_percent as f64 / 100.0,
+        "store-limit": policy.store_limit,
         "max-snapshot-count": policy.max_snapshot_count,
         "max-pending-peer-count": policy.max_pending_peer_count,
         "store-adding-max": policy.store_adding_max,
@@ -54,6 +63,10 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(bad()),
     };
     let text = || value.as_str().ok_or_else(bad);
+    let percent = |max: f64| {
+        let ratio = value.as_f64().filter(|ratio| (0.0..=max).contains(ratio));
+        ratio.map(|ratio| (ratio * 100.0).round() as u64).ok_or_else(bad)
+    };
     match name {
         "max-replicas" => policy.max_replicas = count()?,
         "location-labels" => {
@@ -65,13 +78,25 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         "max-store-down-time" => {
             policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
-        "low-space-ratio" => {
-            let ratio = value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio));
-            policy.low_space_percent = (ratio.ok_or_else(bad)? * 100.0).round() as u64;
-        }
+        "low-space-ratio" => policy.low_space_percent = percent(1.0)?,
+        "high-space-ratio" => policy.high_space_percent = percent(1.0)?,
         "leader-schedule-limit" => policy.leader_schedule_limit = count()?,
         "region-schedule-limit" => policy.region_schedule_limit = count()?,
         "replica-schedule-limit" => policy.replica_schedule_limit = count()?,
+        "hot-region-schedule-limit" => policy.hot_region_schedule_limit = count()?,
+        "hot-region-cache-hits-threshold" => policy.hot_region_cache_hits_threshold = small()?,
+        "max-movable-hot-peer-size" => policy.max_movable_hot_peer_size_mib = number()?,
+        "leader-schedule-policy" => {
+            policy.leader_schedule_policy =
+                serde_json::from_value(value.clone()).map_err(|_| bad())?;
+        }
+        "tolerant-size-ratio" => policy.tolerant_size_percent = percent(f64::MAX)?,
+        "slow-store-evicting-affected-store-ratio-threshold" => {
+            policy.slow_store_affected_percent = percent(1.0)?;
+        }
+        "store-limit" => {
+            policy.store_limit = serde_json::from_value(value.clone()).map_err(|_| bad())?;
+        }
         "max-snapshot-count" => policy.max_snapshot_count = small()?,
         "max-pending-peer-count" => policy.max_pending_peer_count = count()?,
         "store-adding-max" => policy.store_adding_max = count()?,
@@ -204,7 +229,11 @@ pub(super) async fn safe_points(State(node): Shared) -> Reply<SafePoints> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cluster::LeaderSchedulePolicy;
+    use crate::operator::store_limit::StoreRates;
 
     #[test]
     fn settings_are_read_as_they_are_shown() {
@@ -216,6 +245,10 @@ mod tests {
             isolation_level: "zone".into(),
             max_store_down_time_ms: 3_723_000,
             low_space_percent: 70,
+            high_space_percent: 55,
+            leader_schedule_policy: LeaderSchedulePolicy::Size,
+            tolerant_size_percent: 250,
+            store_limit: BTreeMap::from([(4, StoreRates::default())]),
             halt_scheduling: true,
             ..Policy::default()
         };

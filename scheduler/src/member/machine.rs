@@ -34,6 +34,7 @@ pub struct State {
     keyspaces: BTreeMap<u32, KeyspaceMeta>,
     gc: Bytes,
     settings: Bytes,
+    roster: Bytes,
     cluster_version: String,
     external_timestamp: u64,
     values: BTreeMap<Bytes, KeyValue>,
@@ -81,6 +82,7 @@ impl State {
                 put_keyspaces: self.keyspaces.values().cloned().collect(),
                 gc: self.gc.clone(),
                 settings: self.settings.clone(),
+                roster: self.roster.clone(),
                 cluster_version: self.cluster_version.clone(),
                 external_timestamp: self.external_timestamp,
                 put_values: self.values.values().cloned().collect(),
@@ -127,6 +129,9 @@ impl State {
         }
         if !change.settings.is_empty() {
             self.settings = change.settings;
+        }
+        if !change.roster.is_empty() {
+            self.roster = change.roster;
         }
         if !change.cluster_version.is_empty() {
             self.cluster_version = change.cluster_version;
@@ -285,6 +290,11 @@ impl State {
         &self.settings
     }
 
+    /// The schedulers and their arguments as JSON; empty before anybody has changed them.
+    pub fn roster(&self) -> &Bytes {
+        &self.roster
+    }
+
     /// The lowest version among the stores, as it was agreed; empty before the first store.
     pub fn cluster_version(&self) -> &str {
         &self.cluster_version
@@ -348,6 +358,7 @@ mod tests {
                 put_regions: vec![region(2, "", "m", 2), region(3, "m", "", 2)],
                 put_keyspaces: vec![KeyspaceMeta { name: "DEFAULT".into(), ..Default::default() }],
                 settings: "{}".into(),
+                roster: "{}".into(),
                 cluster_version: "8.5.5".into(),
                 external_timestamp: 3,
                 put_values: vec![KeyValue {

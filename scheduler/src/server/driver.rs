@@ -203,7 +203,7 @@ impl<L: LogEngine> Run<L> {
             Arc::new(serving)
         });
         for change in applied {
-            serving.on_applied(change);
+            serving.on_applied(&node, change);
         }
         serving.extend_lease(self.driver.member.lease_until().0);
         // Clients that find a leader want to know where it is.

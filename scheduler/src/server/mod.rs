@@ -15,6 +15,7 @@ mod entry;
 pub(crate) mod front;
 mod links;
 pub(crate) mod node;
+mod outbox;
 mod peers;
 pub(crate) mod serving;
 
@@ -44,10 +45,14 @@ use crate::member::machine::State;
 use crate::member::{Member, Options, records};
 use crate::{http, service};
 
-/// How often the cluster is looked at: orders repeated, regions patrolled, stores balanced.
+/// How often the cluster is looked at: orders repeated, regions patrolled, stores balanced. While a
+/// scheduler finds something to do it is looked at more often, but no more than
+/// [`BUSY_INTERVAL`] allows.
 const PATROL_INTERVAL: Duration = Duration::from_millis(100);
-/// The bounds of keyspaces are looked at every so many rounds of that.
-const KEYSPACES_EVERY_ROUNDS: u64 = 10;
+/// See [`PATROL_INTERVAL`].
+const BUSY_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the bounds of keyspaces are looked at.
+const KEYSPACES_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of a memtable of the member's log: it holds little.
 const LOG_WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of cached blocks of the member's log.
@@ -484,13 +489,18 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
 
 /// Looks after the cluster whenever this member leads.
 async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
-    let mut interval = tokio::time::interval(PATROL_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for round in 0_u64.. {
-        interval.tick().await;
+    let mut wait = PATROL_INTERVAL;
+    let mut since_keyspaces = KEYSPACES_INTERVAL;
+    loop {
+        tokio::time::sleep(wait).await;
+        since_keyspaces += wait;
+        wait = PATROL_INTERVAL;
         let Some(serving) = node.serving() else { continue };
-        serving.tick(&node);
-        if split_keyspaces && round.is_multiple_of(KEYSPACES_EVERY_ROUNDS) {
+        if let Some(wanted) = serving.tick(&node) {
+            wait = wanted.clamp(BUSY_INTERVAL, PATROL_INTERVAL);
+        }
+        if split_keyspaces && since_keyspaces >= KEYSPACES_INTERVAL {
+            since_keyspaces = Duration::ZERO;
             service::keyspaces::plan_bounds(&node, &serving);
         }
     }

@@ -362,6 +362,11 @@ impl Regions {
         self.by_id.range(above).take(count).map(|(&id, _)| id).collect()
     }
 
+    /// An id above all regions'.
+    pub fn id_end(&self) -> u64 {
+        self.by_id.keys().next_back().map_or(0, |last| last.0 + 1)
+    }
+
     /// How many regions there are.
     pub fn len(&self) -> usize {
         self.by_id.len()

@@ -4,6 +4,7 @@ mod cluster;
 mod group;
 mod operators;
 mod port;
+mod schedulers;
 
 use std::net::TcpListener;
 use std::path::Path;
