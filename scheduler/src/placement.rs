@@ -155,7 +155,7 @@ pub const PEER_TARGET: &[Predicate] = &[
     Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
     Predicate { reason: "is low on space", excludes: is_low_on_space },
     Predicate {
-        reason: "is sending or receiving too many snapshots",
+        reason: SNAPSHOTS,
         excludes: |c, q| {
             let max = q.view.policy.max_snapshot_count;
             stat(c, |stats| {
@@ -166,15 +166,15 @@ pub const PEER_TARGET: &[Predicate] = &[
         },
     },
     Predicate {
-        reason: "has too many peers that are catching up",
+        reason: PENDING,
         excludes: |c, q| c.counts.pending >= q.view.policy.max_pending_peer_count,
     },
     Predicate {
-        reason: "is already getting as many peers as it may at once",
+        reason: ADDING,
         excludes: |c, q| c.influence.adding >= q.view.policy.store_adding_max,
     },
     Predicate {
-        reason: "has been given as many peers as its store limit allows for now",
+        reason: ADD_LIMIT,
         excludes: |c, q| c.tokens_left(Direction::AddPeer, q.view) < cost(q.record.size_mib()),
     },
 ];
@@ -245,6 +245,26 @@ pub fn excluded(
 ) -> Option<&'static str> {
     table
         .iter()
+        .find(|predicate| (predicate.excludes)(candidate, question))
+        .map(|predicate| predicate.reason)
+}
+
+/// Reasons that pass by themselves while plans are carried out.
+const TEMPORARY: &[&str] = &[SNAPSHOTS, PENDING, ADDING, ADD_LIMIT];
+const SNAPSHOTS: &str = "is sending or receiving too many snapshots";
+const PENDING: &str = "has too many peers that are catching up";
+const ADDING: &str = "is already getting as many peers as it may at once";
+const ADD_LIMIT: &str = "has been given as many peers as its store limit allows for now";
+
+/// The same for a plan that may have to wait: reasons that pass by themselves do not count.
+pub fn excluded_for_good(
+    table: &[Predicate],
+    candidate: &Candidate<'_>,
+    question: &Question<'_>,
+) -> Option<&'static str> {
+    table
+        .iter()
+        .filter(|predicate| !TEMPORARY.contains(&predicate.reason))
         .find(|predicate| (predicate.excludes)(candidate, question))
         .map(|predicate| predicate.reason)
 }

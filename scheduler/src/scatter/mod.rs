@@ -17,7 +17,7 @@ use crate::cluster::{Moment, RegionRecord, StoreRecord};
 use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Operator, Purpose, Unbuildable};
 use crate::placement::{
-    Candidate, LEADER_TARGET, PEER_TARGET, Question, View, excluded, isolation,
+    Candidate, LEADER_TARGET, PEER_TARGET, Question, View, excluded, excluded_for_good, isolation,
 };
 
 /// What such a plan is called: clients wait until a region's operator has another name.
@@ -166,7 +166,7 @@ fn places(view: View<'_>, record: &RegionRecord, counts: &Group) -> Result<Place
         let apart_now = view.stores.find(from).map_or(0, apart);
         let may_come = |candidate: &&Candidate<'_>| {
             !taken.contains(&candidate.store.id())
-                && excluded(PEER_TARGET, candidate, &question).is_none()
+                && excluded_for_good(PEER_TARGET, candidate, &question).is_none()
                 && apart(candidate.store) >= apart_now
         };
         let best = candidates

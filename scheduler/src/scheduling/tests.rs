@@ -199,7 +199,7 @@ impl Filter for Not {
 
 #[test]
 fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
-    let mut world = World::new(3, Policy::default());
+    let mut world = World::new(3, Policy { max_replicas: 1, ..Policy::default() });
     for (id, stores) in [(1, [1]), (2, [1]), (3, [1]), (4, [2]), (5, [2]), (6, [3])] {
         world.add_region(id, &stores, 10);
     }
@@ -345,14 +345,14 @@ fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
         ..Policy::default()
     };
     let mut world = World::new(3, policy);
+    // Without the checker: it would remove one of two replicas.
+    world.cluster.pause_checker("all", 600, world.moment).unwrap();
     for id in 1..=60 {
         world.add_region(id, &[1], 1);
     }
-    for id in 100..=160 {
+    for id in 100..=130 {
         world.add_region(id, &[2, 3], 1);
     }
-    // Without the checker: it would remove one of two replicas.
-    world.cluster.pause_checker("all", 600, world.moment).unwrap();
     world.run(10);
     assert_eq!(world.under_way(Purpose::Leader), 3);
     assert_eq!(world.under_way(Purpose::Region), 5);
