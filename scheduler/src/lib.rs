@@ -16,6 +16,7 @@ pub mod instructions;
 pub mod explain;
 pub mod keyspaces;
 pub mod gc;
+pub mod collection;
 
 pub mod member;
 

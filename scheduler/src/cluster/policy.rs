@@ -92,6 +92,11 @@ pub struct Policy {
     pub balance_leaders: bool,
     /// Whether peers are balanced.
     pub balance_regions: bool,
+    /// Versions that were the newest at some time within the last so many milliseconds can be read.
+    pub gc_life_time_ms: u64,
+    /// Milliseconds between two collections of older versions; 0 leaves them to whoever moves the safe
+    /// points.
+    pub gc_run_interval_ms: u64,
 }
 
 impl Default for Policy {
@@ -123,6 +128,8 @@ impl Default for Policy {
             leader_balance_tolerance: 5,
             balance_leaders: true,
             balance_regions: true,
+            gc_life_time_ms: 10 * 60 * 1_000,
+            gc_run_interval_ms: 10 * 60 * 1_000,
         }
     }
 }

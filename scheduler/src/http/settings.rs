@@ -48,6 +48,8 @@ fn schedule_of(policy: &Policy) -> Value {
         "balance-leaders": policy.balance_leaders,
         "balance-regions": policy.balance_regions,
         "halt-scheduling": policy.halt_scheduling,
+        "gc-life-time": format::duration(policy.gc_life_time_ms / 1_000),
+        "gc-run-interval": format::duration(policy.gc_run_interval_ms / 1_000),
     })
 }
 
@@ -77,6 +79,12 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         "isolation-level" => policy.isolation_level = text()?.to_owned(),
         "max-store-down-time" => {
             policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
+        }
+        "gc-life-time" => {
+            policy.gc_life_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
+        }
+        "gc-run-interval" => {
+            policy.gc_run_interval_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
         "low-space-ratio" => policy.low_space_percent = percent(1.0)?,
         "high-space-ratio" => policy.high_space_percent = percent(1.0)?,
