@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ctl::config::ConfigCommand;
+use crate::ctl::member::MemberCommand;
 use crate::ctl::region::RegionFlags;
+use crate::ctl::rule::RuleCommand;
+use crate::ctl::store::StoreFlags;
 use crate::keys::{self, Key};
 use crate::output::Format;
 
@@ -272,8 +276,19 @@ pub(crate) struct CtlFlags {
 pub(crate) enum CtlCommand {
     /// The scheduler's members, and who leads
     Members,
+    /// The scheduler's members one by one: health, who leads, who shall; remove one
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// The stores, their states and sizes
     Stores,
+    /// One store by id; drain it, label it, weigh it
+    Store(StoreFlags),
+    /// Placement rules: how many replicas of which role, on which stores, for which keys
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// The cluster's settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// The regions, in key order
     Regions {
         /// At most this many

@@ -113,7 +113,8 @@ pub(crate) fn code_of_scheduler(error: &scheduler::StartError) -> Code {
     match error {
         scheduler::StartError::Mistake(_)
         | scheduler::StartError::Listen { .. }
-        | scheduler::StartError::WrongDirectory { .. } => Code::Usage,
+        | scheduler::StartError::WrongDirectory { .. }
+        | scheduler::StartError::Removed { .. } => Code::Usage,
         scheduler::StartError::Join(_) => Code::Unreachable,
         scheduler::StartError::Thread(_) | scheduler::StartError::Storage(_) => Code::Failed,
     }

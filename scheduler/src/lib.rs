@@ -5,6 +5,7 @@ pub mod timestamps;
 pub mod ids;
 pub mod cluster;
 pub mod placement;
+pub mod rules;
 pub mod checkers;
 pub mod balancers;
 pub mod operator;

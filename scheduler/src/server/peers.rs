@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use proto::schedulerpb::peer_server::Peer;
 use proto::schedulerpb::{
-    DescribeRequest, DescribeResponse, JoinRequest, JoinResponse, RaftBatch, RaftDone,
+    DescribeRequest, DescribeResponse, JoinRequest, JoinResponse, Member, RaftBatch, RaftDone,
 };
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::node::{Node, Said, not_leader};
+use super::node::{Node, REMOVED, Said, not_leader};
 use crate::member::{Membership, join};
 
 /// The service on the peer listener.
@@ -36,6 +36,19 @@ impl PeerService {
     }
 }
 
+impl PeerService {
+    /// One that is no member any more does not know: nobody sends it anything. A leader that serves has seen
+    /// everybody come who has come, and says so; nobody else can be sure.
+    fn refuse_removed(&self, from: &Member) -> Result<(), Status> {
+        let is_member = || self.node.state.read().members().contains_key(&from.member_id);
+        let may_tell = self.node.serving().is_some_and(|serving| serving.holds_lease(&self.node));
+        if may_tell && !is_member() {
+            return Err(Status::permission_denied(REMOVED));
+        }
+        Ok(())
+    }
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn raft(
@@ -46,6 +59,7 @@ impl Peer for PeerService {
         while let Some(batch) = batches.message().await? {
             self.check(&batch)?;
             if let Some(from) = batch.from {
+                self.refuse_removed(&from)?;
                 self.node.heard(from);
             }
             self.node.tell(Said::Raft(batch.messages));
@@ -82,11 +96,14 @@ impl Peer for PeerService {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
+        let leader_id = self.node.view().leader_id;
+        let state = self.node.state.read();
         Ok(Response::new(DescribeResponse {
             group_id: self.node.group_id,
-            cluster_id: self.node.cluster_id(),
-            members: self.node.members(),
-            leader_id: self.node.view().leader_id,
+            cluster_id: state.cluster_id(),
+            members: state.members().values().cloned().collect(),
+            leader_id,
+            index: state.index(),
         }))
     }
 }

@@ -6,6 +6,7 @@
 //! answer; what it decided is in nobody's memory but its own, which goes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::keyspaces::Keyspaces;
 use crate::member::Outcome;
 use crate::member::machine::State;
 use crate::member::reign::{NotYet, Reign};
+use crate::rules::{RuleSet, Rules};
 use crate::timestamps::Refused;
 
 /// Orders waiting for one store; more are dropped and given again with its next heartbeat.
@@ -328,14 +330,33 @@ impl Serving {
 /// The cluster as the log holds it; `None` before it is bootstrapped.
 pub(crate) fn load_cluster(node: &Node, state: &State, moment: Moment) -> Option<Cluster> {
     (state.bootstrapped_at_ms() != 0).then(|| {
-        Cluster::load(
+        let mut cluster = Cluster::load(
             policy(node, state),
             state.cluster_version(),
             state.stores().values().cloned(),
             state.regions().cloned(),
             moment,
-        )
+        );
+        if let Some(rules) = load_rules(state) {
+            cluster.set_rules(rules);
+        }
+        cluster
     })
+}
+
+/// The placement rules that somebody wrote; `None` when nobody has.
+fn load_rules(state: &State) -> Option<Arc<Rules>> {
+    if state.rules().is_empty() {
+        return None;
+    }
+    match RuleSet::from_json(state.rules()).and_then(Rules::written) {
+        Ok(rules) => Some(rules),
+        // The default rule is what every cluster can live with.
+        Err(error) => {
+            tracing::error!(%error, "the replicated placement rules cannot be read; the default counts");
+            None
+        }
+    }
 }
 
 /// The settings that were agreed on, or those a new cluster begins with.

@@ -335,7 +335,7 @@ impl RunningOperators {
                         by_store.entry(*from).or_default().leaders -= 1;
                         by_store.entry(*to).or_default().leaders += 1;
                     }
-                    Step::PromoteLearner(_) | Step::Split { .. } => {}
+                    Step::PromoteLearner(_) | Step::LeaveJoint { .. } | Step::Split { .. } => {}
                 }
             }
         }
