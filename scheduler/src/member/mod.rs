@@ -168,6 +168,8 @@ pub struct Member<L: LogEngine> {
     stuck: Stuck,
     /// Having resigned, it does not campaign before this tick.
     rests_until_tick: u64,
+    /// From this tick on it hands over to a member of a higher priority.
+    yields_from_tick: u64,
 }
 
 impl<L: LogEngine> std::fmt::Debug for Member<L> {
@@ -209,6 +211,7 @@ impl<L: LogEngine> Member<L> {
             snapshots: BTreeMap::new(),
             stuck: Stuck::default(),
             rests_until_tick: 0,
+            yields_from_tick: 0,
             options,
         };
         Ok((member, state))
@@ -354,6 +357,7 @@ impl<L: LogEngine> Member<L> {
             self.lease_term = term;
             self.snapshots.clear();
             self.stuck = Stuck::default();
+            self.yields_from_tick = self.ticks + PRIORITY_TICKS;
         }
     }
 

@@ -1,8 +1,9 @@
 //! When a leader gives up its office by itself.
 //!
-//! **Another shall lead.** People may give members priorities. Every [`PRIORITY_TICKS`] the leader looks whether
-//! a voter of a higher priority than its own is heard and has caught up, and hands over to the highest of
-//! them. A member that is behind or silent is passed by until it is well; among equals nobody moves.
+//! **Another shall lead.** People may give members priorities. A leader of some time ([`PRIORITY_TICKS`]) hands
+//! over as soon as a voter of a higher priority than its own is heard and has caught up, to the highest of
+//! them, and tries again after as long. A member that is behind or silent is passed by until it is well; among
+//! equals nobody moves.
 //!
 //! **It hangs in part.** Heartbeats may come and go, so that the lease holds, while nothing gets into the log:
 //! appends are lost, or the disks of a quorum stand still. Nobody would take such a leader's place by himself.
@@ -20,7 +21,8 @@ use raftstore::engine::LogEngine;
 use super::Member;
 use super::machine::State;
 
-/// How often a leader looks for a member that should rather lead.
+/// How long a leader leads before it looks for a member that should rather lead, and how long it waits between
+/// two tries to hand over.
 pub const PRIORITY_TICKS: u64 = 100;
 /// A voter of a higher priority takes over when it has all but so many entries.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -57,9 +59,10 @@ impl<L: LogEngine> Member<L> {
             self.group.step_down();
             self.rests_until_tick = self.ticks + REST_TICKS;
             self.notice_leadership();
-        } else if self.ticks.is_multiple_of(PRIORITY_TICKS)
+        } else if self.ticks >= self.yields_from_tick
             && let Some(better) = self.better_leader(state)
         {
+            self.yields_from_tick = self.ticks + PRIORITY_TICKS;
             tracing::info!(to = %format!("{better:x}"), "a member of a higher priority shall lead");
             self.hand_over(better);
         }

@@ -290,8 +290,10 @@ fn cut(set: &RuleSet) -> Result<Vec<Segment>, String> {
     let mut segments: Vec<Segment> = Vec::new();
     for start in starts {
         let applied = set.applied(&rules, &start);
-        check_applied(&applied)
-            .map_err(|why| format!("from key {} on {why}", proto::key::Readable(&start)))?;
+        check_applied(&applied).map_err(|why| match start.is_empty() {
+            true => format!("from the first key on {why}"),
+            false => format!("from key {} on {why}", proto::key::Readable(&start)),
+        })?;
         // A bound behind which nothing is different is none.
         if segments.last().is_none_or(|before| before.rules != applied) {
             segments.push(Segment { start, rules: applied });

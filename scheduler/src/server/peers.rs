@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::schedulerpb::peer_server::Peer;
 use proto::schedulerpb::{
-    DescribeRequest, DescribeResponse, JoinRequest, JoinResponse, Member, RaftBatch, RaftDone,
+    DescribeRequest, DescribeResponse, JoinRequest, JoinResponse, RaftBatch, RaftDone,
 };
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
@@ -39,13 +39,13 @@ impl PeerService {
 impl PeerService {
     /// One that is no member any more does not know: nobody sends it anything. A leader that serves has seen
     /// everybody come who has come, and says so; nobody else can be sure.
-    fn refuse_removed(&self, from: &Member) -> Result<(), Status> {
-        let is_member = || self.node.state.read().members().contains_key(&from.member_id);
+    fn refuse_removed(&self, sender: Option<u64>) -> Result<(), Status> {
+        let is_member = |id: u64| self.node.state.read().members().contains_key(&id);
         let may_tell = self.node.serving().is_some_and(|serving| serving.holds_lease(&self.node));
-        if may_tell && !is_member() {
-            return Err(Status::permission_denied(REMOVED));
+        match sender {
+            Some(id) if may_tell && !is_member(id) => Err(Status::permission_denied(REMOVED)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -56,10 +56,12 @@ impl Peer for PeerService {
         request: Request<Streaming<RaftBatch>>,
     ) -> Result<Response<RaftDone>, Status> {
         let mut batches = request.into_inner();
+        let mut sender = None;
         while let Some(batch) = batches.message().await? {
             self.check(&batch)?;
+            sender = batch.from.as_ref().map(|from| from.member_id).or(sender);
+            self.refuse_removed(sender)?;
             if let Some(from) = batch.from {
-                self.refuse_removed(&from)?;
                 self.node.heard(from);
             }
             self.node.tell(Said::Raft(batch.messages));
