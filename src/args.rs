@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Server(ServerFlags),
     /// Look at a cluster, and change it
     Ctl(CtlFlags),
+    /// Read and write keys, one statement at a time
+    Shell(ShellFlags),
     /// Measure a cluster
     Bench(BenchFlags),
 }
@@ -250,6 +252,44 @@ pub(crate) struct ServerFlags {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "With -e, or something else than a terminal on stdin, it runs a script and stops at the first \
+                        failure.\nStatements: begin; put a 1; commit; get a at '5s ago'; scan prefix user:; help"
+)]
+pub(crate) struct ShellFlags {
+    /// Any scheduler members, as host:port,…; one that lives is enough
+    #[arg(
+        long,
+        visible_alias = "endpoints",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        env = "TESSERA_ENDPOINTS"
+    )]
+    pub(crate) pd: Vec<String>,
+    /// Run this line instead of reading stdin; may be given more than once
+    #[arg(short = 'e', long = "execute", visible_short_alias = 'c', value_name = "LINE")]
+    pub(crate) execute: Vec<String>,
+    /// Begin with raw keys (default: transactional ones)
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// How data is printed; JSON is one document a line
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// Say how long each statement took, in scripts too
+    #[arg(long)]
+    pub(crate) timing: bool,
+    /// Seconds until a statement gives up
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) timeout: u32,
+    /// Where lines are remembered; an empty name is nowhere (default: ~/.tessera_history)
+    #[arg(long, value_name = "FILE", env = "TESSERA_HISTORY")]
+    pub(crate) history: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) keyspace: KeyspaceFlags,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CtlFlags {
     /// Any scheduler members, as host:port,…; one that lives is enough
     #[arg(
@@ -316,6 +356,13 @@ pub(crate) enum CtlCommand {
     /// Transactional keys
     #[command(subcommand)]
     Txn(TxnCommand),
+    /// Every version, lock and record of a transactional key
+    Mvcc {
+        #[arg(value_parser = keys::parse_argument)]
+        key: Key,
+        #[command(flatten)]
+        keyspace: KeyspaceFlags,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -441,6 +488,16 @@ pub(crate) struct BenchFlags {
 pub(crate) enum BenchCommand {
     /// Raw put and get through unary calls, as a table of throughput and latency
     Raw(BenchRawFlags),
+    /// Timestamps: many callers in one process, gathered into batches by the client
+    Tso(BenchTsoFlags),
+    /// Heartbeats of regions through the scheduler's machine alone, on one thread
+    Heartbeats(BenchHeartbeatsFlags),
+    /// Transactions that read some keys and write some
+    Txn(BenchTxnFlags),
+    /// Money moves between accounts; fails when some is lost or made
+    Bank(BenchBankFlags),
+    /// The core workloads of YCSB
+    Ycsb(BenchYcsbFlags),
     /// Processor time and memory of an idle playground
     Idle {
         /// Seconds to watch
@@ -455,6 +512,41 @@ pub(crate) enum BenchCommand {
         )]
         regions: u32,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchTsoFlags {
+    /// Scheduler members of a running cluster (default: a fresh playground of processes)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) pd: Vec<String>,
+    /// Clients, each with a stream of its own
+    #[arg(long, default_value_t = 2)]
+    pub(crate) clients: usize,
+    /// Callers that share a client, each with one call in flight
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) callers: usize,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchHeartbeatsFlags {
+    /// Regions that are known
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) regions: u32,
+    /// Stores that hold them
+    #[arg(long, default_value_t = 100)]
+    pub(crate) stores: u32,
+    /// Seconds for each kind of heartbeat
+    #[arg(long, default_value_t = 3)]
+    pub(crate) seconds: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -483,6 +575,128 @@ pub(crate) struct BenchRawFlags {
     /// How the result is printed
     #[arg(short = 'o', long, value_enum, default_value_t)]
     pub(crate) output: Format,
+}
+
+/// What every workload through the client is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadFlags {
+    /// Scheduler members of a running cluster (default: a fresh playground of processes)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) pd: Vec<String>,
+    #[command(flatten)]
+    pub(crate) keyspace: KeyspaceFlags,
+    /// Callers side by side, each with one operation under way
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) threads: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
+    /// Bytes of a value
+    #[arg(long, visible_alias = "value-size", default_value_t = 256)]
+    pub(crate) value_bytes: usize,
+    /// Distinct keys
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) keys: u64,
+    /// What the choice of keys and operations follows from
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// When a transaction takes its locks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Locking {
+    /// When it commits
+    #[default]
+    Optimistic,
+    /// As it goes
+    Pessimistic,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchTxnFlags {
+    #[command(flatten)]
+    pub(crate) load: LoadFlags,
+    /// When locks are taken
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) locking: Locking,
+    /// Keys that a transaction reads
+    #[arg(long, default_value_t = 2)]
+    pub(crate) reads: usize,
+    /// Keys that a transaction writes
+    #[arg(long, default_value_t = 2)]
+    pub(crate) writes: usize,
+    /// Never commit asynchronously or in one phase
+    #[arg(long)]
+    pub(crate) two_phases: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchBankFlags {
+    /// `--keys` is the number of accounts
+    #[command(flatten)]
+    pub(crate) load: LoadFlags,
+    /// When locks are taken
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) locking: Locking,
+    /// Never commit asynchronously or in one phase
+    #[arg(long)]
+    pub(crate) two_phases: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchYcsbFlags {
+    /// Which of them, one after the other (default: all six)
+    #[arg(value_enum, ignore_case = true)]
+    pub(crate) workloads: Vec<YcsbWorkload>,
+    #[command(flatten)]
+    pub(crate) load: LoadFlags,
+    /// In transactions (default: raw keys)
+    #[arg(long)]
+    pub(crate) txn: bool,
+}
+
+/// A core workload of YCSB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum YcsbWorkload {
+    /// Half reads, half updates
+    A,
+    /// Mostly reads, some updates
+    B,
+    /// Reads only
+    C,
+    /// Reads of what was inserted last
+    D,
+    /// Short scans, some inserts
+    E,
+    /// Half reads, half reads with a write after
+    F,
+}
+
+impl YcsbWorkload {
+    pub(crate) const ALL: [Self; 6] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::F];
+
+    pub(crate) fn letter(self) -> char {
+        match self {
+            Self::A => 'a',
+            Self::B => 'b',
+            Self::C => 'c',
+            Self::D => 'd',
+            Self::E => 'e',
+            Self::F => 'f',
+        }
+    }
+
+    /// How many of a hundred operations are not the workload's usual read or scan.
+    pub(crate) fn rare_percent(self) -> u32 {
+        match self {
+            Self::A | Self::F => 50,
+            Self::B | Self::D | Self::E => 5,
+            Self::C => 0,
+        }
+    }
 }
 
 #[cfg(test)]

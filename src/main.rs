@@ -1,4 +1,4 @@
-//! `tessera`: playground, server, ctl and bench in one program.
+//! `tessera`: playground, server, ctl, shell and bench in one program.
 //!
 //! This file reads the command line and turns outcomes into exit codes; everything else lives in a
 //! module named after the command.
@@ -15,6 +15,7 @@ mod playground;
 mod process;
 mod replica_keys;
 mod server;
+mod shell;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Store(flags) => server::store(flags).await,
             Command::Server(flags) => server::both(flags).await,
             Command::Ctl(flags) => ctl::run(flags).await,
+            Command::Shell(flags) => shell::run(flags).await,
             Command::Bench(flags) => bench::run(flags).await,
         }
     })

@@ -26,6 +26,8 @@ pub(crate) struct Call {
     attempts: u32,
     /// Whether a write of this call may have happened although no answer says so.
     outcome_open: bool,
+    /// Whether the request under way is a repetition of one that was refused or not answered.
+    sent_again: bool,
     /// Whether to report such a write rather than send it again.
     strict: bool,
     waits_for: Cow<'static, str>,
@@ -43,6 +45,7 @@ impl Call {
             backoff: Backoff::new(seed),
             attempts: 0,
             outcome_open: false,
+            sent_again: false,
             strict: false,
             waits_for: Cow::Borrowed("an answer"),
             region: None,
@@ -109,6 +112,16 @@ impl Call {
     /// An answer came, and with it certainty about every earlier try of the same request.
     pub(crate) fn settles_outcome(&mut self) {
         self.outcome_open = false;
+        self.sent_again = false;
+    }
+
+    /// No answer came; the next request is the same one once more.
+    pub(crate) fn sends_again(&mut self) {
+        self.sent_again = true;
+    }
+
+    pub(crate) fn is_sent_again(&self) -> bool {
+        self.sent_again
     }
 
     /// Waits as long as the reason calls for; fails when the deadline comes first.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use proto::kvrpcpb;
 
+use crate::txn::TransactionOptions;
+
 /// Settings of a [`Client`](crate::Client). All of them are free: they need not agree with other
 /// clients, except that `api_version` must be what the cluster speaks.
 #[derive(Clone, Debug)]
@@ -20,6 +22,9 @@ pub struct Config {
     /// How long [`run`](crate::TransactionClient::run) goes on repeating a transaction that
     /// conflicts with others. Default 30 s.
     pub run_timeout: Duration,
+    /// How transactions lock and commit, unless a client is made
+    /// [with other options](crate::TransactionClient::with_options).
+    pub transaction: TransactionOptions,
     /// How the cluster lays out keys. Default [`ApiVersion::V1`].
     pub api_version: ApiVersion,
     /// Which keyspace to live in; only with [`ApiVersion::V2`]. Default `DEFAULT`.
@@ -37,6 +42,7 @@ impl Default for Config {
             store_timeout: Duration::from_secs(2),
             scheduler_timeout: Duration::from_secs(2),
             run_timeout: Duration::from_secs(30),
+            transaction: TransactionOptions::default(),
             api_version: ApiVersion::V1,
             keyspace: "DEFAULT".into(),
             concurrency_max: 16,

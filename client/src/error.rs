@@ -62,6 +62,17 @@ pub enum ErrorKind {
         /// When the other transaction began.
         holder: Timestamp,
     },
+    /// This transaction and others wait for each other in a circle, and this one gives way. Roll it
+    /// back and run it again.
+    Deadlock {
+        /// The key this transaction wanted.
+        key: Bytes,
+        /// When the transaction that holds it began.
+        holder: Timestamp,
+        /// Who waits for whom, from that holder back to this transaction; empty if the store does
+        /// not say.
+        chain: Vec<Waiting>,
+    },
     /// Somebody rolled this transaction back, because it took longer than its locks live. Run it
     /// again.
     RolledBack,
@@ -72,6 +83,17 @@ pub enum ErrorKind {
     Rejected,
     /// The closure given to `run` gave up; see [`Error::stop`].
     Stopped,
+}
+
+/// One link of a deadlock: a transaction that waits for another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// When the transaction that waits began.
+    pub waiter: Timestamp,
+    /// When the transaction that it waits for began.
+    pub holder: Timestamp,
+    /// The key it waits for.
+    pub key: Bytes,
 }
 
 /// What was seen last before giving up.
@@ -155,6 +177,7 @@ impl Error {
             ErrorKind::Timeout
             | ErrorKind::WriteConflict { .. }
             | ErrorKind::Locked { .. }
+            | ErrorKind::Deadlock { .. }
             | ErrorKind::RolledBack => true,
             ErrorKind::Mistake
             | ErrorKind::Undetermined
@@ -175,7 +198,8 @@ impl Error {
         match &self.0.kind {
             ErrorKind::WriteConflict { key, .. }
             | ErrorKind::KeyExists { key }
-            | ErrorKind::Locked { key, .. } => Some(key),
+            | ErrorKind::Locked { key, .. }
+            | ErrorKind::Deadlock { key, .. } => Some(key),
             ErrorKind::Mistake
             | ErrorKind::Timeout
             | ErrorKind::Undetermined

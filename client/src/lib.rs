@@ -22,12 +22,15 @@ use std::time::Duration;
 
 use cluster::Cluster;
 pub use config::{ApiVersion, Config};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, Waiting};
 use keyspace::{KeyCodec, Mode};
 pub use proto::{RegionId, Timestamp};
 pub use raw::{KvPair, RawClient, Swap, Ttl};
 pub use span::Span;
-pub use txn::{Snapshot, Transaction, TransactionClient};
+pub use txn::{
+    At, LockWait, PessimisticTransaction, Snapshot, Transaction, TransactionClient,
+    TransactionOptions, Versions,
+};
 
 /// A connection to a cluster. Cheap to clone; everything made from it shares its knowledge of the
 /// cluster. Must be made, and used, inside a tokio runtime.

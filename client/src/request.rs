@@ -38,7 +38,13 @@ pub(crate) enum Effect {
 pub(crate) trait StoreRequest: Clone + Send + 'static {
     type Answer: Send;
     const NAME: &'static str;
+    /// What it does by itself, in one region.
     const EFFECT: Effect;
+    /// What the whole call may have done when no answer comes: more than [`Self::EFFECT`] where
+    /// this request decides about other regions too.
+    fn effect(&self) -> Effect {
+        Self::EFFECT
+    }
     /// How many times the usual patience one try gets: some requests work through a whole region.
     const PATIENCE: u32;
     fn context(&mut self) -> &mut Option<kvrpcpb::Context>;
@@ -51,12 +57,17 @@ pub(crate) trait StoreRequest: Clone + Send + 'static {
 }
 
 macro_rules! store_request {
-    ($($method:ident: $request:ident => $answer:ident, $effect:ident, $patience:literal;)*) => {$(
+    ($($method:ident: $request:ident => $answer:ident, $effect:ident, $patience:literal
+        $(, $decides:path)?;)*) => {$(
         impl StoreRequest for kvrpcpb::$request {
             type Answer = kvrpcpb::$answer;
             const NAME: &'static str = stringify!($method);
             const EFFECT: Effect = Effect::$effect;
             const PATIENCE: u32 = $patience;
+
+            $(fn effect(&self) -> Effect {
+                if $decides(self) { Effect::Idempotent } else { Self::EFFECT }
+            })?
 
             fn context(&mut self) -> &mut Option<kvrpcpb::Context> {
                 &mut self.context
@@ -94,8 +105,11 @@ store_request! {
     kv_batch_get: BatchGetRequest => BatchGetResponse, None, 2;
     kv_scan: ScanRequest => ScanResponse, None, 2;
     kv_scan_lock: ScanLockRequest => ScanLockResponse, None, 5;
-    // Until the primary is committed nothing has happened, whatever was locked on the way.
-    kv_prewrite: PrewriteRequest => PrewriteResponse, None, 2;
+    // In two phases nothing has happened until the primary is committed, whatever was locked on the
+    // way. Otherwise the last key locked is the commit.
+    kv_prewrite: PrewriteRequest => PrewriteResponse, None, 2, commits_at_once;
+    // A store lets a request wait for a lock for about a second.
+    kv_pessimistic_lock: PessimisticLockRequest => PessimisticLockResponse, None, 2;
     kv_commit: CommitRequest => CommitResponse, Idempotent, 2;
     kv_batch_rollback: BatchRollbackRequest => BatchRollbackResponse, None, 2;
     kv_pessimistic_rollback:
@@ -105,6 +119,11 @@ store_request! {
     kv_check_secondary_locks:
         CheckSecondaryLocksRequest => CheckSecondaryLocksResponse, None, 2;
     kv_resolve_lock: ResolveLockRequest => ResolveLockResponse, None, 5;
+    mvcc_get_by_key: MvccGetByKeyRequest => MvccGetByKeyResponse, None, 2;
+}
+
+fn commits_at_once(request: &kvrpcpb::PrewriteRequest) -> bool {
+    request.use_async_commit || request.try_one_pc
 }
 
 impl Cluster {
@@ -118,7 +137,10 @@ impl Cluster {
     ) -> Result<Option<R::Answer>> {
         let Some(address) = self.address(call, route).await? else { return Ok(None) };
         let patience = call.patience(self.config.store_timeout.saturating_mul(R::PATIENCE))?;
-        self.fill_context(route, patience, request.context().get_or_insert_default());
+        let context = request.context().get_or_insert_default();
+        self.fill_context(route, patience, context);
+        context.is_retry_request = call.is_sent_again();
+        let effect = request.effect();
         call.sends_to(route.region_id());
         let channel = self.connections.to(&address)?;
         let answer = tokio::time::timeout(patience, request.send(channel, patience)).await;
@@ -146,20 +168,22 @@ impl Cluster {
                 (route.on_rpc_failure(&status), Cause::Rpc(status))
             }
         };
-        self.follow::<R>(call, route, verdict, cause).await?;
+        self.follow(call, route, R::NAME, effect, verdict, cause).await?;
         Ok(None)
     }
 
     /// Does what the route said about a refusal.
-    async fn follow<R: StoreRequest>(
+    async fn follow(
         &self,
         call: &mut Call,
         route: &Route,
+        request: &'static str,
+        effect: Effect,
         verdict: Verdict,
         cause: Cause,
     ) -> Result<()> {
         let store = route.store_id();
-        tracing::debug!(request = R::NAME, region = %route.region_id(), %store, %cause, "refused");
+        tracing::debug!(request, region = %route.region_id(), %store, %cause, "refused");
         let waits_for = match verdict.correction {
             Correction::Keep => format!("{store} to serve {}", region::Readable(&route.region)),
             Correction::Leader(_)
@@ -172,10 +196,11 @@ impl Cluster {
         };
         let words = cause.to_string();
         call.waits_for(waits_for, Some(cause));
+        call.sends_again();
         self.correct(route, verdict.correction);
         let never_again =
-            R::EFFECT == Effect::Once || (R::EFFECT == Effect::Idempotent && call.is_strict());
-        if verdict.outcome_open && R::EFFECT != Effect::None {
+            effect == Effect::Once || (effect == Effect::Idempotent && call.is_strict());
+        if verdict.outcome_open && effect != Effect::None {
             call.leaves_outcome_open();
             if never_again {
                 return Err(call.fail(ErrorKind::Undetermined, format!("{store} did not answer")));

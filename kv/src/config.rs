@@ -90,6 +90,9 @@ pub struct Config {
     pub start_timeout: Duration,
     /// How long stopping waits for other stores to take over this one's leaders. *store*
     pub drain_timeout: Duration,
+    /// How often the store asks up to where old versions may go, and which locks are to be resolved.
+    /// *store*
+    pub gc_interval: Duration,
     /// Disk space to report; `None` asks nothing and reports [`CAPACITY_WHEN_UNKNOWN_BYTES`].
     /// *store*
     pub capacity_bytes: Option<u64>,
@@ -118,6 +121,7 @@ impl Default for Config {
             compress_answers: false,
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
+            gc_interval: Duration::from_secs(10),
             capacity_bytes: None,
         }
     }
@@ -145,6 +149,9 @@ impl Config {
         }
         if self.snapshots_sending_max == 0 || self.snapshots_receiving_max == 0 {
             return Err("without snapshots on their way no replica can be added".into());
+        }
+        if self.gc_interval.is_zero() {
+            return Err("the scheduler cannot be asked for safe points all the time".into());
         }
         self.raft.validate()?;
         for (key, value) in &self.labels {

@@ -14,6 +14,8 @@ pub mod raw;
 pub mod txn;
 pub mod storage;
 
+mod deadlock;
+mod gc;
 mod net;
 mod scheduler_link;
 mod bounds;

@@ -29,6 +29,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{CAPACITY_WHEN_UNKNOWN_BYTES, Config, StorageKind};
+use crate::deadlock::{self, Detector};
 use crate::error::StartError;
 use crate::identity::{self, Identity};
 use crate::metrics::Metrics;
@@ -42,7 +43,7 @@ use crate::service::batch::Feedback;
 use crate::service::{Service, Store};
 use crate::status::{self, Described};
 use crate::storage::replicated::Replicated;
-use crate::{bounds, drain};
+use crate::{bounds, drain, gc};
 
 /// gRPC streams on one connection at once; a client with more waits.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
@@ -244,7 +245,7 @@ impl StoreNode {
         let resolver = Arc::new(Resolver::new(client.clone()));
         let pace = Arc::new(Pace::new(config.snapshot_bytes_per_second));
         let outbound = Arc::new(Outbound::new(
-            resolver,
+            resolver.clone(),
             metrics.clone(),
             config.snapshots_sending_max,
             pace.clone(),
@@ -268,6 +269,10 @@ impl StoreNode {
         // What answers requests.
         let (in_use_tx, in_use) = mpsc::channel(1);
         let storage = Replicated::new(router.clone(), metrics.clone(), config.api_version);
+        let leads = {
+            let router = router.clone();
+            move || deadlock::link::leads_first_region(&router)
+        };
         let store = Arc::new(Store {
             cluster_id: identity.cluster_id,
             store_id: identity.store_id,
@@ -280,9 +285,22 @@ impl StoreNode {
             feedback: Arc::new(Feedback::new(identity.store_id.0)),
             receiving: Semaphore::new(config.snapshots_receiving_max),
             snapshot_place: place,
+            detector: Detector::new(Box::new(leads)),
             no_more: no_more.ear(),
             _in_use: in_use_tx,
         });
+        gc::hear_first(
+            &client,
+            identity.store_id.0,
+            &data,
+            store.transactions.safe_points(),
+            deadline,
+        )
+        .await
+        .map_err(|cause| StartError::Scheduler {
+            attempt: "hear of the safe points",
+            cause: cause.to_string(),
+        })?;
         let health = HealthReporter::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(doors.service, store.clone(), &config, &health, &no_more, &cut));
@@ -294,6 +312,28 @@ impl StoreNode {
             };
             tasks.spawn(status::serve(door, about, &store, cut.ear()));
         }
+        let parts = gc::Parts {
+            scheduler: client.clone(),
+            elsewhere: gc::Elsewhere::new(client.clone(), resolver.clone(), config.api_version),
+            interval: config.gc_interval,
+        };
+        let collecting = gc::run(Arc::downgrade(&store), parts);
+        let ear = cut.ear();
+        tasks.spawn(async move {
+            ear.or(collecting).await;
+        });
+        let first_region = deadlock::link::FirstRegion {
+            router: router.clone(),
+            store_id: identity.store_id,
+            scheduler: client.clone(),
+            resolver,
+        };
+        let waits = store.transactions.waiting().clone();
+        let told = deadlock::link::run(waits, store.detector.clone(), first_region);
+        let ear = cut.ear();
+        tasks.spawn(async move {
+            ear.or(told).await;
+        });
         let describe = describe_disk(data, log, &config, &described);
         let link = scheduler_link::run(client, router.clone(), reports, describe, cut.ear());
         tasks.spawn(link);
@@ -476,6 +516,7 @@ fn serve<D: DataEngine>(
                 // Of all services described, those that this port serves.
                 .with_service_name(proto::tikvpb::tikv_server::SERVICE_NAME)
                 .with_service_name(proto::debugpb::debug_server::SERVICE_NAME)
+                .with_service_name(proto::deadlock::deadlock_server::SERVICE_NAME)
                 .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
                 .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
         };
@@ -483,6 +524,7 @@ fn serve<D: DataEngine>(
         let v1alpha = reflection().build_v1alpha().expect("our own descriptors decode");
         let service = Service::new(store);
         let debug = service.debug_server();
+        let deadlock = service.deadlock_server();
         let server = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -493,6 +535,7 @@ fn serve<D: DataEngine>(
             .tcp_nodelay(true)
             .add_service(service.into_server(compress))
             .add_service(debug)
+            .add_service(deadlock)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
             .add_service(v1)
             .add_service(v1alpha);

@@ -255,8 +255,7 @@ impl RegionPart {
                 data.write(std::mem::take(batch))?;
             }
             if is_hash_due {
-                let (view, region) = (data.snapshot(), delegate.region.clone());
-                let job = HashJob::new(view, region, delegate.applied.index);
+                let job = HashJob::new(data, delegate.region.clone(), delegate.applied.index);
                 applied.outcomes.push(Outcome::HashDue { job });
             }
         }

@@ -175,6 +175,7 @@ impl Command {
                 put_number(&mut out, hash.crc.into());
                 put_number(&mut out, hash.keys);
                 put_number(&mut out, hash.bytes);
+                put_number(&mut out, hash.safe_point);
                 out.to_vec()
             }
         }
@@ -393,6 +394,7 @@ impl Rest {
             crc: u32::try_from(self.number()?).map_err(|_| NotACommand("checksum"))?,
             keys: self.number()?,
             bytes: self.number()?,
+            safe_point: self.number()?,
         })
     }
 
@@ -466,7 +468,7 @@ mod tests {
         check(&Command::Members(Members { epoch: EPOCH, peers: vec![peer, peer] }));
         check(&Command::Members(Members { epoch: EPOCH, peers: vec![] }));
         check(&Command::ComputeHash);
-        let hash = RegionHash { crc: u32::MAX, keys: 3, bytes: u64::MAX };
+        let hash = RegionHash { crc: u32::MAX, keys: 3, bytes: u64::MAX, safe_point: 7 };
         check(&Command::VerifyHash { index: 300, hash });
     }
 

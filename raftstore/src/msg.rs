@@ -209,8 +209,8 @@ pub enum StoreMsg {
         peer_id: PeerId,
         /// As of which entry.
         index: u64,
-        /// What its data came to.
-        hash: RegionHash,
+        /// What its data came to; `None` when a new safe point made it incomparable meanwhile.
+        hash: Option<RegionHash>,
     },
     /// Answer to [`BackgroundTask::SyncData`].
     DataSynced {

@@ -80,7 +80,7 @@ impl Default for Config {
             initial_cluster: Vec::new(),
             join: Vec::new(),
             join_timeout: Duration::from_secs(30),
-            tick: Duration::from_millis(50),
+            tick: Duration::from_millis(100),
             heartbeat_ticks: 2,
             election_ticks: 10,
             lease_ticks: 8,

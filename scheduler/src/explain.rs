@@ -194,11 +194,11 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
         region: proto::region::Readable(&record.region).to_string(),
         under_way: cluster.operators().of(id).map(ToString::to_string),
         ended,
-        replicas: verdict(view, id),
+        replicas: verdict(cluster, view, id),
         checkers: if view.policy.halt_scheduling {
             Vec::new()
         } else {
-            checkers::verdicts(view, record, &mut ids_for_nobody())
+            checkers::verdicts(view, record, pauses(cluster, moment), &mut ids_for_nobody())
         },
         rules: rules_of(view, record),
         balance_leader: balance(balancers::leaders::verdict),
@@ -219,12 +219,17 @@ fn why_nothing_is_balanced(cluster: &Cluster, moment: Moment) -> Option<String> 
     })
 }
 
-fn verdict(view: View<'_>, id: RegionId) -> String {
+fn verdict(cluster: &Cluster, view: View<'_>, id: RegionId) -> String {
     let Some(record) = view.regions.by_id(id) else { return "it is not known".into() };
     if view.policy.halt_scheduling {
         return "scheduling is halted".into();
     }
-    checkers::check(view, record, &mut ids_for_nobody()).says()
+    checkers::check(view, record, pauses(cluster, view.moment), &mut ids_for_nobody()).says()
+}
+
+/// Whether a checker of this name pauses.
+fn pauses(cluster: &Cluster, moment: Moment) -> impl Fn(&str) -> bool + '_ {
+    move |checker| cluster.is_checker_paused(checker, moment)
 }
 
 /// Asking must not use up ids: an allocator of its own, whose ids go nowhere.
@@ -264,7 +269,7 @@ pub fn store(
         region: record.region.id,
         says: match cluster.operators().of(record.id()) {
             Some(operator) => operator.to_string(),
-            None => verdict(view, record.id()),
+            None => verdict(cluster, view, record.id()),
         },
     });
     Some(StoreExplanation {
@@ -286,7 +291,8 @@ fn drain(cluster: &Cluster, id: StoreId, view: View<'_>) -> Drain {
             under_way += 1;
             continue;
         }
-        let (count, _) = reasons.entry(verdict(view, record.id())).or_insert((0, record.region.id));
+        let (count, _) =
+            reasons.entry(verdict(cluster, view, record.id())).or_insert((0, record.region.id));
         *count += 1;
     }
     let blocker = |(says, (regions, region))| Blocker { says, regions, region };

@@ -4,15 +4,19 @@
 pub mod timestamps;
 pub mod ids;
 pub mod cluster;
+pub mod flow;
 pub mod placement;
 pub mod rules;
 pub mod checkers;
+pub mod scheduling;
 pub mod balancers;
+pub mod schedulers;
 pub mod operator;
 pub mod instructions;
 pub mod explain;
 pub mod keyspaces;
 pub mod gc;
+pub mod collection;
 
 pub mod member;
 

@@ -4,18 +4,19 @@
 //! store is a candidate when no predicate of the table excludes it, and the first that does is
 //! the reason given to people who ask why.
 
-use std::collections::BTreeMap;
-
 use proto::StoreId;
 use proto::region::DOWN_FOR_GOOD_SECONDS;
 
 use crate::cluster::policy::Weights;
 use crate::cluster::stores::{Liveness, StoreRecord};
 use crate::cluster::{Moment, Policy, RegionRecord, Regions, StoreCounts, Stores};
+use crate::flow::Flow;
 use crate::operator::RunningOperators;
 use crate::operator::running::Influence;
+use crate::operator::store_limit::{Direction, cost};
 use crate::rules::fit::{Condition, Placed};
 use crate::rules::{Fit, Role, Rule, Rules};
+use crate::scheduling::Bars;
 
 /// A cluster of fewer regions than this is young: low space is then judged by
 /// [`YOUNG_FREE_BYTES`] alone, since a share of an almost empty disk says little.
@@ -33,6 +34,10 @@ pub struct View<'a> {
     pub stores: &'a Stores,
     /// The plans under way.
     pub operators: &'a RunningOperators,
+    /// What is read and written most.
+    pub flow: &'a Flow,
+    /// Stores whose leaders somebody has decided about.
+    pub bars: &'a Bars,
     /// The cluster's wishes.
     pub policy: &'a Policy,
     /// The placement rules; they count if the policy says so.
@@ -51,6 +56,17 @@ pub struct Candidate<'a> {
     pub influence: Influence,
     /// How much of everything it shall have, beside the others.
     pub weights: Weights,
+    /// Tokens of the store's limits that plans not yet under way will take.
+    pub spent: Spent,
+}
+
+/// Tokens of a store's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// For peers that come.
+    pub adding: u64,
+    /// For peers that go.
+    pub removing: u64,
 }
 
 impl Candidate<'_> {
@@ -69,6 +85,23 @@ impl Candidate<'_> {
     /// Its peers once the plans under way are done.
     pub fn region_count(&self) -> i64 {
         i64::try_from(self.counts.regions).unwrap_or(i64::MAX / 2) + self.influence.regions
+    }
+
+    /// The sizes of the regions that it leads together, once the plans under way are done.
+    pub fn leader_size_mib(&self) -> i64 {
+        i64::try_from(self.counts.leader_size_mib).unwrap_or(i64::MAX / 2)
+            + self.influence.leader_size_mib
+    }
+
+    /// Tokens that its limit has left.
+    pub fn tokens_left(&self, direction: Direction, view: View<'_>) -> u64 {
+        let rate = view.policy.store_rates(self.store.id()).of(direction);
+        let spent = match direction {
+            Direction::AddPeer => self.spent.adding,
+            Direction::RemovePeer => self.spent.removing,
+        };
+        let limits = view.operators.limits();
+        limits.tokens(self.store.id(), direction, rate, view.moment).saturating_sub(spent)
     }
 
     /// Its leaders once the plans under way are done.
@@ -147,11 +180,40 @@ pub const PEER_TARGET: &[Predicate] = &[
         reason: "is already getting as many peers as it may at once",
         excludes: |c, q| c.influence.adding >= q.view.policy.store_adding_max,
     },
+    Predicate {
+        reason: "has been given as many peers as its store limit allows for now",
+        excludes: |c, q| c.tokens_left(Direction::AddPeer, q.view) < cost(q.record.size_mib()),
+    },
+];
+
+/// What keeps a store from giving a peer for balance.
+pub const PEER_SOURCE: &[Predicate] = &[
+    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
+    Predicate { reason: "is lost", excludes: is_lost },
+    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
+    Predicate {
+        reason: "has been relieved of as many peers as its store limit allows for now",
+        excludes: |c, q| c.tokens_left(Direction::RemovePeer, q.view) < cost(q.record.size_mib()),
+    },
+];
+
+/// What keeps a store from giving a leader for balance.
+pub const LEADER_SOURCE: &[Predicate] = &[
+    Predicate { reason: "is gone", excludes: |c, _| c.store.is_tombstone() },
+    Predicate { reason: "is lost", excludes: is_lost },
+    Predicate {
+        reason: "keeps its leaders, as a scheduler wants it",
+        excludes: |c, q| q.view.bars.hold(c.store.id()),
+    },
 ];
 
 /// What keeps a store from leading a region of which it has a voter.
 pub const LEADER_TARGET: &[Predicate] = &[
     Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
+    Predicate {
+        reason: "must not lead, as a scheduler wants it",
+        excludes: |c, q| q.view.bars.no_leaders_in.contains(&c.store.id()),
+    },
     Predicate { reason: "is silent", excludes: is_silent },
     Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
     Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
@@ -184,7 +246,7 @@ pub fn excluded(
 impl<'a> View<'a> {
     /// Every store, with what it holds and will hold.
     pub fn candidates(&self) -> Vec<Candidate<'a>> {
-        let influence: BTreeMap<StoreId, Influence> = self.operators.influence(self.regions);
+        let influence = self.operators.influence();
         self.stores
             .iter()
             .map(|store| Candidate {
@@ -192,6 +254,7 @@ impl<'a> View<'a> {
                 counts: self.regions.counts(store.id()),
                 influence: influence.get(&store.id()).copied().unwrap_or_default(),
                 weights: self.policy.weights(store.id()),
+                spent: Spent::default(),
             })
             .collect()
     }
@@ -317,6 +380,10 @@ fn stat(candidate: &Candidate<'_>, says: impl Fn(&proto::pdpb::StoreStats) -> bo
 
 fn is_silent(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
     candidate.store.liveness(question.view.policy, question.view.moment) != Liveness::Heard
+}
+
+fn is_lost(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    candidate.store.liveness(question.view.policy, question.view.moment) == Liveness::Down
 }
 
 fn is_low_on_space(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {

@@ -11,8 +11,9 @@ mod cluster;
 pub(crate) mod config;
 mod explain;
 mod http;
-mod keyspace;
+pub(crate) mod keyspace;
 pub(crate) mod member;
+pub(crate) mod mvcc;
 mod operator;
 mod raw;
 pub(crate) mod region;
@@ -77,6 +78,7 @@ fn name_of(command: &CtlCommand) -> &'static str {
         CtlCommand::Status => "status",
         CtlCommand::Raw(_) => "raw",
         CtlCommand::Txn(_) => "txn",
+        CtlCommand::Mvcc { .. } => "mvcc",
     }
 }
 
@@ -97,5 +99,6 @@ async fn dispatch(flags: CtlFlags, waiting: &Waiting) -> Outcome {
         CtlCommand::Status => cluster::status(&pd, output).await,
         CtlCommand::Raw(command) => raw::run(&pd, command, output).await,
         CtlCommand::Txn(command) => txn::run(&pd, command, output).await,
+        CtlCommand::Mvcc { key, keyspace } => mvcc::run(&pd, key, &keyspace, output).await,
     }
 }

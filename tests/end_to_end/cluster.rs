@@ -1,5 +1,6 @@
 //! Real programs on loopback, restarted on the same address, killed on drop.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -50,13 +51,20 @@ where
 
 /// Runs the program to its end, within the bound.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    let child = Command::new(TESSERA)
+    run_with_input(arguments, "")
+}
+
+/// The same, with something on stdin.
+pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(TESSERA)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // Inputs fit into the pipe; a program that does not want to read them may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let id = child.id();
     let (done, ended) = std::sync::mpsc::channel();
     let watch = std::thread::spawn(move || {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic here is a failed test")]
 
 mod bad_input;
+mod bench;
 mod chaos;
 mod cluster;
 mod ctl;
@@ -14,4 +15,7 @@ mod kill;
 mod misuse;
 mod pause;
 mod playground;
+mod scheduler_leader;
+mod scheduling;
+mod shell;
 mod stream;

@@ -1,6 +1,8 @@
 //! One test binary.
 
+mod group;
 mod labs;
+mod placement;
 mod planted;
 mod simulation;
 mod tidy;

@@ -19,7 +19,8 @@ use tests::campaign::run_caught;
 use tests::sim::events::{MILLISECOND, SECOND};
 use tests::sim::nemesis::Mischief;
 use tests::sim::network::Weather;
-use tests::sim::options::{Options, Plant};
+use tests::sim::options::{Options, Plant, Transacting};
+use tests::sim::txn::workload::Workload;
 
 /// A planted bug must be found within so many seeds.
 const SEEDS_MAX: u64 = 500;
@@ -75,6 +76,38 @@ const MEMBERS: &[&str] = &[
     "two descriptions",
     "stay apart",
 ];
+/// Time went back.
+const TIME: &[&str] = &["was asked for after", "time went back", "begin at one timestamp"];
+/// Transactions saw what no snapshot holds, or wrote over what they had not seen, …
+const ANOMALY: &[&str] = &[
+    "was read by",
+    "was another's",
+    "the bank holds",
+    "G1",
+    "GSingle",
+    "GNonadjacent",
+    "LostUpdate",
+    "IncompatibleOrder",
+    "Internal",
+    "G0",
+    "nobody is on call",
+    "went back from",
+    "acknowledged before",
+    "twice at one timestamp",
+];
+/// … or had more than one fate.
+const FATES: &[&str] = &[
+    "recorded as",
+    "holds a lock and is",
+    ": txn ",
+    " is RolledBack on",
+    " is Committed(",
+    "was read by",
+    "the bank holds",
+    "G1",
+    "GSingle",
+    "IncompatibleOrder",
+];
 /// The log begins behind what the data has.
 const CUT: &[&str] = &["cut up to"];
 
@@ -83,6 +116,7 @@ fn busy(seed: u64) -> Options {
     let mut options = Options::of_seed(seed);
     options.safety = 20 * SECOND;
     options.think = 10 * MILLISECOND;
+    options.transactions = None;
     options
 }
 
@@ -172,6 +206,7 @@ fn moving_damaged(seed: u64) -> Options {
 /// A vote counts twice when the second candidate asks long after the first.
 fn late_candidates(seed: u64) -> Options {
     let mut options = Options::of_seed(seed);
+    options.transactions = None;
     options.topology = false;
     options.weather.very_late = 200;
     options.with_mischief(&[Mischief::Blackout, Mischief::Bounce], 300 * MILLISECOND)
@@ -191,6 +226,37 @@ fn alone_in_the_dark(seed: u64) -> Options {
     options
 }
 
+/// Transactions on few keys, and next to nothing else; their clients crash all the time.
+fn transacting(seed: u64, workloads: &[Workload]) -> Options {
+    let mut options = busy(seed);
+    options.clients = 1;
+    options.think = SECOND;
+    options.transactions =
+        Some(Transacting { clients: 8, think: 8 * MILLISECOND, workloads: workloads.to_vec() });
+    options
+}
+
+/// Lists, which tell everything, in regions that split and change their leaders …
+fn listing(seed: u64) -> Options {
+    let mut options = transacting(seed, &[Workload::Lists]);
+    options.topology = true;
+    options.with_mischief(&[Mischief::Isolate, Mischief::Kill], 2 * SECOND)
+}
+
+/// … and accounts besides, whose readers wait for nobody, …
+fn banking(seed: u64) -> Options {
+    let mut options = transacting(seed, &[Workload::Bank, Workload::Lists, Workload::Fork]);
+    options.topology = true;
+    options.with_mischief(&[Mischief::Pause], 2 * SECOND)
+}
+
+/// … while messages take long, and get lost.
+fn banking_late(seed: u64) -> Options {
+    let mut options = banking(seed);
+    options.weather = Weather { loss: 60, repeat: 20, delay: 4 * MILLISECOND, very_late: 60 };
+    options
+}
+
 type World = fn(u64) -> Options;
 type Words = &'static [&'static str];
 
@@ -206,6 +272,12 @@ fn plants() -> Vec<Row> {
         row(Plant::LazySync, "R14", alone_in_the_dark, LOSES),
         row(Plant::LongLease, "L5", out_of_touch, LEASES),
         row(Plant::SnapshotBeforeLeadership, "L6", changing, READS),
+        row(Plant::BoundForgotten, "O1", banking, TIME),
+        row(Plant::CommitTimestampEarly, "T2", banking, ANOMALY),
+        row(Plant::SecondariesFirst, "T4", banking_late, FATES),
+        row(Plant::UnknownSaidToAbort, "T5", banking_late, FATES),
+        row(Plant::BlindRetry, "T1", listing, ANOMALY),
+        row(Plant::SecondariesNotAsked, "T2", banking_late, FATES),
     ];
     rows.extend(in_machines());
     rows

@@ -2,7 +2,8 @@
 //!
 //! `TESSERA_SIM_SEEDS` says how many seeds to run, `TESSERA_SIM_FROM` which is the first, and
 //! `TESSERA_SIM_MINUTES` after how long to begin no more; `TESSERA_SEED` is the one that `replay` replays, and
-//! `TESSERA_ONLY` names the mischiefs that it is to have. With none of them a sample runs that is small enough
+//! `TESSERA_ONLY` names the mischiefs that it is to have; with `TESSERA_TRANSACTIONS` there are transactions in
+//! every run, and not in every other. With none of them a sample runs that is small enough
 //! for every run of the tests. A failure prints the line that replays it, the mischiefs that it needs, and its
 //! last events.
 
@@ -30,6 +31,15 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {value:?}")))
 }
 
+/// The run of a seed, as the environment wants it.
+fn options_of(seed: u64) -> Options {
+    let options = Options::of_seed(seed);
+    if std::env::var_os("TESSERA_TRANSACTIONS").is_some() {
+        return options.with_transactions();
+    }
+    options
+}
+
 #[test]
 fn seeds() {
     let first = number_from("TESSERA_SIM_FROM").unwrap_or(0);
@@ -38,10 +48,10 @@ fn seeds() {
     let usual = if minutes.is_some() { u64::MAX - first } else { SEEDS_USUAL };
     let count = number_from("TESSERA_SIM_SEEDS").unwrap_or(usual);
     let time = minutes.map(|minutes| Duration::from_secs(minutes * 60));
-    let totals = run_seeds(first..first + count, time, Options::of_seed);
+    let totals = run_seeds(first..first + count, time, options_of);
     eprintln!("{totals}");
     if let Some(failure) = &totals.failure {
-        panic!("{}", shrink(&Options::of_seed(failure.seed)));
+        panic!("{}", shrink(&options_of(failure.seed)));
     }
     // A few runs may have been all trouble.
     if totals.runs >= SEEDS_FOR_CALLS {
@@ -57,7 +67,7 @@ fn seeds() {
 #[test]
 fn replay() {
     let Some(seed) = number_from("TESSERA_SEED") else { return };
-    let mut options = Options::of_seed(seed);
+    let mut options = options_of(seed);
     options.only = std::env::var("TESSERA_ONLY").ok().map(|list| {
         let numbers = list.split(',').filter(|number| *number != "none");
         let parse = |number: &str| {
@@ -77,7 +87,7 @@ fn replay() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in [3, 11] {
-        let mut options = Options::of_seed(seed);
+        let mut options = Options::of_seed(seed).with_transactions();
         options.safety = 20 * SECOND;
         let (first, second) = (run_caught(&options, false), run_caught(&options, false));
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");

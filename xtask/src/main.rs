@@ -31,6 +31,12 @@ usage: cargo xtask COMMAND
   sim --planted [NAME]
                      looks for every bug planted on purpose, or for one, which is then told step by
                      step; prints how many seeds it took
+  sim --scheduling [CASE] [--seeds N]
+                     scheduling alone, with thousands of stores and regions that are only heartbeats:
+                     does it come to rest, after how many moves beside the least, and does it stay?
+  sim --group [--seeds N] [--from SEED]
+                     the scheduler group under simulation: members killed, cut off, paused, their
+                     clocks set; and the bugs planted in its shell
   replay SEED [--only N,N,…]
                      one seed again, with its trace; with some of its mischiefs only
   chaos [--minutes M] [--seed S]
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         ["lab", name] => return misused(&format!("no lab is called {name}; see `lab list`")),
         ["sim", "--planted"] => planted(&[]),
         ["sim", "--planted", name] => planted(&[("TESSERA_PLANT", *name)]),
+        ["sim", "--scheduling", flags @ ..] => scheduling(flags),
+        ["sim", "--group", flags @ ..] => group(flags),
         ["sim", flags @ ..] => sim(flags),
         ["replay", seed, flags @ ..] => replay(seed, flags),
         ["chaos", flags @ ..] => chaos(flags),
@@ -138,6 +146,25 @@ fn planted(environment: &[(&str, &str)]) -> Outcome {
     let before = arguments.iter().position(|word| *word == "--test").unwrap_or(0);
     arguments.splice(before..before, ["--features", "tessera-tests/plant"]);
     cargo::run(&arguments, environment)
+}
+
+/// Scheduling simulated: one case when it is named, all of them otherwise.
+fn scheduling(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    let (case, flags) = match flags {
+        [case, flags @ ..] if !case.starts_with("--") => (Some(*case), flags),
+        flags => (None, flags),
+    };
+    let mut environment = variables("sim", flags, &[("--seeds", "TESSERA_SIM_SEEDS")])?;
+    environment.extend(case.map(|case| ("TESSERA_SCHEDULING", case)));
+    cargo::run(&simulation("placement::every_case"), &environment)
+}
+
+/// The scheduler group simulated.
+fn group(flags: &[&str]) -> Outcome {
+    toolchain::ensure()?;
+    let known = [("--seeds", "TESSERA_SIM_SEEDS"), ("--from", "TESSERA_SIM_FROM")];
+    cargo::run(&simulation("group::"), &variables("sim", flags, &known)?)
 }
 
 /// Flags with a value each, as the environment variables that the tests read.

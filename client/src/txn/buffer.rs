@@ -49,6 +49,11 @@ impl Buffer {
         self.changes.len()
     }
 
+    /// Whether anything is written at all, or keys are only locked.
+    pub(super) fn writes(&self) -> bool {
+        self.changes.values().any(|change| *change != Change::Lock)
+    }
+
     /// How much has been written, keys and values, overwritten ones included.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

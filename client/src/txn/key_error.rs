@@ -3,7 +3,7 @@
 use proto::{Timestamp, kvrpcpb};
 
 use crate::call::Call;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Waiting};
 use crate::keyspace::KeyCodec;
 
 /// The lock in question, or why the transaction cannot go on.
@@ -19,6 +19,13 @@ pub(super) fn lock_of(
     Err(if let Some(exists) = error.already_exist {
         let key = codec.decode(exists.key);
         call.fail(ErrorKind::KeyExists { key }, "insert found a value")
+    } else if let Some(deadlock) = error.deadlock {
+        let kind = ErrorKind::Deadlock {
+            key: codec.decode(deadlock.lock_key),
+            holder: Timestamp(deadlock.lock_ts),
+            chain: deadlock.wait_chain.into_iter().map(|link| waiting(codec, link)).collect(),
+        };
+        call.fail(kind, "transactions wait for each other in a circle")
     } else if let Some(conflict) = error.conflict {
         let kind = ErrorKind::WriteConflict {
             key: codec.decode(conflict.key),
@@ -44,11 +51,23 @@ pub(super) fn lock_of(
         rolled_back(call)
     } else if !error.retryable.is_empty() {
         call.fail(ErrorKind::RolledBack, format!("the store says: {}", error.retryable))
+    } else if error.abort.contains("PessimisticLockRolledBack")
+        || error.abort.contains("PessimisticLockNotFound")
+    {
+        rolled_back(call)
     } else if !error.abort.is_empty() {
         call.fail(ErrorKind::Rejected, format!("the store says: {}", error.abort))
     } else {
         call.fail(ErrorKind::Rejected, format!("the store says: {debug}"))
     })
+}
+
+fn waiting(codec: &KeyCodec, link: proto::deadlock::WaitForEntry) -> Waiting {
+    Waiting {
+        waiter: Timestamp(link.txn),
+        holder: Timestamp(link.wait_for_txn),
+        key: codec.decode(link.key),
+    }
 }
 
 fn rolled_back(call: &Call) -> Error {

@@ -5,9 +5,8 @@
 //! fate is known it never changes, so it is remembered, and its lock is turned into what it should
 //! be: one key at a time for a small transaction, all of a region's for a large one.
 //!
-//! Our own transactions commit in two phases; other clients of the same cluster may commit
-//! asynchronously, and then the fate is spread over all their keys: committed if every key is still
-//! locked or committed, at the latest of the timestamps that their locks name.
+//! The fate of a transaction that commits asynchronously is spread over all its keys: committed if
+//! every key is still locked or committed, at the latest of the timestamps that their locks name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -145,6 +144,45 @@ impl LockResolver {
                     }
                     Status::Alive { lives, .. } => call.pause(Pause::Lock(lives)).await?,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes a transaction of which only its client's memory is left, and turns its locks into
+    /// what they should be.
+    pub(super) async fn settle(
+        &self,
+        client: &TransactionClient,
+        call: &mut Call,
+        start: Timestamp,
+        primary: Bytes,
+        keys: Vec<Bytes>,
+    ) -> Result<()> {
+        let asker = Asker { reader: None, now: Timestamp::MAX };
+        let lock = kvrpcpb::LockInfo {
+            key: primary.clone(),
+            primary_lock: primary,
+            lock_version: start.0,
+            ..Default::default()
+        };
+        let fate = loop {
+            match self.status(client, call, &lock, asker).await? {
+                Status::Finished(fate) => break fate,
+                Status::Alive { lives, .. } => call.pause(Pause::Lock(lives)).await?,
+            }
+        };
+        let request = |keys: &[Bytes]| kvrpcpb::ResolveLockRequest {
+            start_version: start.0,
+            commit_version: fate.commit_version(),
+            keys: keys.to_vec(),
+            ..Default::default()
+        };
+        let answers = client.cluster.many(call, client.keys(), keys, request).await?;
+        for error in answers.into_iter().filter_map(|(_, answer)| answer.error) {
+            // Somebody else was faster with one of the keys; the others will be met by readers.
+            if error.txn_lock_not_found.is_none() {
+                key_error::lock_of(call, &client.codec, error)?;
             }
         }
         Ok(())

@@ -1,20 +1,29 @@
 //! Transactions: snapshot isolation over the whole key space, without a coordinator.
 //!
 //! A transaction reads at the timestamp at which it began and keeps its writes to itself until it
-//! commits. The commit locks every key it writes (`two_phase_commit.rs`), one of them being the
+//! commits. The commit locks every key it writes (`commit/`), one of them being the
 //! *primary*: the moment the primary's lock becomes a commit record, the transaction is committed,
 //! and every other lock is only a pointer to that decision. Whoever meets a lock asks the primary
 //! what became of it (`lock_resolver.rs`), so a client that dies leaves nothing that others cannot
 //! clean up.
 //!
-//! Left out: pessimistic locking, async commit and one-phase commit as a writer.
+//! A *pessimistic* transaction (`pessimistic.rs`) takes its locks earlier, when it reads for update or
+//! writes, and so knows before its commit that nobody was faster.
+//!
+//! Left out: savepoints; flushing the changes of a transaction before its commit, so it has to fit
+//! into memory; shared locks.
 
+mod at;
 mod buffer;
+mod commit;
+mod heartbeat;
 mod key_error;
 mod lock_resolver;
+mod options;
+mod pessimistic;
 mod snapshot;
 mod transaction;
-mod two_phase_commit;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +39,13 @@ use crate::keyspace::KeyCodec;
 use crate::request::Shape;
 use crate::scan::Order;
 use crate::span::Span;
+pub use at::At;
 use lock_resolver::LockResolver;
+pub use options::{LockWait, TransactionOptions};
+pub use pessimistic::PessimisticTransaction;
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;
+pub use versions::{Deed, LockRecord, Versions, WriteRecord};
 
 /// How large a batch of changes may get; a store takes no more than 8 MiB as one log entry.
 const BATCH_BYTES_MAX: usize = 64 << 10;
@@ -48,12 +61,14 @@ pub struct TransactionClient {
     codec: KeyCodec,
     resolver: Arc<LockResolver>,
     timeout: Duration,
+    options: TransactionOptions,
 }
 
 impl TransactionClient {
     pub(crate) fn new(cluster: Arc<Cluster>, codec: KeyCodec) -> Self {
         let timeout = cluster.config.timeout;
-        Self { cluster, codec, resolver: Arc::default(), timeout }
+        let options = cluster.config.transaction;
+        Self { cluster, codec, resolver: Arc::default(), timeout, options }
     }
 
     /// The same client with another deadline for each call, a commit being one call.
@@ -61,10 +76,20 @@ impl TransactionClient {
         Self { timeout, ..self.clone() }
     }
 
+    /// The same client, whose transactions lock and commit as these options say.
+    pub fn with_options(&self, options: TransactionOptions) -> Self {
+        Self { options, ..self.clone() }
+    }
+
     /// Begins a transaction: it sees what was committed before now.
     pub async fn begin(&self) -> Result<Transaction> {
         let at = self.timestamp().await?;
         Ok(Transaction::new(Snapshot::at(self, at)))
+    }
+
+    /// Begins a transaction that locks what it writes, and what it reads for update, right away.
+    pub async fn begin_pessimistic(&self) -> Result<PessimisticTransaction> {
+        self.begin().await.map(PessimisticTransaction::new)
     }
 
     /// What is committed now, to read from.
@@ -80,9 +105,16 @@ impl TransactionClient {
 
     /// What was committed this long ago, by the scheduler's clock.
     pub async fn snapshot_ago(&self, ago: Duration) -> Result<Snapshot> {
-        let now = self.timestamp().await?;
-        let physical = now.physical().saturating_sub(ago.as_millis() as u64);
-        Ok(Snapshot::at(self, Timestamp::new(physical, 0)))
+        self.snapshot_as_of(At::Ago(ago)).await
+    }
+
+    /// What was committed at a moment.
+    pub async fn snapshot_as_of(&self, at: At) -> Result<Snapshot> {
+        let at = match at {
+            At::Timestamp(at) => at,
+            At::Now | At::Ago(_) => at.timestamp(self.timestamp().await?),
+        };
+        Ok(Snapshot::at(self, at))
     }
 
     /// A timestamp later than every one given out before.
@@ -112,15 +144,44 @@ impl TransactionClient {
             };
             txn.rollback();
             match outcome {
-                Err(error) if is_conflict(&error) => {
-                    tracing::debug!(%error, "transaction: running it again");
-                    if call.pause(Pause::Conflict).await.is_err() {
-                        return Err(error);
-                    }
-                }
+                Err(error) if is_conflict(&error) && self.again(&mut call, &error).await => {}
                 outcome => return outcome,
             }
         }
+    }
+
+    /// As [`Self::run`], with a transaction that locks as it goes. It is run again only when
+    /// transactions wait for each other in a circle, or a lock was not to be had in time.
+    pub async fn run_pessimistic<T, F, Fut>(&self, mut body: F) -> Result<T>
+    where
+        F: FnMut(PessimisticTransaction) -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let mut call = self.cluster.call_within("transaction", self.cluster.config.run_timeout);
+        loop {
+            let txn = self.begin_pessimistic().await?;
+            call.waits_for("the closure given to run", None);
+            let outcome = call.bounded(body(txn.clone())).await.and_then(|outcome| outcome);
+            let outcome = match outcome {
+                Ok(value) => txn.commit().await.map(|_| value),
+                Err(error) => Err(error),
+            };
+            if outcome.is_err()
+                && let Err(error) = txn.rollback().await
+            {
+                tracing::debug!(%error, "left locks to expire");
+            }
+            match outcome {
+                Err(error) if is_conflict(&error) && self.again(&mut call, &error).await => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Whether there is time to run a transaction again, after a pause.
+    async fn again(&self, call: &mut Call, error: &Error) -> bool {
+        tracing::debug!(%error, "transaction: running it again");
+        call.pause(Pause::Conflict).await.is_ok()
     }
 
     /// Removes the locks in a range that transactions begun before a timestamp have left behind, by
@@ -168,6 +229,13 @@ impl TransactionClient {
         self.clear_locks(.., safe_point).await?;
         let mut call = self.call("gc");
         self.cluster.scheduler.update_gc_safe_point(&mut call, safe_point).await
+    }
+
+    /// Finishes one of our own transactions whose commit was cut short, the way it turns out to
+    /// have gone.
+    async fn settle(&self, start: Timestamp, primary: Bytes, keys: Vec<Bytes>) -> Result<()> {
+        let mut call = self.call("settle a commit cut short");
+        self.resolver.settle(self, &mut call, start, primary, keys).await
     }
 
     fn call(&self, what: &'static str) -> Call {
@@ -227,7 +295,10 @@ impl TransactionClient {
 /// Whether the transaction may succeed when it is run again, because only others were in its way.
 fn is_conflict(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::WriteConflict { .. } | ErrorKind::Locked { .. } | ErrorKind::RolledBack => true,
+        ErrorKind::WriteConflict { .. }
+        | ErrorKind::Locked { .. }
+        | ErrorKind::Deadlock { .. }
+        | ErrorKind::RolledBack => true,
         ErrorKind::Mistake
         | ErrorKind::Timeout
         | ErrorKind::Undetermined

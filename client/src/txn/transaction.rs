@@ -8,8 +8,8 @@ use proto::{KeyRange, Timestamp};
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
+use super::commit::Commit;
 use super::snapshot::Snapshot;
-use super::two_phase_commit::TwoPhaseCommit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::raw::KvPair;
 use crate::scan::{Order, PAGE_LEN_MAX};
@@ -157,13 +157,38 @@ impl Transaction {
     /// [is undetermined](Error::is_undetermined).
     pub async fn commit(&self) -> Result<Option<Timestamp>> {
         let buffer = self.take_buffer()?;
-        let client = self.0.snapshot.client();
-        let mutations = buffer.into_mutations();
-        let commit = TwoPhaseCommit::new(client, self.start_timestamp(), self.0.began, mutations);
-        commit.run().await
+        self.committing(buffer).run().await
     }
 
-    fn take_buffer(&self) -> Result<Buffer> {
+    pub(super) fn committing(&self, buffer: Buffer) -> Commit<'_> {
+        let mutations = buffer.into_mutations();
+        Commit::new(self.0.snapshot.client(), self.start_timestamp(), self.0.began, mutations)
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.0.snapshot
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.0.began
+    }
+
+    pub(super) fn ensure_open(&self) -> Result<()> {
+        self.with(|_| Ok(()))
+    }
+
+    /// What this transaction has written to a key on the wire; the outer `None` is "nothing".
+    pub(super) fn written(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        self.with(|buffer| Ok(buffer.get(key)))
+    }
+
+    /// These keys, on the wire, are locked and have to be part of the commit.
+    pub(super) fn locked(&self, keys: &[Bytes]) -> Result<()> {
+        let bytes = keys.iter().map(Bytes::len).sum();
+        self.write(bytes, |buffer| keys.iter().for_each(|key| buffer.lock(key.clone())))
+    }
+
+    pub(super) fn take_buffer(&self) -> Result<Buffer> {
         let mut state = self.0.state.lock();
         match &mut *state {
             State::Finished(how) => Err(finished(how)),
@@ -183,7 +208,7 @@ impl Transaction {
         }
     }
 
-    fn encode(&self, key: impl AsRef<[u8]>) -> Bytes {
+    pub(super) fn encode(&self, key: impl AsRef<[u8]>) -> Bytes {
         self.0.snapshot.client().codec.encode(key.as_ref())
     }
 

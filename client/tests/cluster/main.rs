@@ -9,7 +9,9 @@
 mod fake;
 
 mod faults;
+mod pessimistic;
 mod raw;
+mod short_cuts;
 mod timestamps;
 mod txn;
 mod txn_faults;

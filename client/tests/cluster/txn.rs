@@ -1,6 +1,7 @@
 //! Transactions in calm weather.
 
 use bytes::Bytes;
+use client::txn::Deed;
 use client::{ErrorKind, KvPair, Transaction, TransactionClient};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
@@ -85,6 +86,45 @@ async fn a_snapshot_streams_a_long_range() {
     assert!(seen.is_sorted());
     assert_eq!(snapshot.scan_reverse(.., 2000).await.unwrap().len(), 2000);
     assert_eq!(snapshot.scan_keys("k34".., 500).await.unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn a_moment_in_the_past_is_read_as_it_was() {
+    let fake = Fake::start().await;
+    let transactions = fake.client().await.transactions();
+    write(&transactions, &[("k", "old")]).await;
+    fake.advance(Duration::from_secs(10));
+    write(&transactions, &[("k", "new")]).await;
+    let read = async |at: &str| {
+        let snapshot = transactions.snapshot_as_of(at.parse().unwrap()).await.unwrap();
+        snapshot.get("k").await.unwrap()
+    };
+    assert_eq!(read("now").await, Some("new".into()));
+    assert_eq!(read("5s ago").await, Some("old".into()));
+    assert_eq!(read("1h ago").await, None);
+}
+
+#[tokio::test]
+async fn everything_about_a_key_can_be_seen() {
+    let fake = Fake::start().await;
+    let client = fake.client().await;
+    let transactions = client.transactions();
+    write(&transactions, &[("k", "first")]).await;
+    let txn = transactions.begin().await.unwrap();
+    txn.delete("k").unwrap();
+    let deleted = txn.commit().await.unwrap().unwrap();
+    fake.state.lock().txn.rollback(&["k".into()], deleted.0 + 1).unwrap();
+    let holder = transactions.begin_pessimistic().await.unwrap();
+    holder.lock_keys(["a", "k"]).await.unwrap();
+    let versions = transactions.versions("k").await.unwrap();
+    let lock = versions.lock.unwrap();
+    assert_eq!((lock.deed, lock.start), (Deed::Pessimistic, holder.start_timestamp()));
+    assert_eq!((&lock.primary[..], lock.value), (&b"a"[..], None));
+    let deeds: Vec<_> = versions.writes.iter().map(|write| write.deed).collect();
+    assert_eq!(deeds, [Deed::Rollback, Deed::Delete, Deed::Put]);
+    assert_eq!(versions.writes[1].commit, deleted);
+    assert_eq!(versions.writes[2].value, Some("first".into()));
+    assert_eq!(versions.stray_values, []);
 }
 
 #[tokio::test]

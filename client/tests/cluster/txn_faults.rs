@@ -6,7 +6,7 @@ use bytes::Bytes;
 use client::{Client, Config, ErrorKind, Timestamp, TransactionClient};
 use proto::{Refusal, kvrpcpb};
 
-use crate::fake::{Fake, Reaction};
+use crate::fake::{Fake, Reaction, two_phases};
 
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -35,7 +35,7 @@ fn prewrite(start: Timestamp, keys: &[&'static str]) -> kvrpcpb::PrewriteRequest
 }
 
 fn lock(fake: &Fake, request: kvrpcpb::PrewriteRequest) {
-    assert_eq!(fake.state.lock().txn.prewrite(request), []);
+    assert_eq!(fake.state.lock().txn.prewrite(request).errors, []);
 }
 
 async fn put(
@@ -179,7 +179,7 @@ async fn a_commit_cut_off_is_asked_for_again() {
 #[tokio::test]
 async fn a_commit_never_answered_is_undetermined_and_not_rolled_back() {
     let fake = Fake::split_at(&["m"]).await;
-    let config = Config { store_timeout: Duration::from_millis(100), ..Default::default() };
+    let config = Config { store_timeout: Duration::from_millis(100), ..two_phases() };
     let client = fake.client_with(config).await;
     let transactions = client.transactions().with_timeout(Duration::from_millis(500));
     fake.script("KvCommit", std::iter::once(Reaction::DoThenBreak));
@@ -198,7 +198,7 @@ async fn a_commit_never_answered_is_undetermined_and_not_rolled_back() {
 #[tokio::test]
 async fn a_slow_commit_keeps_its_locks_alive() {
     let fake = Fake::start().await;
-    let config = Config { store_timeout: Duration::from_secs(5), ..Default::default() };
+    let config = Config { store_timeout: Duration::from_secs(5), ..two_phases() };
     let transactions = fake.client_with(config).await.transactions();
     fake.script("KvCommit", [Reaction::Hang]);
     let txn = transactions.begin().await.unwrap();
@@ -223,7 +223,7 @@ async fn a_slow_commit_keeps_its_locks_alive() {
 async fn a_commit_only_refused_is_rolled_back() {
     let fake = Fake::start().await;
     let client = fake.client().await;
-    let transactions = client.transactions().with_timeout(Duration::from_millis(300));
+    let transactions = client.transactions().with_timeout(Duration::from_secs(1));
     let refusal = Refusal::NotLeader { region_id: 1, leader: None };
     fake.script("KvCommit", (0..500).map(|_| Reaction::Refuse(refusal.clone())));
     let error = put(&transactions, "k", "v").await.unwrap_err();

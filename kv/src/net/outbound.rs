@@ -289,9 +289,14 @@ async fn connect<D: Directory>(
     open_channel(&address).await
 }
 
-/// A connection to another store, with windows fit for appends and snapshots.
+/// [`channel_to`] another store's commands.
 pub(crate) async fn open_channel(address: &str) -> Result<TikvClient<Channel>, String> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
+    channel_to(address).await.map(TikvClient::new)
+}
+
+/// A connection to another store, with windows fit for appends and snapshots.
+pub(crate) async fn channel_to(address: &str) -> Result<Channel, String> {
+    Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -302,8 +307,7 @@ pub(crate) async fn open_channel(address: &str) -> Result<TikvClient<Channel>, S
         .keep_alive_while_idle(true)
         .connect()
         .await
-        .map_err(|error| error.to_string())?;
-    Ok(TikvClient::new(channel))
+        .map_err(|error| error.to_string())
 }
 
 /// Streams until the stream breaks; says why it did.

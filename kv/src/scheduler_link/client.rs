@@ -9,8 +9,11 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::pdpb::pd_client::PdClient;
+use proto::schedulerpb::garbage_client::GarbageClient;
+use proto::schedulerpb::{CollectRequest, CollectResponse, ResolvedRange};
 use proto::{Timestamp, metapb, pdpb};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -84,7 +87,13 @@ impl Backoff {
 #[derive(Clone)]
 struct Leader {
     url: String,
-    client: PdClient<Channel>,
+    channel: Channel,
+}
+
+impl Leader {
+    fn client(&self) -> PdClient<Channel> {
+        PdClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
 }
 
 /// A connection to whoever leads the scheduler.
@@ -129,19 +138,23 @@ impl SchedulerClient {
 
     /// The leader's service, searched for if unknown.
     pub(crate) async fn leader(&self) -> Result<PdClient<Channel>, CallError> {
+        self.led().await.map(|leader| leader.client())
+    }
+
+    async fn led(&self) -> Result<Leader, CallError> {
         if let Some(leader) = self.leader.lock().as_ref() {
-            return Ok(leader.client.clone());
+            return Ok(leader.clone());
         }
         let _searching = self.search.lock().await;
         // Another caller may have found it meanwhile.
         if let Some(leader) = self.leader.lock().as_ref() {
-            return Ok(leader.client.clone());
+            return Ok(leader.clone());
         }
         let leader = self.find_leader().await?;
         tracing::debug!(url = %leader.url, "found the scheduler's leader");
         *self.leader.lock() = Some(leader.clone());
         self.generation.send_modify(|generation| *generation += 1);
-        Ok(leader.client)
+        Ok(leader)
     }
 
     /// The known leader did not do: look again at the next call.
@@ -168,7 +181,8 @@ impl SchedulerClient {
 
     /// Asks one member who leads, and connects to that one.
     async fn ask_member(&self, url: &str) -> Result<Leader, CallError> {
-        let mut client = connect(url).await?;
+        let channel = connect(url).await?;
+        let mut client = PdClient::new(channel.clone());
         let members = within(client.get_members(pdpb::GetMembersRequest::default())).await?;
         let cluster_id = members.header.as_ref().map_or(0, |header| header.cluster_id);
         self.check_cluster(cluster_id)?;
@@ -181,10 +195,10 @@ impl SchedulerClient {
         let mut last = CallError::Unreachable("the leader advertises no client URL".into());
         for leader_url in leader.client_urls.iter().map(|u| with_scheme(u)) {
             if leader_url == url {
-                return Ok(Leader { url: leader_url, client });
+                return Ok(Leader { url: leader_url, channel });
             }
             match connect(&leader_url).await {
-                Ok(client) => return Ok(Leader { url: leader_url, client }),
+                Ok(channel) => return Ok(Leader { url: leader_url, channel }),
                 Err(error) => last = error,
             }
         }
@@ -406,6 +420,58 @@ impl SchedulerClient {
             .await?;
         Ok(answer.region)
     }
+
+    /// Tells how far this store is with garbage collection, and hears how far it may go. A scheduler that
+    /// does not ask stores only tells up to where versions may be removed.
+    pub(crate) async fn collect(
+        &self,
+        store_id: u64,
+        txn_safe_point: u64,
+        resolved: Vec<ResolvedRange>,
+    ) -> Result<CollectResponse, CallError> {
+        let leader = self.led().await?;
+        let cluster_id = self.cluster_id();
+        let request = CollectRequest { cluster_id, store_id, txn_safe_point, resolved };
+        let mut client = GarbageClient::new(leader.channel.clone());
+        let asked = tokio::time::timeout(CALL_TIMEOUT, client.collect(request)).await;
+        match asked {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                let answer: pdpb::GetGcSafePointResponse = self
+                    .call(|mut client, header| async move {
+                        client.get_gc_safe_point(pdpb::GetGcSafePointRequest { header }).await
+                    })
+                    .await?;
+                let gc_safe_point = answer.safe_point;
+                Ok(CollectResponse { cluster_id, txn_safe_point: 0, gc_safe_point })
+            }
+            Ok(Err(status)) => {
+                self.forget_leader();
+                Err(status.into())
+            }
+            Err(_) => {
+                self.forget_leader();
+                Err(CallError::Unreachable("no safe points came in time".into()))
+            }
+        }
+    }
+
+    /// The region that holds a key (as regions know keys), and who leads it, as far as the scheduler
+    /// knows; `None` when it knows no such region.
+    pub(crate) async fn region_at(
+        &self,
+        region_key: Bytes,
+    ) -> Result<Option<(metapb::Region, Option<metapb::Peer>)>, CallError> {
+        let answer: pdpb::GetRegionResponse = self
+            .call(|mut client, header| async move {
+                client
+                    .get_region(pdpb::GetRegionRequest { header, region_key, ..Default::default() })
+                    .await
+            })
+            .await?;
+        let leader = answer.leader.filter(|peer| peer.id != 0);
+        Ok(answer.region.map(|region| (region, leader)))
+    }
 }
 
 /// An endpoint as a URL.
@@ -414,12 +480,12 @@ fn with_scheme(endpoint: &str) -> String {
     if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
 }
 
-async fn connect(url: &str) -> Result<PdClient<Channel>, CallError> {
+async fn connect(url: &str) -> Result<Channel, CallError> {
     let unreachable = |error: tonic::transport::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
         CallError::Unreachable(format!("{error}{}", cause.unwrap_or_default()))
     };
-    let channel = Endpoint::from_shared(url.to_owned())
+    Endpoint::from_shared(url.to_owned())
         .map_err(unreachable)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -428,8 +494,7 @@ async fn connect(url: &str) -> Result<PdClient<Channel>, CallError> {
         .keep_alive_while_idle(true)
         .connect()
         .await
-        .map_err(unreachable)?;
-    Ok(PdClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+        .map_err(unreachable)
 }
 
 async fn within<T>(
@@ -460,6 +525,7 @@ answers!(
     AllocIdResponse,
     AskBatchSplitResponse,
     BootstrapResponse,
+    GetGcSafePointResponse,
     GetRegionResponse,
     GetStoreResponse,
     IsBootstrappedResponse,

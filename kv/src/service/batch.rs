@@ -249,6 +249,7 @@ fn is_long(command: &Command) -> bool {
         command,
         Command::Scan(_)
             | Command::BatchGet(_)
+            | Command::BufferBatchGet(_)
             | Command::ScanLock(_)
             | Command::ResolveLock(_)
             | Command::RawScan(_)

@@ -43,6 +43,24 @@ impl<D: DataEngine> Store<D> {
         kvrpcpb::BroadcastTxnStatusResponse::default()
     }
 
+    /// Who waits for whose lock on this store now.
+    pub(super) async fn get_lock_wait_info(
+        &self,
+        _request: kvrpcpb::GetLockWaitInfoRequest,
+    ) -> kvrpcpb::GetLockWaitInfoResponse {
+        let entries = self.transactions.waiting().entries();
+        kvrpcpb::GetLockWaitInfoResponse { entries, ..Default::default() }
+    }
+
+    /// Who waited for whose lock on this store lately.
+    pub(super) async fn get_lock_wait_history(
+        &self,
+        _request: kvrpcpb::GetLockWaitHistoryRequest,
+    ) -> kvrpcpb::GetLockWaitHistoryResponse {
+        let entries = self.transactions.waiting().history();
+        kvrpcpb::GetLockWaitHistoryResponse { entries, ..Default::default() }
+    }
+
     pub(super) async fn get_health_feedback(
         &self,
         _request: kvrpcpb::GetHealthFeedbackRequest,
@@ -94,6 +112,8 @@ impl<D: DataEngine> Commands for Arc<Store<D>> {
             CheckTxnStatus: CheckTxnStatusResponse = transactions.check_txn_status,
             TxnHeartBeat: TxnHeartBeatResponse = transactions.txn_heart_beat,
             CheckSecondaryLocks: CheckSecondaryLocksResponse = transactions.check_secondary_locks,
+            Flush: FlushResponse = transactions.flush,
+            BufferBatchGet: BufferBatchGetResponse = transactions.buffer_batch_get,
             RawGet: RawGetResponse = raw.get,
             RawBatchGet: RawBatchGetResponse = raw.batch_get,
             RawPut: RawPutResponse = raw.put,
@@ -116,19 +136,6 @@ impl<D: DataEngine> Commands for Arc<Store<D>> {
                 let abort = not_supported("collecting garbage by request");
                 let error = Some(kvrpcpb::KeyError { abort, ..Default::default() });
                 Answer::Gc(kvrpcpb::GcResponse { error, ..Default::default() })
-            }),
-            Command::Flush(_) => Box::pin(async {
-                let abort = not_supported("a pipelined transaction");
-                let errors = vec![kvrpcpb::KeyError { abort, ..Default::default() }];
-                Answer::Flush(kvrpcpb::FlushResponse { errors, ..Default::default() })
-            }),
-            Command::BufferBatchGet(_) => Box::pin(async {
-                let abort = not_supported("a pipelined transaction");
-                let error = Some(kvrpcpb::KeyError { abort, ..Default::default() });
-                Answer::BufferBatchGet(kvrpcpb::BufferBatchGetResponse {
-                    error,
-                    ..Default::default()
-                })
             }),
             Command::FlashbackToVersion(_) => Box::pin(async {
                 let error = not_supported("flashback");

@@ -31,6 +31,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::{ApiVersion, Config};
+use crate::deadlock::{self, Detector};
 use crate::metrics::{Metrics, RpcLabels};
 use crate::net::incoming::{Ear, UntilHeard};
 use crate::net::snapshot_stream::Place;
@@ -91,6 +92,8 @@ pub(crate) struct Store<D: DataEngine> {
     pub(crate) receiving: Semaphore,
     /// Where they are put.
     pub(crate) snapshot_place: Place,
+    /// Who waits for whom on all stores, while this one leads the first region.
+    pub(crate) detector: Arc<Detector>,
     /// Streams end when this hears that there shall be no more requests.
     pub(crate) no_more: Ear,
     /// Held while anybody can reach the engines through this; the node waits for its end.
@@ -110,6 +113,14 @@ impl<D: DataEngine> Service<D> {
     /// The other service of the port, for a person.
     pub(crate) fn debug_server(&self) -> debug::Server<D> {
         debug::Server::new(debug::Debug::new(self.store.clone()))
+    }
+
+    /// Where other stores tell of waits.
+    pub(crate) fn deadlock_server(&self) -> deadlock::service::Server {
+        let Store { detector, transactions, no_more, .. } = &*self.store;
+        let waits = transactions.waiting().clone();
+        let service = deadlock::service::Service::new(detector.clone(), waits, no_more.clone());
+        deadlock::service::Server::new(service)
     }
 
     /// As tonic serves it.
@@ -201,7 +212,16 @@ impl<D: DataEngine> Tikv for Service<D> {
         kv_scan_lock: ScanLockRequest => ScanLockResponse = transactions.scan_lock;
         kv_resolve_lock: ResolveLockRequest => ResolveLockResponse = transactions.resolve_lock;
         kv_delete_range: DeleteRangeRequest => DeleteRangeResponse = transactions.delete_range;
+        kv_flush: FlushRequest => FlushResponse = transactions.flush;
+        kv_buffer_batch_get: BufferBatchGetRequest => BufferBatchGetResponse
+            = transactions.buffer_batch_get;
+        physical_scan_lock: PhysicalScanLockRequest => PhysicalScanLockResponse = physical_scan_lock;
+        get_lock_wait_info: GetLockWaitInfoRequest => GetLockWaitInfoResponse = get_lock_wait_info;
+        get_lock_wait_history: GetLockWaitHistoryRequest => GetLockWaitHistoryResponse
+            = get_lock_wait_history;
         mvcc_get_by_key: MvccGetByKeyRequest => MvccGetByKeyResponse = transactions.mvcc_get_by_key;
+        mvcc_get_by_start_ts: MvccGetByStartTsRequest => MvccGetByStartTsResponse
+            = transactions.mvcc_get_by_start_ts;
         raw_get: RawGetRequest => RawGetResponse = raw.get;
         raw_batch_get: RawBatchGetRequest => RawBatchGetResponse = raw.batch_get;
         raw_put: RawPutRequest => RawPutResponse = raw.put;
@@ -227,13 +247,6 @@ impl<D: DataEngine> Tikv for Service<D> {
     left_out! {
         kv_gc: GcRequest => GcResponse,
             "garbage is collected by the scheduler's safe point, not by request";
-        kv_flush: FlushRequest => FlushResponse, "pipelined transactions are not supported";
-        kv_buffer_batch_get: BufferBatchGetRequest => BufferBatchGetResponse,
-            "pipelined transactions are not supported";
-        mvcc_get_by_start_ts: MvccGetByStartTsRequest => MvccGetByStartTsResponse,
-            "looking for a transaction by its start is not supported: ask by key";
-        get_lock_wait_info: GetLockWaitInfoRequest => GetLockWaitInfoResponse,
-            "who waits for locks is not shown";
         kv_flashback_to_version: FlashbackToVersionRequest => FlashbackToVersionResponse,
             "flashback is not supported";
         kv_prepare_flashback_to_version: PrepareFlashbackToVersionRequest
@@ -244,8 +257,6 @@ impl<D: DataEngine> Tikv for Service<D> {
             "lock observers are not supported: use ScanLock";
         remove_lock_observer: RemoveLockObserverRequest => RemoveLockObserverResponse,
             "lock observers are not supported: use ScanLock";
-        physical_scan_lock: PhysicalScanLockRequest => PhysicalScanLockResponse,
-            "scanning locks below the replication is not supported: use ScanLock";
         check_leader: CheckLeaderRequest => CheckLeaderResponse,
             "stale reads are not supported, so nobody resolves timestamps";
     }

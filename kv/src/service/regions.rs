@@ -1,4 +1,4 @@
-//! Commands about regions rather than keys: cutting one, and deleting below the replication.
+//! Commands about regions rather than keys: cutting one, and what happens below the replication.
 
 use bytes::Bytes;
 use proto::{KeyRange, Refusal, kvrpcpb, memcomparable, metapb};
@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Store;
 use crate::config::ApiVersion;
+use crate::txn::reader::Reader;
 
 /// How long a split may take: asking the scheduler for ids, proposing, applying. At the end its
 /// outcome is unknown to the caller, who looks at the regions again.
@@ -94,5 +95,35 @@ impl<D: DataEngine> Store<D> {
             Err(_) => "the store is stopping".into(),
         };
         kvrpcpb::UnsafeDestroyRangeResponse { error, ..Default::default() }
+    }
+
+    /// Every lock of old transactions in this store's engine, whatever regions are here and whoever
+    /// leads them: a follower's may be behind.
+    pub(super) async fn physical_scan_lock(
+        &self,
+        request: kvrpcpb::PhysicalScanLockRequest,
+    ) -> kvrpcpb::PhysicalScanLockResponse {
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        let start = match request.start_key.is_empty() {
+            true => Bytes::new(),
+            false => memcomparable::encode(&request.start_key),
+        };
+        let reader = Reader::new(self.router.data().snapshot(), KeyRange::all());
+        let range = KeyRange { start, end: None };
+        let scan = move || reader.locks(&range, limit, |lock| lock.start_ts <= request.max_ts);
+        match tokio::task::spawn_blocking(scan).await {
+            Ok(Ok((locks, _))) => kvrpcpb::PhysicalScanLockResponse {
+                locks: locks.iter().map(|(key, lock)| lock.info(key)).collect(),
+                ..Default::default()
+            },
+            Ok(Err(fault)) => {
+                let error = fault.to_string();
+                kvrpcpb::PhysicalScanLockResponse { error, ..Default::default() }
+            }
+            Err(_) => {
+                let error = "the store is stopping".into();
+                kvrpcpb::PhysicalScanLockResponse { error, ..Default::default() }
+            }
+        }
     }
 }

@@ -29,9 +29,9 @@
 //! and may wait for each other ([`lock_wait`], [`deadlock`]).
 //!
 //! In reading order: [`record`], [`reader`], [`read_rule`], [`scanner`], [`writer`], [`command`];
-//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`lock_wait`].
+//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`lock_wait`], [`safe_points`].
 //!
-//! Left out: pipelined transactions (flush), shared locks, locks kept in memory only.
+//! Left out: shared locks, locks kept in memory only.
 
 pub mod record;
 pub mod problem;
@@ -44,8 +44,10 @@ pub mod latches;
 pub mod memory_locks;
 pub mod deadlock;
 pub mod lock_wait;
+pub mod safe_points;
 pub mod transactions;
 mod reads;
+mod inspect;
 mod writes;
 mod pessimistic;
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::command::pessimistic_lock::{Reserved, pessimistic_lock};
 use super::command::pessimistic_rollback::pessimistic_rollback;
 use super::command::resolve_lock::BATCH_LOCKS_MAX;
-use super::lock_wait::{NoWait, Ticket, WAIT_MAX};
+use super::lock_wait::{NoWait, Ticket, WAIT_MAX, Wanted, Woken};
 use super::problem::{KeyProblem, Stop, WriteConflict};
 use super::reader::Reader;
 use super::transactions::{Transactions, decide_in, distinct};
@@ -65,6 +65,7 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<Vec<Reserved>, Stop> {
         let deadline = Deadline::of(context);
         self.check_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.safe_points().check_write(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         let must_not_exist =
             |mutation: &kvrpcpb::Mutation| mutation.assertion() == kvrpcpb::Assertion::NotExist;
@@ -76,19 +77,34 @@ impl<St: Storage> Transactions<St> {
             self.memory().on_read(request.for_update_ts);
         }
         let patience = Instant::now() + wait_limit(request.wait_timeout);
+        // When the lock that stands in the way last became another's, as far as was seen here.
+        let mut changed_at = None;
         loop {
             let left = patience.saturating_duration_since(Instant::now());
-            let (ticket, info) =
-                match self.try_once(context, request, &keys, deadline, left).await? {
-                    Try::Reserved(reserved) => return Ok(reserved),
-                    Try::Wait(ticket, info) => (ticket, info),
+            let (ticket, mut info) =
+                match self.try_once(context, request, &keys, deadline, left).await {
+                    Ok(Try::Reserved(reserved)) => return Ok(reserved),
+                    Ok(Try::Wait(ticket, info)) => (ticket, info),
+                    Err(Stop::Key(KeyProblem::Locked(mut info))) => {
+                        info.duration_to_last_update_ms = since(changed_at);
+                        return Err(KeyProblem::Locked(info).into());
+                    }
+                    Err(stop) => return Err(stop),
                 };
             let key = info.key.clone();
             match deadline.bound(ticket.wait(left)).await? {
-                None => return Err(KeyProblem::Locked(info).into()),
+                None => {
+                    info.duration_to_last_update_ms = since(changed_at);
+                    return Err(KeyProblem::Locked(info).into());
+                }
+                Some(Woken::Deadlock(deadlock)) => {
+                    return Err(KeyProblem::Deadlock(deadlock).into());
+                }
                 // It is granted here rather than after another round trip.
-                Some(_) if forces(request) => {}
-                Some(released) => return Err(look_again(request, key, &released)),
+                Some(Woken::Released(_)) if forces(request) => changed_at = Some(Instant::now()),
+                Some(Woken::Released(released)) => {
+                    return Err(look_again(request, key, &released));
+                }
             }
         }
     }
@@ -114,8 +130,14 @@ impl<St: Storage> Transactions<St> {
             // Still under the latches: the lock cannot go before we are in its queue. They are given
             // up with our place among the commands while we wait.
             Err(Stop::Key(KeyProblem::Locked(info))) if !patience.is_zero() => {
-                let key = Key::new(info.key.clone());
-                match self.waiting().enter(request.start_version, info.lock_version, &key) {
+                let wanted = Wanted {
+                    txn: request.start_version,
+                    holder: info.lock_version,
+                    key: Key::new(info.key.clone()),
+                    tag: context.resource_group_tag.clone(),
+                    is_first_lock: request.is_first_lock,
+                };
+                match self.waiting().enter(&wanted) {
                     Ok(ticket) => Ok(Try::Wait(ticket, info)),
                     Err(NoWait::Full) => Err(KeyProblem::Locked(info).into()),
                     Err(NoWait::Deadlock(deadlock)) => {
@@ -192,6 +214,12 @@ fn wait_limit(wait_timeout_ms: i64) -> Duration {
         Ok(0) => WAIT_MAX,
         Ok(limit) => Duration::from_millis(limit).min(WAIT_MAX),
     }
+}
+
+/// Milliseconds since the lock in the way became another's, at least 1; 0 when it never did. Clients do
+/// not resolve a lock that is so young.
+fn since(changed_at: Option<Instant>) -> u64 {
+    changed_at.map_or(0, |at| (at.elapsed().as_millis() as u64).max(1))
 }
 
 /// The lock is gone; the caller reads again at a newer timestamp.

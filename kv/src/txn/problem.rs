@@ -83,6 +83,8 @@ pub struct Deadlock {
     pub lock_key: Bytes,
     /// Hash of the key it holds and the last one in the chain wants.
     pub deadlock_key_hash: u64,
+    /// That key.
+    pub deadlock_key: Bytes,
     /// From the holder round to the one who was stopped.
     pub wait_chain: Vec<deadlock::WaitForEntry>,
 }
@@ -133,6 +135,18 @@ pub enum Abort {
         start_ts: u64,
         /// When it wanted to commit.
         commit_ts: u64,
+    },
+    /// The transaction began before the safe point: what it would see, or would have to be checked
+    /// against, may be gone. The words are those that clients know from TiDB.
+    #[error(
+        "GCTooEarly: GC life time is shorter than transaction duration, transaction starts at \
+         {start_ts}, GC safe point is {safe_point}"
+    )]
+    TooOld {
+        /// When it began, or reads.
+        start_ts: u64,
+        /// From when on transactions are welcome.
+        safe_point: u64,
     },
     /// The request asks for things that do not go together.
     #[error("InvalidRequest: {0}")]
@@ -213,7 +227,7 @@ impl From<KeyProblem> for KeyError {
                     lock_key: deadlock.lock_key,
                     deadlock_key_hash: deadlock.deadlock_key_hash,
                     wait_chain: deadlock.wait_chain,
-                    ..Default::default()
+                    deadlock_key: deadlock.deadlock_key,
                 });
             }
             KeyProblem::Abort(abort) => error.abort = abort.to_string(),

@@ -1,21 +1,22 @@
-//! The reading requests: get, batch get, scan, scan of locks, and a look at all versions of a key.
+//! The reading requests: get, batch get, scan, scan of locks, and what a pipelined transaction has
+//! flushed itself.
 //!
 //! A snapshot read says its timestamp first, then looks for locks in memory, and only then takes its
 //! view (see [`super::memory_locks`]). It is served by the leader, whatever `replica_read` says:
-//! a follower cannot do the first two.
+//! a follower cannot do the first two. Whether it is too old is asked before it reads and after
+//! ([`super::safe_points`]).
 
 use bytes::Bytes;
 use proto::kvrpcpb::{
-    self, BatchGetRequest, BatchGetResponse, GetRequest, GetResponse, IsolationLevel, KvPair,
-    MvccGetByKeyRequest, MvccGetByKeyResponse, MvccInfo, MvccLock, MvccValue, MvccWrite,
-    ScanLockRequest, ScanLockResponse, ScanRequest, ScanResponse,
+    self, BatchGetRequest, BatchGetResponse, BufferBatchGetRequest, BufferBatchGetResponse,
+    GetRequest, GetResponse, IsolationLevel, KvPair, ScanLockRequest, ScanLockResponse,
+    ScanRequest, ScanResponse,
 };
 use proto::{KeyRange, memcomparable};
-use raftstore::engine::Snapshot;
 
+use super::command::flush::flushed;
 use super::command::get::get;
-use super::command::scan_lock::scan_lock;
-use super::problem::{Stop, refuse};
+use super::problem::Stop;
 use super::read_rule::{Reading, Verdict};
 use super::reader::{Reader, Version};
 use super::scanner::{Scanner, Step};
@@ -26,9 +27,6 @@ use crate::storage::Storage;
 
 /// Keys that a scan looks at before it looks at the clock and lets others run.
 const KEYS_PER_SLICE: usize = 256;
-
-/// Versions of a key shown to a person; older ones are left out.
-const VERSIONS_SHOWN_MAX: usize = 1024;
 
 impl<St: Storage> Transactions<St> {
     /// `KvGet`: one key as of a timestamp.
@@ -57,12 +55,14 @@ impl<St: Storage> Transactions<St> {
         self.check_keys(context, [&request.key])?;
         let key = Key::new(request.key.clone());
         let reading = Reading::of_keys(context, request.version);
-        let context = self.before_read(context, &reading);
+        let context = self.before_read(context, &reading)?;
         self.check_memory(&key, &reading)?;
         let view = self.view(&context, deadline).await?;
         check_in_region(&context, &view.range, std::slice::from_ref(&key))?;
         let mut reader = Reader::new(view.snapshot, versions_of(&key));
-        get(&mut reader, &key, &reading)
+        let version = get(&mut reader, &key, &reading)?;
+        self.safe_points().check_read(reading.ts)?;
+        Ok(version)
     }
 
     /// `KvBatchGet`: several keys as of one timestamp; those that do not exist are left out.
@@ -87,7 +87,7 @@ impl<St: Storage> Transactions<St> {
         self.check_keys(context, &request.keys)?;
         let keys: Vec<Key> = request.keys.iter().cloned().map(Key::new).collect();
         let reading = Reading::of_keys(context, request.version);
-        let context = self.before_read(context, &reading);
+        let context = self.before_read(context, &reading)?;
         keys.iter().try_for_each(|key| self.check_memory(key, &reading))?;
         let view = self.view(&context, deadline).await?;
         check_in_region(&context, &view.range, &keys)?;
@@ -104,6 +104,45 @@ impl<St: Storage> Transactions<St> {
                 }),
                 Err(Stop::Key(problem)) => pairs.push(error_pair(problem.into())),
                 Err(stop @ (Stop::Refused(_) | Stop::Fault(_))) => return Err(stop),
+            }
+            rest(number, deadline).await?;
+        }
+        self.safe_points().check_read(reading.ts)?;
+        Ok(pairs)
+    }
+
+    /// `KvBufferBatchGet`: what a pipelined transaction has flushed to these keys; an empty value is a
+    /// deletion, and keys that it has not written are left out.
+    pub async fn buffer_batch_get(
+        &self,
+        mut request: BufferBatchGetRequest,
+    ) -> BufferBatchGetResponse {
+        let context = request.context.take().unwrap_or_default();
+        match self.try_buffer_batch_get(&context, &request).await {
+            Ok(pairs) => BufferBatchGetResponse { pairs, ..Default::default() },
+            Err(stop) => {
+                let (region_error, error) = stop.into_answer();
+                BufferBatchGetResponse { region_error, error, ..Default::default() }
+            }
+        }
+    }
+
+    async fn try_buffer_batch_get(
+        &self,
+        context: &kvrpcpb::Context,
+        request: &BufferBatchGetRequest,
+    ) -> Result<Vec<KvPair>, Stop> {
+        let deadline = Deadline::of(context);
+        self.check_keys(context, &request.keys)?;
+        let keys: Vec<Key> = request.keys.iter().cloned().map(Key::new).collect();
+        let view = self.view(&leader_only(context), deadline).await?;
+        check_in_region(context, &view.range, &keys)?;
+        let reader = Reader::new(view.snapshot, view.range);
+        let mut pairs = Vec::new();
+        for (number, key) in keys.iter().enumerate() {
+            if let Some(value) = flushed(&reader, key, request.version)? {
+                let key = key.user().clone();
+                pairs.push(KvPair { key, value, ..Default::default() });
             }
             rest(number, deadline).await?;
         }
@@ -143,7 +182,7 @@ impl<St: Storage> Transactions<St> {
         }
         let range = encoded_range(lower, upper);
         let reading = Reading::new(context, request.version);
-        let context = self.before_read(context, &reading);
+        let context = self.before_read(context, &reading)?;
         let view = {
             let region_or_more = &range;
             self.check_memory_in(region_or_more, &reading)?;
@@ -175,6 +214,7 @@ impl<St: Storage> Transactions<St> {
             }
             rest(number, deadline).await?;
         }
+        self.safe_points().check_read(request.version)?;
         Ok(pairs)
     }
 
@@ -195,53 +235,24 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         request: &ScanLockRequest,
     ) -> Result<Vec<kvrpcpb::LockInfo>, Stop> {
-        let deadline = Deadline::of(context);
-        // A transaction that locks later must commit later: its lock may be missing in the answer.
-        self.memory().on_read(request.max_version);
         let range = encoded_range(&request.start_key, &request.end_key);
-        let in_memory =
-            self.memory().find_in(&range, |_, lock| lock.start_ts <= request.max_version);
-        if let Some((key, lock)) = in_memory {
-            return Err(Stop::locked(&lock, &key));
-        }
-        let view = self.view(&leader_only(context), deadline).await?;
-        let reader = Reader::new(view.snapshot, view.range);
-        let locks = scan_lock(&reader, &range, request.max_version, request.limit as usize)?;
+        let (context, limit) = (leader_only(context), request.limit as usize);
+        let locks = self.old_locks(&context, &range, request.max_version, limit).await?;
         Ok(locks.iter().map(|(key, lock)| lock.info(key)).collect())
     }
 
-    /// `MvccGetByKey`: everything there is about a key, for a person.
-    pub async fn mvcc_get_by_key(&self, mut request: MvccGetByKeyRequest) -> MvccGetByKeyResponse {
-        let context = request.context.take().unwrap_or_default();
-        let key = Key::new(request.key);
-        let answer = async {
-            let view = self.view(&context, Deadline::of(&context)).await?;
-            check_in_region(&context, &view.range, std::slice::from_ref(&key))?;
-            Ok(mvcc_info(&mut Reader::new(view.snapshot, view.range), &key)?)
-        };
-        match answer.await {
-            Ok(info) => MvccGetByKeyResponse { info: Some(info), ..Default::default() },
-            Err(Stop::Refused(refusal)) => {
-                MvccGetByKeyResponse { region_error: Some(refusal.into()), ..Default::default() }
-            }
-            Err(Stop::Fault(fault)) => MvccGetByKeyResponse {
-                region_error: Some(refuse(&fault).into()),
-                ..Default::default()
-            },
-            Err(Stop::Key(problem)) => MvccGetByKeyResponse {
-                error: kvrpcpb::KeyError::from(problem).abort,
-                ..Default::default()
-            },
-        }
-    }
-
-    /// Says the read's timestamp; returns the context to take the view with.
-    fn before_read(&self, context: &kvrpcpb::Context, reading: &Reading) -> kvrpcpb::Context {
+    /// Says the read's timestamp, unless it is too old; returns the context to take the view with.
+    fn before_read(
+        &self,
+        context: &kvrpcpb::Context,
+        reading: &Reading,
+    ) -> Result<kvrpcpb::Context, Stop> {
+        self.safe_points().check_read(reading.ts)?;
         if reading.isolation != IsolationLevel::Si {
-            return context.clone();
+            return Ok(context.clone());
         }
         self.memory().on_read(reading.ts);
-        leader_only(context)
+        Ok(leader_only(context))
     }
 
     fn check_memory(&self, key: &Key, reading: &Reading) -> Result<(), Stop> {
@@ -261,12 +272,12 @@ impl<St: Storage> Transactions<St> {
     }
 }
 
-fn leader_only(context: &kvrpcpb::Context) -> kvrpcpb::Context {
+pub(super) fn leader_only(context: &kvrpcpb::Context) -> kvrpcpb::Context {
     kvrpcpb::Context { replica_read: false, ..context.clone() }
 }
 
 /// Now and then: has the deadline passed, and does anybody else want to run?
-async fn rest(number: usize, deadline: Deadline) -> Result<(), Stop> {
+pub(super) async fn rest(number: usize, deadline: Deadline) -> Result<(), Stop> {
     if (number + 1).is_multiple_of(KEYS_PER_SLICE) {
         deadline.check()?;
         tokio::task::yield_now().await;
@@ -289,43 +300,4 @@ pub(super) fn encoded_range(lower: &Bytes, upper: &Bytes) -> KeyRange {
         start: if lower.is_empty() { Bytes::new() } else { memcomparable::encode(lower) },
         end: (!upper.is_empty()).then(|| memcomparable::encode(upper)),
     }
-}
-
-fn mvcc_info<S: Snapshot>(
-    reader: &mut Reader<S>,
-    key: &Key,
-) -> Result<MvccInfo, raftstore::error::Fault> {
-    let lock = reader.lock(key)?.map(|lock| MvccLock {
-        r#type: lock.kind.to_wire() as i32,
-        start_ts: lock.start_ts,
-        primary: lock.primary,
-        short_value: lock.short_value.unwrap_or_default(),
-        ttl: lock.ttl,
-        for_update_ts: lock.for_update_ts,
-        txn_size: lock.txn_size,
-        use_async_commit: lock.async_commit,
-        secondaries: lock.secondaries,
-        rollback_ts: lock.rollback_ts,
-        ..Default::default()
-    });
-    let writes = reader
-        .writes(key, VERSIONS_SHOWN_MAX)?
-        .into_iter()
-        .map(|(commit_ts, write)| MvccWrite {
-            r#type: write.kind.to_wire() as i32,
-            start_ts: write.start_ts,
-            commit_ts,
-            short_value: write.short_value.unwrap_or_default(),
-            has_overlapped_rollback: write.overlapped_rollback,
-            has_gc_fence: write.gc_fence.is_some(),
-            gc_fence: write.gc_fence.unwrap_or(0),
-            ..Default::default()
-        })
-        .collect();
-    let values = reader
-        .long_values(key, VERSIONS_SHOWN_MAX)?
-        .into_iter()
-        .map(|(start_ts, value)| MvccValue { start_ts, value })
-        .collect();
-    Ok(MvccInfo { lock, writes, values })
 }

@@ -1,13 +1,16 @@
 //! Messages of transactions lost, late, doubled and out of order, against a dumb model.
 //!
-//! Clients prewrite, commit and give up; others meet their locks and resolve them; readers read.
-//! Every request may be delivered up to three times, at any later moment, and once more when all is
-//! over. (Clients ask again while they have no answer; what failed for good is not tried again.) What must hold:
+//! Clients lock, prewrite, flush, say that they live, commit and give up; others meet their locks and
+//! resolve them; readers read. Every request may be delivered up to three times, at any later moment, and
+//! once more when all is over and old versions are collected. (Clients ask again while they have no answer;
+//! what failed for good is not tried again.) What must hold:
 //!
 //! - the same request again, at once, changes nothing;
 //! - all who learn a transaction's fate learn the same one, and its records agree;
 //! - every read, at the time it was made, saw what the commits in timestamp order say;
-//! - when all is over, everything delivered again changes nothing that a reader can see.
+//! - when all is over, everything delivered again changes nothing that a reader can see;
+//! - collecting garbage changes nothing that a reader at or after the safe point can see, and nothing that
+//!   is delivered afterwards does.
 //!
 //! The order is drawn from the test's input, so a failure shrinks to a short story.
 
@@ -17,10 +20,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proto::kvrpcpb::{
-    BatchRollbackRequest, CheckSecondaryLocksRequest, CheckTxnStatusRequest, CommitRequest,
-    GetRequest, Mutation, Op, PrewriteRequest, PrewriteResponse, ResolveLockRequest,
-    ScanLockRequest,
+    BatchRollbackRequest, CheckSecondaryLocksRequest, CheckTxnStatusRequest, CleanupRequest,
+    CommitRequest, FlushRequest, GetRequest, KeyError, Mutation, Op, PessimisticLockRequest,
+    PessimisticRollbackRequest, PrewriteRequest, PrewriteResponse, ResolveLockRequest,
+    ScanLockRequest, TxnHeartBeatRequest, prewrite_request::PessimisticAction,
 };
+use raftstore::engine::DataEngine as _;
 use raftstore::engine::memory::MemoryData;
 
 use super::script::dump;
@@ -30,6 +35,8 @@ use crate::storage::local::LocalStorage;
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 const TRANSACTIONS_MAX: usize = 6;
+/// A pipelined client writes each key so often.
+const LAST_GENERATION: u64 = 2;
 
 struct FirstTimestamp;
 
@@ -44,10 +51,37 @@ enum Style {
     TwoPhase,
     Async,
     OnePhase,
+    /// Locks first, then two phases.
+    Pessimistic,
+    /// Flushes each key twice, then commits.
+    Pipelined,
 }
 
 #[derive(Clone, Debug)]
 enum Message {
+    /// One key; the client reads its latest value as of `for_update_ts`.
+    Lock {
+        txn: usize,
+        key: usize,
+        for_update_ts: u64,
+    },
+    Unlock {
+        txn: usize,
+        key: usize,
+        for_update_ts: u64,
+    },
+    Flush {
+        txn: usize,
+        key: usize,
+        generation: u64,
+    },
+    Heartbeat {
+        txn: usize,
+    },
+    Cleanup {
+        txn: usize,
+        key: usize,
+    },
     /// One key each, as if every key had its region; all keys at once in one phase.
     Prewrite {
         txn: usize,
@@ -69,6 +103,23 @@ enum Message {
     },
 }
 
+impl Message {
+    /// Whose it is; resolving is nobody's.
+    fn txn(&self) -> Option<usize> {
+        match self {
+            Self::Lock { txn, .. }
+            | Self::Unlock { txn, .. }
+            | Self::Flush { txn, .. }
+            | Self::Heartbeat { txn }
+            | Self::Cleanup { txn, .. }
+            | Self::Prewrite { txn, .. }
+            | Self::Commit { txn, .. }
+            | Self::Rollback { txn, .. } => Some(*txn),
+            Self::Resolve { .. } => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Client {
     start_ts: u64,
@@ -77,6 +128,8 @@ struct Client {
     writes: BTreeMap<usize, bool>,
     waits_for: Vec<usize>,
     min_commit_ts: u64,
+    /// Of a pessimistic transaction: keys that it has locked, with when it looked.
+    locked: BTreeMap<usize, u64>,
     gave_up: bool,
     sent_commits: bool,
 }
@@ -159,8 +212,14 @@ impl World {
     }
 
     fn begin(&mut self, choices: &mut Choices<'_>) {
-        let style =
-            [Style::TwoPhase, Style::TwoPhase, Style::Async, Style::OnePhase][choices.below(4)];
+        let style = [
+            Style::TwoPhase,
+            Style::TwoPhase,
+            Style::Async,
+            Style::OnePhase,
+            Style::Pessimistic,
+            Style::Pipelined,
+        ][choices.below(6)];
         let mut writes = BTreeMap::new();
         for _ in 0..=choices.below(3) {
             writes.insert(choices.below(KEYS.len()), choices.below(4) == 0);
@@ -175,16 +234,75 @@ impl World {
             writes,
             waits_for: keys.clone(),
             min_commit_ts: 0,
+            locked: BTreeMap::new(),
             gave_up: false,
             sent_commits: false,
         });
-        if style == Style::OnePhase {
-            self.send(Message::Prewrite { txn, keys }, 1 + choices.below(3));
-        } else {
-            for key in keys {
-                self.send(Message::Prewrite { txn, keys: vec![key] }, 1 + choices.below(3));
+        match style {
+            Style::OnePhase => {
+                self.send(Message::Prewrite { txn, keys }, 1 + choices.below(3));
+            }
+            Style::TwoPhase | Style::Async => {
+                for key in keys {
+                    self.send(Message::Prewrite { txn, keys: vec![key] }, 1 + choices.below(3));
+                }
+            }
+            Style::Pessimistic => {
+                for key in keys {
+                    let for_update_ts = self.now();
+                    let message = Message::Lock { txn, key, for_update_ts };
+                    self.send(message, 1 + choices.below(3));
+                }
+            }
+            Style::Pipelined => {
+                for key in keys {
+                    let message = Message::Flush { txn, key, generation: 1 };
+                    self.send(message, 1 + choices.below(3));
+                }
             }
         }
+        if choices.below(4) == 0 {
+            self.send(Message::Heartbeat { txn }, 1 + choices.below(3));
+        }
+    }
+
+    fn lock(&self, txn: usize, key: usize, for_update_ts: u64) -> Vec<KeyError> {
+        let client = &self.clients[txn];
+        let mutation = Mutation {
+            op: Op::PessimisticLock as i32,
+            key: KEYS[key].into(),
+            ..Default::default()
+        };
+        let request = PessimisticLockRequest {
+            mutations: vec![mutation],
+            primary_lock: KEYS[client.primary()].into(),
+            start_version: client.start_ts,
+            for_update_ts,
+            lock_ttl: 10,
+            wait_timeout: -1,
+            return_values: true,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.transactions.pessimistic_lock(request)).errors
+    }
+
+    fn flush(&self, txn: usize, key: usize, generation: u64) -> Vec<KeyError> {
+        let client = &self.clients[txn];
+        // The last generation counts.
+        let is_last = generation == LAST_GENERATION;
+        let value = if is_last { value_of(client.start_ts) } else { value_of(client.start_ts + 1) };
+        let op = if is_last && client.writes[&key] { Op::Del } else { Op::Put };
+        let mutation =
+            Mutation { op: op as i32, key: KEYS[key].into(), value, ..Default::default() };
+        let request = FlushRequest {
+            mutations: vec![mutation],
+            primary_key: KEYS[client.primary()].into(),
+            start_ts: client.start_ts,
+            generation,
+            lock_ttl: 10,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.transactions.flush(request)).errors
     }
 
     fn prewrite(&self, txn: usize, keys: &[usize]) -> PrewriteResponse {
@@ -209,6 +327,12 @@ impl World {
                 .map(|key| KEYS[*key].into())
                 .collect(),
             try_one_pc: client.style == Style::OnePhase,
+            for_update_ts: client.locked.values().copied().max().unwrap_or(0),
+            pessimistic_actions: keys
+                .iter()
+                .filter(|_| client.style == Style::Pessimistic)
+                .map(|_| PessimisticAction::DoPessimisticCheck as i32)
+                .collect(),
             ..Default::default()
         };
         self.runtime.block_on(self.transactions.prewrite(request))
@@ -228,6 +352,62 @@ impl World {
     fn deliver(&mut self, message: &Message, arrives: bool, choices: &mut Choices<'_>) {
         self.story.push(format!("{message:?}{}", if arrives { "" } else { ", answer lost" }));
         match message {
+            Message::Lock { txn, key, for_update_ts } => {
+                let errors = self.lock(*txn, *key, *for_update_ts);
+                self.story.push(format!("  {errors:?}"));
+                self.again(|world| drop(world.lock(*txn, *key, *for_update_ts)));
+                if arrives {
+                    self.on_locked(*txn, *key, *for_update_ts, &errors, choices);
+                }
+            }
+            Message::Unlock { txn, key, for_update_ts } => {
+                let request = PessimisticRollbackRequest {
+                    start_version: self.clients[*txn].start_ts,
+                    for_update_ts: *for_update_ts,
+                    keys: vec![KEYS[*key].into()],
+                    ..Default::default()
+                };
+                let send = |world: &Self| {
+                    world.runtime.block_on(world.transactions.pessimistic_rollback(request.clone()))
+                };
+                send(self);
+                self.again(|world| drop(send(world)));
+            }
+            Message::Flush { txn, key, generation } => {
+                let errors = self.flush(*txn, *key, *generation);
+                self.story.push(format!("  {errors:?}"));
+                self.again(|world| drop(world.flush(*txn, *key, *generation)));
+                if arrives {
+                    self.on_flushed(*txn, *key, *generation, &errors, choices);
+                }
+            }
+            Message::Heartbeat { txn } => {
+                let client = &self.clients[*txn];
+                let request = TxnHeartBeatRequest {
+                    primary_lock: KEYS[client.primary()].into(),
+                    start_version: client.start_ts,
+                    advise_lock_ttl: 20,
+                    min_commit_ts: client.start_ts + 2,
+                    ..Default::default()
+                };
+                let send = |world: &Self| {
+                    world.runtime.block_on(world.transactions.txn_heart_beat(request.clone()))
+                };
+                send(self);
+                self.again(|world| drop(send(world)));
+            }
+            Message::Cleanup { txn, key } => {
+                let request = CleanupRequest {
+                    key: KEYS[*key].into(),
+                    start_version: self.clients[*txn].start_ts,
+                    ..Default::default()
+                };
+                let send = |world: &Self| {
+                    world.runtime.block_on(world.transactions.cleanup(request.clone()))
+                };
+                send(self);
+                self.again(|world| drop(send(world)));
+            }
             Message::Prewrite { txn, keys } => {
                 let answer = self.prewrite(*txn, keys);
                 self.story.push(format!("  {answer:?}"));
@@ -300,13 +480,11 @@ impl World {
         if !answer.errors.is_empty() {
             // A client asks again only while it has no answer. Were its request still under way, an
             // async commit could succeed behind its back.
-            self.pool.retain(|(message, _)| match message {
-                Message::Prewrite { txn: other, keys: others } => *other != txn || others != keys,
-                Message::Commit { .. } | Message::Rollback { .. } | Message::Resolve { .. } => true,
-            });
-            let start_ts = self.clients[txn].start_ts;
-            self.learn(start_ts, 0);
-            self.give_up(txn, choices);
+            self.fail(
+                txn,
+                choices,
+                |message| matches!(message, Message::Prewrite { keys: others, .. } if others == keys),
+            );
             return;
         }
         client.waits_for.retain(|key| !keys.contains(key));
@@ -326,6 +504,85 @@ impl World {
                 let key = self.clients[txn].primary();
                 self.send(Message::Commit { txn, key, commit_ts }, 1 + choices.below(3));
             }
+        }
+    }
+
+    /// A request was refused: it is not sent again, and its client gives up.
+    fn fail(
+        &mut self,
+        txn: usize,
+        choices: &mut Choices<'_>,
+        is_refused: impl Fn(&Message) -> bool,
+    ) {
+        self.pool.retain(|(message, _)| message.txn() != Some(txn) || !is_refused(message));
+        let start_ts = self.clients[txn].start_ts;
+        self.learn(start_ts, 0);
+        self.give_up(txn, choices);
+    }
+
+    fn on_locked(
+        &mut self,
+        txn: usize,
+        key: usize,
+        for_update_ts: u64,
+        errors: &[KeyError],
+        choices: &mut Choices<'_>,
+    ) {
+        let client = &self.clients[txn];
+        if client.gave_up || client.locked.contains_key(&key) || !client.waits_for.contains(&key) {
+            return;
+        }
+        match errors.first() {
+            None => {
+                self.clients[txn].locked.insert(key, for_update_ts);
+                if self.clients[txn].locked.len() == self.clients[txn].writes.len() {
+                    for key in self.clients[txn].writes.keys().copied().collect::<Vec<_>>() {
+                        let message = Message::Prewrite { txn, keys: vec![key] };
+                        self.send(message, 1 + choices.below(3));
+                    }
+                }
+            }
+            // Somebody was faster: the client looks again, a little later.
+            Some(error) if error.conflict.is_some() && choices.below(3) > 0 => {
+                let for_update_ts = self.now();
+                self.send(Message::Lock { txn, key, for_update_ts }, 1 + choices.below(3));
+            }
+            Some(_) => {
+                self.fail(txn, choices, |message| matches!(message, Message::Lock { .. }));
+                let for_update_ts = self.clock;
+                for key in self.clients[txn].writes.keys().copied().collect::<Vec<_>>() {
+                    let message = Message::Unlock { txn, key, for_update_ts };
+                    self.send(message, 1 + choices.below(3));
+                }
+            }
+        }
+    }
+
+    fn on_flushed(
+        &mut self,
+        txn: usize,
+        key: usize,
+        generation: u64,
+        errors: &[KeyError],
+        choices: &mut Choices<'_>,
+    ) {
+        let client = &self.clients[txn];
+        if client.gave_up || !client.waits_for.contains(&key) {
+            return;
+        }
+        if !errors.is_empty() {
+            self.fail(txn, choices, |message| matches!(message, Message::Flush { .. }));
+            return;
+        }
+        if generation < LAST_GENERATION {
+            let message = Message::Flush { txn, key, generation: generation + 1 };
+            self.send(message, 1 + choices.below(3));
+            return;
+        }
+        self.clients[txn].waits_for.retain(|waited| *waited != key);
+        if self.clients[txn].waits_for.is_empty() {
+            let (commit_ts, key) = (self.now(), self.clients[txn].primary());
+            self.send(Message::Commit { txn, key, commit_ts }, 1 + choices.below(3));
         }
     }
 
@@ -349,7 +606,11 @@ impl World {
             return;
         }
         for key in client.writes.keys().copied().collect::<Vec<_>>() {
-            self.send(Message::Rollback { txn, key }, 1 + choices.below(3));
+            let message = match choices.below(3) {
+                0 => Message::Cleanup { txn, key },
+                _ => Message::Rollback { txn, key },
+            };
+            self.send(message, 1 + choices.below(3));
         }
     }
 
@@ -448,8 +709,15 @@ impl World {
         (!last.writes[&key]).then(|| value_of(last.start_ts))
     }
 
+    /// Old versions go, and with them whatever nobody at or after the safe point needs.
+    fn collect_garbage(&self, safe_point: u64) {
+        self.transactions.safe_points().adopt(safe_point, safe_point);
+        self.engine.raise_safe_point(safe_point);
+        self.engine.collect_garbage(&proto::KeyRange::all()).unwrap();
+    }
+
     fn check_all_reads(&self) {
-        for ts in 0..=self.clock {
+        for ts in self.engine.safe_point()..=self.clock {
             for (key, name) in KEYS.iter().enumerate() {
                 let seen = self.get(key, ts).expect("no lock is left");
                 assert_eq!(seen, self.expected(key, ts), "{name} at {ts}");
@@ -506,6 +774,10 @@ fn play(input: &[u8]) {
         world.deliver(&message, true, &mut choices);
     }
     world.resolve_all(&mut choices);
+    world.check_all_reads();
+    let safe_point = input.len() as u64 * 7 % (world.clock + 1);
+    world.story.push(format!("the safe point is {safe_point}"));
+    world.collect_garbage(safe_point);
     world.check_all_reads();
 
     for message in world.sent.clone().into_iter().rev() {

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command};
 use proto::KeyRange;
 use proto::kvrpcpb::{
-    self, AssertionLevel, BatchGetRequest, BatchRollbackRequest, CheckSecondaryLocksRequest,
-    CheckTxnStatusRequest, CleanupRequest, CommitRequest, Context, GetRequest, IsolationLevel,
-    KeyError, LockInfo, Mutation, Op, PessimisticLockRequest, PessimisticRollbackRequest,
+    self, AssertionLevel, BatchGetRequest, BatchRollbackRequest, BufferBatchGetRequest,
+    CheckSecondaryLocksRequest, CheckTxnStatusRequest, CleanupRequest, CommitRequest, Context,
+    FlushRequest, GetRequest, IsolationLevel, KeyError, LockInfo, Mutation,
+    MvccGetByStartTsRequest, Op, PessimisticLockRequest, PessimisticRollbackRequest,
     PrewriteRequest, ResolveLockRequest, ScanLockRequest, ScanRequest, TxnHeartBeatRequest,
     TxnInfo,
 };
@@ -154,6 +155,8 @@ impl goldenscript::Runner for Runner {
             "batch_get" => self.batch_get(command),
             "scan" => self.scan(command),
             "prewrite" => self.prewrite(command),
+            "flush" => self.flush(command),
+            "flushed" => self.flushed(command),
             "commit" => self.commit(command),
             "rollback" => self.rollback(command),
             "cleanup" => self.cleanup(command),
@@ -164,6 +167,8 @@ impl goldenscript::Runner for Runner {
             "resolve" => self.resolve(command),
             "reserve" => self.reserve(command),
             "unreserve" => self.unreserve(command),
+            "find" => self.find(command),
+            "safe_point" => self.safe_point(command),
             "dump" => Ok(dump(&self.engine)),
             other => Err(format!("no command is called {other}").into()),
         }
@@ -297,6 +302,56 @@ impl Runner {
             });
         }
         Ok(answer.errors.iter().map(|error| problem(error) + "\n").collect())
+    }
+
+    fn flush(&self, command: &Command) -> Answer {
+        let args = Arguments::of(command, &["start", "primary", "generation", "ttl"]);
+        let request = FlushRequest {
+            primary_key: args.text("primary"),
+            mutations: args.mutations(),
+            start_ts: args.number("start"),
+            generation: args.number("generation"),
+            lock_ttl: args.number("ttl"),
+            ..Default::default()
+        };
+        let answer = self.runtime.block_on(self.transactions.flush(request));
+        if answer.errors.is_empty() {
+            return Ok("ok\n".into());
+        }
+        Ok(answer.errors.iter().map(|error| problem(error) + "\n").collect())
+    }
+
+    fn flushed(&self, command: &Command) -> Answer {
+        let args = Arguments::of(command, &["start"]);
+        let request = BufferBatchGetRequest {
+            keys: args.keys(),
+            version: args.number("start"),
+            ..Default::default()
+        };
+        Ok(pairs(&self.runtime.block_on(self.transactions.buffer_batch_get(request)).pairs))
+    }
+
+    /// `find 5`: a key of the transaction that began at 5.
+    fn find(&self, command: &Command) -> Answer {
+        let args = Arguments::of(command, &[]);
+        let start_ts = args.rest[0].0.parse()?;
+        let request = MvccGetByStartTsRequest { start_ts, ..Default::default() };
+        let answer = self.runtime.block_on(self.transactions.mvcc_get_by_start_ts(request));
+        Ok(match answer.info {
+            None => "nothing\n".into(),
+            Some(info) => format!(
+                "{}: lock by {:?}, records by {:?}\n",
+                show(&answer.key),
+                info.lock.map(|lock| lock.start_ts),
+                info.writes.iter().map(|write| write.start_ts).collect::<Vec<_>>()
+            ),
+        })
+    }
+
+    fn safe_point(&self, command: &Command) -> Answer {
+        let args = Arguments::of(command, &["txn", "gc"]);
+        self.transactions.safe_points().adopt(args.number("txn"), args.number("gc"));
+        Ok(String::new())
     }
 
     fn commit(&self, command: &Command) -> Answer {
@@ -606,6 +661,9 @@ pub(super) fn dump(engine: &impl DataEngine) -> String {
         }
         if lock.locked_with_conflict {
             out += " with_conflict";
+        }
+        if lock.generation > 0 {
+            write!(out, " generation={}", lock.generation).unwrap();
         }
         if !lock.rollback_ts.is_empty() {
             write!(out, " rollbacks={:?}", lock.rollback_ts).unwrap();

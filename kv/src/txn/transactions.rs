@@ -21,11 +21,15 @@ use proto::{KeyRange, Refusal, kvrpcpb};
 use raftstore::engine::WriteBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::command::resolve_lock::{Fates, resolve_found};
+use super::command::scan_lock::scan_lock;
 use super::latches::{Latched, Latches};
 use super::lock_wait::LockWait;
 use super::memory_locks::{MemoryLocks, Synced};
 use super::problem::Stop;
 use super::reader::Reader;
+use super::record::Lock;
+use super::safe_points::SafePoints;
 use super::writer::Writer;
 use crate::config::ApiVersion;
 use crate::deadline::{Deadline, ToTheEnd};
@@ -61,6 +65,7 @@ struct Inner<St> {
     latches: Latches,
     memory: MemoryLocks,
     waiting: LockWait,
+    safe_points: SafePoints,
     permits: Arc<Semaphore>,
 }
 
@@ -81,6 +86,7 @@ impl<St: Storage> Transactions<St> {
             latches: Latches::default(),
             memory: MemoryLocks::default(),
             waiting: LockWait::default(),
+            safe_points: SafePoints::default(),
             permits: Arc::new(Semaphore::new(COMMANDS_MAX)),
         };
         Self { inner: Arc::new(inner) }
@@ -94,6 +100,11 @@ impl<St: Storage> Transactions<St> {
     /// Who waits for locks on this store.
     pub fn waiting(&self) -> &LockWait {
         &self.inner.waiting
+    }
+
+    /// Below which timestamps nobody comes any more.
+    pub fn safe_points(&self) -> &SafePoints {
+        &self.inner.safe_points
     }
 
     pub(super) fn check_keys<'a>(
@@ -223,6 +234,37 @@ impl<St: Storage> Transactions<St> {
 }
 
 impl<St: Storage> Transactions<St> {
+    /// Locks in a part of the region (engine form) of transactions that began at or before `max_ts`, keys
+    /// ascending. Transactions that lock later commit later.
+    pub(crate) async fn old_locks(
+        &self,
+        context: &kvrpcpb::Context,
+        range: &KeyRange,
+        max_ts: u64,
+        limit: usize,
+    ) -> Result<Vec<(Key, Lock)>, Stop> {
+        self.memory().on_read(max_ts);
+        if let Some((key, lock)) = self.memory().find_in(range, |_, lock| lock.start_ts <= max_ts) {
+            return Err(Stop::locked(&lock, &key));
+        }
+        let view = self.view(context, Deadline::of(context)).await?;
+        let reader = Reader::new(view.snapshot, view.range);
+        scan_lock(&reader, range, max_ts, limit)
+    }
+
+    /// Carries out transactions' fates on these keys, as far as their locks still stand.
+    pub(crate) async fn settle(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: &[Key],
+        fates: &Fates,
+    ) -> Result<(), Stop> {
+        self.run(context, keys, Deadline::of(context), |reader, writer| {
+            resolve_found(reader, writer, keys, fates)
+        })
+        .await
+    }
+
     /// Writes a batch that no command decided.
     pub(super) async fn write_batch(
         &self,

@@ -6,8 +6,8 @@ use proto::kvrpcpb::{
     self, Action, BatchRollbackRequest, BatchRollbackResponse, CheckSecondaryLocksRequest,
     CheckSecondaryLocksResponse, CheckTxnStatusRequest, CheckTxnStatusResponse, CleanupRequest,
     CleanupResponse, CommitRequest, CommitResponse, DeleteRangeRequest, DeleteRangeResponse,
-    KeyError, Op, PrewriteRequest, PrewriteResponse, ResolveLockRequest, ResolveLockResponse,
-    TxnHeartBeatRequest, TxnHeartBeatResponse,
+    FlushRequest, FlushResponse, KeyError, Op, PrewriteRequest, PrewriteResponse,
+    ResolveLockRequest, ResolveLockResponse, TxnHeartBeatRequest, TxnHeartBeatResponse,
 };
 use raftstore::engine::{ColumnFamily, WriteBatch};
 
@@ -15,6 +15,7 @@ use super::command::check_secondaries::{Secondaries, check_secondaries};
 use super::command::check_status::{Status, check_status};
 use super::command::cleanup::cleanup;
 use super::command::commit::commit;
+use super::command::flush::flush;
 use super::command::heartbeat::heartbeat;
 use super::command::prewrite::{Prewritten, prewrite};
 use super::command::resolve_lock::{BATCH_LOCKS_MAX, Fates, resolve_found, resolve_keys};
@@ -58,12 +59,9 @@ impl<St: Storage> Transactions<St> {
         let context = request.context.clone().unwrap_or_default();
         let deadline = Deadline::of(&context);
         self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.safe_points().check_write(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
-        let looks = |op| matches!(op, Op::Insert | Op::CheckNotExists);
-        if request.mutations.iter().any(|mutation| looks(mutation.op())) {
-            // "It does not exist" is a read.
-            self.memory().on_read(request.start_version);
-        }
+        self.before_checks(&request.mutations, request.start_version);
         let memory = self.memory();
         if request.use_async_commit || request.try_one_pc {
             self.run_synced(&context, &keys, deadline, |reader, writer| {
@@ -75,6 +73,44 @@ impl<St: Storage> Transactions<St> {
                 prewrite(reader, writer, memory, &request)
             })
             .await
+        }
+    }
+
+    /// `KvFlush`: locks the keys of one generation of a pipelined transaction.
+    pub async fn flush(&self, request: FlushRequest) -> FlushResponse {
+        match self.try_flush(request).await {
+            Ok(Prewritten::Done { .. }) => FlushResponse::default(),
+            Ok(Prewritten::Locked(problems)) => {
+                let errors = problems.into_iter().map(KeyError::from).collect();
+                FlushResponse { errors, ..Default::default() }
+            }
+            Err(stop) => {
+                let (region_error, error) = stop.into_answer();
+                let errors = error.into_iter().collect();
+                FlushResponse { region_error, errors, ..Default::default() }
+            }
+        }
+    }
+
+    async fn try_flush(&self, request: FlushRequest) -> Result<Prewritten, Stop> {
+        let context = request.context.clone().unwrap_or_default();
+        let deadline = Deadline::of(&context);
+        self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.safe_points().check_write(request.start_ts)?;
+        let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
+        self.before_checks(&request.mutations, request.start_ts);
+        let memory = self.memory();
+        self.run(&context, &keys, deadline, |reader, writer| {
+            flush(reader, writer, memory, &request)
+        })
+        .await
+    }
+
+    /// "It does not exist" is a read.
+    fn before_checks(&self, mutations: &[kvrpcpb::Mutation], start_ts: u64) {
+        let looks = |op| matches!(op, Op::Insert | Op::CheckNotExists);
+        if mutations.iter().any(|mutation| looks(mutation.op())) {
+            self.memory().on_read(start_ts);
         }
     }
 

@@ -65,6 +65,18 @@ impl DataEngine for Watched {
         self.data.approximate_middle(range)
     }
 
+    fn raise_safe_point(&self, safe_point: u64) {
+        self.data.raise_safe_point(safe_point);
+    }
+
+    fn safe_point(&self) -> u64 {
+        self.data.safe_point()
+    }
+
+    fn collect_garbage(&self, range: &KeyRange) -> Result<u64, Fault> {
+        self.data.collect_garbage(range)
+    }
+
     fn used_bytes(&self) -> u64 {
         self.data.used_bytes()
     }

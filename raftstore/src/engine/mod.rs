@@ -11,12 +11,15 @@
 //! a durable image for proofs ([`memory`]). A differential property test keeps them equal.
 //!
 //! Promises:
+//! - Data change by writes alone, and by the removal of versions that nobody sees any more ([`garbage`]):
+//!   each engine does that for itself, so replicas may differ in what nobody sees.
 //! - A [`WriteBatch`] and a [`LogBatch`] are atomic: after a crash all of it is there or none.
 //! - [`DataEngine::write`] is not synced. What was written survives a crash of the process; after a
 //!   loss of power a suffix of the writes may be gone, never a hole. The raft log is its WAL.
 //! - [`LogEngine::write`] is synced when it returns. Nothing that was acknowledged may be lost, and a
 //!   damaged log is refused at opening rather than cut short.
 
+pub mod garbage;
 pub mod memory;
 mod middle;
 pub mod rocks;
@@ -213,6 +216,17 @@ pub trait DataEngine: Clone + Send + Sync + 'static {
     /// reading; not necessarily a key that is there. `None` when too little is known for that: then
     /// the range is small, or its newest data is not in files yet.
     fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault>;
+
+    /// From now on versions that no reader at or after this timestamp sees ([`garbage`]) may go, at any
+    /// moment and in part, also from snapshots that were taken before. Only rises.
+    fn raise_safe_point(&self, safe_point: u64);
+
+    /// The highest safe point it was told of since it was opened; 0 before.
+    fn safe_point(&self) -> u64;
+
+    /// Removes such versions from a range where there are enough of them to be worth it; returns how many
+    /// records were found to be garbage, at least. Takes as long as reading the range at worst.
+    fn collect_garbage(&self, range: &KeyRange) -> Result<u64, Fault>;
 
     /// Bytes of disk used by the engine's files, 0 when it has none.
     fn used_bytes(&self) -> u64;

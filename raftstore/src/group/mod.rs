@@ -39,7 +39,10 @@ use crate::error::Fault;
 use crate::storage::group_log::{GroupLog, Position};
 use crate::wire;
 
+mod ask_again;
 mod sanity;
+
+use ask_again::Asked;
 
 pub use sanity::Unsound;
 
@@ -75,6 +78,9 @@ impl From<&Config> for GroupSettings {
         }
     }
 }
+
+/// Whole ticks that a deposed leader waits before it campaigns, when it had to refuse its vote.
+const DEPOSED_PATIENCE_TICKS: usize = 2;
 
 /// The consensus library would not take a proposal: not the leader, a transfer is under way, or too
 /// much is uncommitted.
@@ -113,6 +119,7 @@ pub struct Group<L: LogEngine> {
     outstanding: VecDeque<(u64, u64)>,
     /// Up to this ready, a term or vote of ours is not durable.
     term_unpersisted: Option<u64>,
+    asked: Asked,
 }
 
 impl<L: LogEngine> Group<L> {
@@ -150,6 +157,7 @@ impl<L: LogEngine> Group<L> {
             ticks: 0,
             outstanding: VecDeque::new(),
             term_unpersisted: None,
+            asked: Asked::default(),
         };
         member.pin();
         Ok(member)
@@ -244,7 +252,11 @@ impl<L: LogEngine> Group<L> {
         }
         let due = self.node.tick();
         self.pin();
-        due
+        let again = self.asked.due(&self.node.raft, self.ticks).to_vec();
+        let is_asking = !again.is_empty();
+        // By the usual way, so that they leave behind what they rely on.
+        self.node.raft.msgs.extend(again);
+        due || is_asking
     }
 
     /// A message came. Refuses what an honest peer never says; everything else is raft's to judge.
@@ -261,10 +273,24 @@ impl<L: LogEngine> Group<L> {
         if message.msg_type == MessageType::MsgTimeoutNow && !self.may_campaign_alone() {
             return Err(Unsound("a call to campaign before the log is durable"));
         }
+        let may_depose = self.is_leader() && message.msg_type == MessageType::MsgRequestVote;
         // What raft refuses (a response from a stranger) is as good as lost.
         let _ = self.node.step(message);
         self.pin();
+        if may_depose && !self.is_leader() && self.node.raft.vote == raft::INVALID_ID {
+            self.hurry();
+        }
         Ok(())
+    }
+
+    /// Deposed by a candidate who cannot win, since its log is behind (its call to campaign came late, after
+    /// the transfer was given up): the one whose log is ahead campaigns soon, and not only after an
+    /// election timeout. Not at once: the others may have elected the candidate after all, and it is heard
+    /// by then.
+    fn hurry(&mut self) {
+        let raft = &mut self.node.raft;
+        let patience = DEPOSED_PATIENCE_TICKS + 1;
+        raft.election_elapsed = raft.randomized_election_timeout().saturating_sub(patience);
     }
 
     /// Campaigns at once. `false` when it must wait for the disk: try again after the next tick.
@@ -504,6 +530,8 @@ impl<L: LogEngine> Group<L> {
             taken.send_now = messages;
         }
         taken.snapshot = snapshot;
+        let leaving = taken.send_now.iter().chain(&taken.send_after_persist);
+        self.asked.note(leaving, self.ticks);
         self.node.advance_append_async(ready);
         taken.awaits_persist = taken.write.is_some() || !self.outstanding.is_empty();
         if taken.awaits_persist {

@@ -17,6 +17,9 @@
 //! snapshots but no writes. A replica has one hash under way at most, and tells none for a check that comes
 //! meanwhile.
 //!
+//! Old versions that nobody sees are no part of the hash: each replica removes them in its own time
+//! (`region_hash.rs`). Replicas that go by different safe points are not compared.
+//!
 //! **Judge.** Not the leader's hash is right but that of a quorum, as with everything else in raft: the leader
 //! collects hashes and proposes the one that a majority of the voters (of both halves, in a joint membership)
 //! has told. So a leader that is itself the odd one proposes the others' hash, and goes by its own proposal. A
@@ -196,10 +199,11 @@ impl<L: LogEngine> Peer<L> {
     pub(crate) fn on_hash_computed(
         &mut self,
         index: u64,
-        hash: RegionHash,
+        hash: Option<RegionHash>,
         round: &mut Round<'_>,
     ) -> Option<Quarantine> {
         self.hashes.under_way.take_if(|under_way| *under_way == index);
+        let hash = hash?;
         let newest = self.hashes.newest.as_mut().filter(|newest| newest.index == index)?;
         newest.own = Some(hash);
         if let Some(agreed) = newest.agreed {
@@ -253,6 +257,9 @@ impl<L: LogEngine> Peer<L> {
             .find(|hash| self.voters.is_quorum(|voter| says(voter, hash)))
             .copied();
         let have_all_told = self.voters.all().all(|voter| check.told.contains_key(&voter));
+        let first = check.told.values().next();
+        let are_comparable =
+            check.told.values().all(|hash| first.is_some_and(|first| hash.is_comparable(first)));
         let index = check.index;
         match agreed {
             // Refused while leadership moves: then this check is over soon.
@@ -261,6 +268,11 @@ impl<L: LogEngine> Peer<L> {
                 if self.group.propose(verify.encode()).is_err() {
                     return;
                 }
+            }
+            // Some have heard of a new safe point, and some have not: nothing can be compared.
+            None if have_all_told && !are_comparable => {
+                tracing::debug!(region = %self.region_id(), at = index, told = ?check.told,
+                    "the replicas' safe points differ: the check comes to nothing");
             }
             None if have_all_told => {
                 tracing::error!(region = %self.region_id(), at = index, told = ?check.told,
@@ -285,7 +297,8 @@ impl<L: LogEngine> Peer<L> {
         let hashed = self.hashes.newest.take()?;
         let is_of_this_region = hashed.version == region::epoch(&self.region).version;
         let peer_id = self.id();
-        (own != agreed && is_of_this_region).then_some(Quarantine { peer_id, index, own, agreed })
+        let is_odd = own != agreed && own.is_comparable(&agreed);
+        (is_odd && is_of_this_region).then_some(Quarantine { peer_id, index, own, agreed })
     }
 
     /// In quarantine: asks now and then whether it was removed meanwhile.
@@ -326,7 +339,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         &mut self,
         (region_id, peer_id): (RegionId, PeerId),
         index: u64,
-        hash: RegionHash,
+        hash: Option<RegionHash>,
         now: Now,
         effects: &mut Effects,
     ) {
@@ -401,7 +414,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
 mod tests {
     use super::*;
 
-    const HASH: RegionHash = RegionHash { crc: 7, keys: 8, bytes: 9 };
+    const HASH: RegionHash = RegionHash { crc: 7, keys: 8, bytes: 9, safe_point: 10 };
 
     #[test]
     fn words_come_back_as_they_were_said() {

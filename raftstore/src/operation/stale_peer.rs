@@ -85,6 +85,8 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             {
                 self.begin_destroy(region_id, now, effects);
             } else if !peer.is_initialized()
+                // What is being installed would be written over the newer one, and its neighbours.
+                && !peer.snapshots.is_installing()
                 && is_first.is_some_and(|first| crate::peer::is_initial(&first))
             {
                 self.replace_empty_peer(to, region_id, now, effects)?;

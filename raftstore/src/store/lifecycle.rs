@@ -305,6 +305,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let mut peer = self.peers.remove(&region_id)?;
         self.sleepers.forget(region_id);
         assert!(!peer.is_initialized(), "{region_id} has data and is not in the way");
+        assert!(!peer.snapshots.is_installing(), "{region_id} is about to have data");
         self.views.remove(region_id, &peer.publisher);
         let mut round = Round { config: &self.config, now, effects };
         peer.refuse_everybody(&mut round);

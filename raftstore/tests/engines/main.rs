@@ -7,6 +7,7 @@
 //!   in silence.
 //! - `concurrent_installs`: snapshots are installed while others write; order and locks stay whole.
 //! - `directories`: an engine opens its own directory and no other.
+//! - `garbage`: old versions go, and nobody who may read notices.
 //! - `snapshot_streams`: a region's data as a stream, whole and damaged.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its world has failed")]
@@ -16,6 +17,7 @@ mod crashes;
 mod damaged_data;
 mod damaged_log;
 mod directories;
+mod garbage;
 mod mirror_data;
 mod mirror_log;
 mod snapshot_streams;

@@ -1,47 +1,169 @@
-//! Leaders spread over the stores by their number.
+//! Leaders spread over the stores: by their number, or by the size of what they lead.
 //!
-//! From the store that leads most, one region whose leadership another of its voters' stores
-//! could take is handed over, when the two differ by more than twice the tolerance: a transfer
-//! costs little, but a leader that is passed to and fro costs something each time.
-//!
-//! Left out: leaders weighed by size, and several transfers at a time.
+//! From the store that leads most, a region whose leadership another of its voters' stores could take
+//! is handed over, when the two differ by more than twice the tolerance: a transfer costs little, but
+//! a leader that is passed to and fro costs something each time. Each turn does that as often as the
+//! limit allows, every time with the stores as the transfers before will leave them; when no source
+//! can give, the store that leads least is asked which region it could take.
+
+use std::sync::Arc;
 
 use proto::StoreId;
 
-use crate::cluster::RegionRecord;
+use super::score;
+use crate::cluster::{LeaderSchedulePolicy, RegionRecord};
 use crate::operator::{Operator, Purpose, Step};
-use crate::placement::{Candidate, LEADER_TARGET, Question, View, excluded};
+use crate::placement::{Candidate, LEADER_SOURCE, LEADER_TARGET, Question, View, excluded};
+use crate::scheduling::{ByScore, Desk, Scheduler, Selector, TableFilter, Verdict};
+
+/// Regions of one store that are looked at before another store is tried.
+const TRIES_PER_STORE: usize = 256;
+
+const DESCRIPTION: &str = "balance-leader";
+
+/// The scheduler of this name.
+#[derive(Clone, Debug, Default)]
+pub struct BalanceLeader;
+
+impl Scheduler for BalanceLeader {
+    fn name(&self) -> &str {
+        "balance-leader-scheduler"
+    }
+
+    fn type_name(&self) -> &'static str {
+        "balance-leader"
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::Leader
+    }
+
+    fn is_schedule_allowed(&self, view: View<'_>) -> bool {
+        view.policy.balance_leaders && view.operators.room(Purpose::Leader, view.policy) > 0
+    }
+
+    fn schedule(&mut self, desk: &mut Desk<'_>) -> Vec<Operator> {
+        let mut operators = Vec::new();
+        while desk.room() > 0 {
+            let start = desk.dice().roll();
+            let is_free = |record: &RegionRecord| desk.is_free(record.id());
+            let picked = pick(desk.view(), desk.candidates(), start, is_free);
+            let Some((record, to)) = picked else { break };
+            let transfer = desk.transfer_leader(DESCRIPTION, Purpose::Leader, &record, to);
+            let Some(operator) = transfer else { break };
+            operators.push(operator);
+        }
+        operators
+    }
+
+    fn verdict(&self, view: View<'_>, record: &RegionRecord) -> Verdict {
+        Verdict::says(verdict(view, record))
+    }
+
+    fn store_verdict(&self, view: View<'_>, store: &Candidate<'_>) -> Verdict {
+        Verdict::says(store_verdict(view, store))
+    }
+}
 
 /// One transfer that evens out the leaders, if any is worth it.
 pub fn balance(view: View<'_>) -> Option<Operator> {
     let candidates = view.candidates();
-    let mut sources: Vec<&Candidate<'_>> =
-        candidates.iter().filter(|candidate| !candidate.store.is_tombstone()).collect();
-    sources.sort_by_key(|c| (std::cmp::Reverse(c.leader_count()), c.store.id()));
-    for source in sources {
-        for record in view.regions.led_by(source.store.id()) {
-            if view.operators.of(record.id()).is_some() {
-                continue;
-            }
-            let target = target_of(view, &candidates, source, record);
-            if let Some(target) = target
-                && source.leader_count() - target.leader_count() > tolerated(view)
-            {
-                let (from, to): (StoreId, StoreId) = (source.store.id(), target.store.id());
-                let steps = vec![Step::TransferLeader { from, to }];
-                return Some(Operator::new("balance-leader", Purpose::Leader, record, steps));
-            }
+    let is_free = |record: &RegionRecord| view.operators.of(record.id()).is_none();
+    let (record, to) = pick(view, &candidates, 0, is_free)?;
+    let from = record.leader_store()?;
+    let steps = vec![Step::TransferLeader { from, to }];
+    Some(Operator::new(DESCRIPTION, Purpose::Leader, &record, steps))
+}
+
+/// A region whose lead is worth handing over, and to whom.
+fn pick(
+    view: View<'_>,
+    candidates: &[Candidate<'_>],
+    start: u64,
+    is_free: impl Fn(&RegionRecord) -> bool,
+) -> Option<(Arc<RegionRecord>, StoreId)> {
+    let policy = view.policy.leader_schedule_policy;
+    let score = |candidate: &Candidate<'_>| score::leaders(candidate, policy);
+    let nothing = RegionRecord::default();
+    let question = Question { record: &nothing, others: Vec::new(), view };
+    let is_source = |c: &&Candidate<'_>| excluded(LEADER_SOURCE, c, &question).is_none();
+    let mut sources: Vec<_> = candidates.iter().filter(is_source).collect();
+    sources.sort_by_key(|source| (std::cmp::Reverse(score(source)), source.store.id()));
+    let least = candidates.iter().filter(|c| c.store.is_up()).map(score).min()?;
+    let tolerated = tolerated(view);
+    for source in &sources {
+        // The others have less to give still.
+        if score(source) - least <= tolerated {
+            break;
+        }
+        let found = view
+            .regions
+            .led_from(source.store.id(), start)
+            .take(TRIES_PER_STORE)
+            .filter(|record| is_free(record))
+            .find_map(|record| {
+                let target = target_of(view, candidates, source, record)?;
+                is_worth_it(view, source, target, record)
+                    .then(|| (Arc::clone(record), target.store.id()))
+            });
+        if found.is_some() {
+            return found;
+        }
+    }
+    // Nobody could give; what could the emptiest take?
+    let mut targets: Vec<_> = candidates.iter().filter(|c| c.store.is_up()).collect();
+    targets.sort_by_key(|target| (score(target), target.store.id()));
+    let most = sources.first().map(|source| score(source))?;
+    for target in targets {
+        if most - score(target) <= tolerated {
+            break;
+        }
+        let found = view
+            .regions
+            .followed_from(target.store.id(), start)
+            .take(TRIES_PER_STORE)
+            .filter(|record| is_free(record))
+            .find(|record| {
+                let leads = record.leader_store();
+                let source = sources.iter().find(|source| Some(source.store.id()) == leads);
+                let question = Question { record, others: Vec::new(), view };
+                source.is_some_and(|source| is_worth_it(view, source, target, record))
+                    && excluded(LEADER_TARGET, target, &question).is_none()
+            });
+        if let Some(record) = found {
+            return Some((Arc::clone(record), target.store.id()));
         }
     }
     None
 }
 
-/// A difference of leaders that is left alone.
-fn tolerated(view: View<'_>) -> i64 {
-    i64::try_from(view.policy.leader_balance_tolerance.saturating_mul(2)).unwrap_or(i64::MAX)
+/// Whether the two differ by more than is tolerated, and still in the same direction afterwards.
+fn is_worth_it(
+    view: View<'_>,
+    source: &Candidate<'_>,
+    target: &Candidate<'_>,
+    record: &RegionRecord,
+) -> bool {
+    let policy = view.policy.leader_schedule_policy;
+    let unit = match policy {
+        LeaderSchedulePolicy::Count => 1,
+        LeaderSchedulePolicy::Size => i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4),
+    };
+    let gap = score::leaders(source, policy) - score::leaders(target, policy);
+    gap > tolerated(view) && gap >= 2 * unit
 }
 
-/// Of the stores that could lead the region instead, the one that leads fewest.
+/// A difference of leaders that is left alone.
+fn tolerated(view: View<'_>) -> i64 {
+    let twice = i64::try_from(view.policy.leader_balance_tolerance.saturating_mul(2));
+    let twice = twice.unwrap_or(i64::MAX / 4);
+    match view.policy.leader_schedule_policy {
+        LeaderSchedulePolicy::Count => twice,
+        LeaderSchedulePolicy::Size => twice.saturating_mul(view.regions.average_size_mib()),
+    }
+}
+
+/// Of the stores that could lead the region instead, the one that leads least.
 fn target_of<'c, 'a>(
     view: View<'_>,
     candidates: &'c [Candidate<'a>],
@@ -49,12 +171,21 @@ fn target_of<'c, 'a>(
     record: &RegionRecord,
 ) -> Option<&'c Candidate<'a>> {
     let question = Question { record, others: Vec::new(), view };
-    candidates
-        .iter()
-        .filter(|target| target.store.id() != source.store.id())
-        .filter(|target| record.peer_on(target.store.id()).is_some())
-        .filter(|target| excluded(LEADER_TARGET, target, &question).is_none())
-        .min_by_key(|target| (target.leader_count(), target.store.id()))
+    let may_lead = TableFilter {
+        name: "leader target",
+        source: LEADER_SOURCE,
+        target: LEADER_TARGET,
+        question: &question,
+    };
+    let policy = view.policy.leader_schedule_policy;
+    let score = |candidate: &Candidate<'_>| {
+        if candidate.store.id() == source.store.id() {
+            return i64::MAX;
+        }
+        score::leaders(candidate, policy)
+    };
+    let target = ByScore { score }.select_target(candidates, &[&may_lead])?;
+    (target.store.id() != source.store.id()).then_some(target)
 }
 
 /// Why the lead of this region is (not) handed over for balance, with numbers.
@@ -71,16 +202,50 @@ pub fn verdict(view: View<'_>, record: &RegionRecord) -> String {
     let Some(source) = candidates.iter().find(|store| Some(store.store.id()) == leads) else {
         return "no leader has spoken for it".into();
     };
+    let question = Question { record, others: Vec::new(), view };
+    let from = source.store.id();
+    if let Some(why) = excluded(LEADER_SOURCE, source, &question) {
+        return format!("its lead stays: {from} {why}");
+    }
     let Some(target) = target_of(view, &candidates, source, record) else {
         return "no other store can lead it".into();
     };
-    let (from, to) = (source.store.id(), target.store.id());
-    let (has, would_have) = (source.leader_count(), target.leader_count());
-    let tolerated = tolerated(view);
-    let counts = format!("{from} leads {has} regions, {to} leads {would_have}");
-    if has - would_have > tolerated {
+    let to = target.store.id();
+    let policy = view.policy.leader_schedule_policy;
+    let (has, would_have) = (score::leaders(source, policy), score::leaders(target, policy));
+    let counts = match policy {
+        LeaderSchedulePolicy::Count => {
+            format!("{from} leads {has} regions, {to} leads {would_have}")
+        }
+        LeaderSchedulePolicy::Size => {
+            format!("{from} leads regions of {has} MiB, {to} leads {would_have} MiB")
+        }
+    };
+    if is_worth_it(view, source, target, record) {
         format!("{counts}: its lead, or that of another region of {from}, goes to {to}")
     } else {
-        format!("{counts}: a difference of up to {tolerated} is left alone")
+        format!("{counts}: a difference of up to {} is left alone", tolerated(view))
     }
+}
+
+fn store_verdict(view: View<'_>, store: &Candidate<'_>) -> String {
+    let nothing = RegionRecord::default();
+    let question = Question { record: &nothing, others: Vec::new(), view };
+    let policy = view.policy.leader_schedule_policy;
+    let has = score::leaders(store, policy);
+    let scores: Vec<_> = view
+        .candidates()
+        .iter()
+        .filter(|candidate| candidate.store.is_up())
+        .map(|candidate| score::leaders(candidate, policy))
+        .collect();
+    let least = scores.iter().min().copied().unwrap_or(has);
+    let most = scores.iter().max().copied().unwrap_or(has);
+    let gives = excluded(LEADER_SOURCE, store, &question)
+        .map_or("may give leaders".to_owned(), |why| format!("gives no leaders: it {why}"));
+    format!(
+        "its score is {has}, those of the others lie between {least} and {most}, and a difference of up \
+         to {} is left alone; it {gives}",
+        tolerated(view)
+    )
 }

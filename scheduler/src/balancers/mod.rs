@@ -4,6 +4,7 @@
 
 pub mod leaders;
 pub mod regions;
+pub mod score;
 
 #[cfg(test)]
 mod script;

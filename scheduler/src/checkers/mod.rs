@@ -49,7 +49,7 @@ impl Finding {
 /// What one checker says of a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// The checker, by PD's name for it.
+    /// The checker, as tools name it.
     pub checker: &'static str,
     /// In words.
     pub says: String,
@@ -60,16 +60,21 @@ type Checker = fn(View<'_>, &RegionRecord, &mut Ids) -> Finding;
 /// The checkers that count, in their order.
 fn all(view: View<'_>) -> [(&'static str, Checker); 3] {
     let of_peers: (&'static str, Checker) = if view.policy.enable_placement_rules {
-        ("rule-checker", rules::check)
+        ("rule", rules::check)
     } else {
-        ("replica-checker", replicas::check)
+        ("replica", replicas::check)
     };
-    [("joint-state-checker", joint::check), ("split-checker", bounds::check), of_peers]
+    [("joint-state", joint::check), ("split", bounds::check), of_peers]
 }
 
-/// What the region needs, if anything.
-pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
-    for (_, checker) in all(view) {
+/// What the region needs, if anything. Checkers that pause are passed over.
+pub fn check(
+    view: View<'_>,
+    record: &RegionRecord,
+    is_paused: impl Fn(&str) -> bool,
+    ids: &mut Ids,
+) -> Finding {
+    for (_, checker) in all(view).into_iter().filter(|(name, _)| !is_paused(name)) {
         match checker(view, record, ids) {
             Finding::Healthy => {}
             found => return found,
@@ -79,9 +84,18 @@ pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
 }
 
 /// What each of them says, up to the first that wants something.
-pub fn verdicts(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Vec<Verdict> {
+pub fn verdicts(
+    view: View<'_>,
+    record: &RegionRecord,
+    is_paused: impl Fn(&str) -> bool,
+    ids: &mut Ids,
+) -> Vec<Verdict> {
     let mut said = Vec::new();
     for (checker, check) in all(view) {
+        if is_paused(checker) {
+            said.push(Verdict { checker, says: "it pauses".into() });
+            continue;
+        }
         let finding = check(view, record, ids);
         said.push(Verdict { checker, says: finding.says() });
         if finding != Finding::Healthy {

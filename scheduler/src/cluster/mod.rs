@@ -9,8 +9,9 @@
 //!
 //! ```text
 //!   region heartbeat ─► regions: stale? new?  ─► operators: step done? next order
-//!                                             └► none running: checkers: does it need one?
-//!   tick             ─► operators: orders lost, plans late · patrol · balancers · burials
+//!                    └► flow: what is hot?    └► none running: checkers: does it need one?
+//!   store heartbeat  ─► stores, flow
+//!   tick             ─► operators: orders lost, plans late · patrol · schedulers · burials
 //! ```
 //!
 //! Nothing here is told that a step is done: a heartbeat shows it.
@@ -27,23 +28,25 @@ pub mod policy;
 mod record;
 mod refusal;
 pub mod regions;
+mod schedulers;
 pub mod stores;
 pub mod version;
 
 pub use moment::Moment;
-pub use policy::Policy;
+pub use policy::{LeaderSchedulePolicy, Policy};
 pub use record::RegionRecord;
 pub use refusal::Refusal;
 pub use regions::{Regions, Stale, StoreCounts, Verdict};
 pub use stores::{Liveness, StoreRecord, Stores};
 pub use version::Version;
 
-use crate::balancers;
 use crate::checkers::{self, Finding};
+use crate::flow::{Counted, Flow};
 use crate::ids::{Ids, Taken};
-use crate::operator::{Operator, Purpose, RunningOperators};
+use crate::operator::{Operator, RunningOperators, Step};
 use crate::placement::View;
 use crate::rules::{Edit, RuleSet, Rules};
+use crate::scheduling::{Bars, Catalog, Coordinator, Roster};
 
 /// Regions a patrol looks at in one tick, in the order of their ids: regions without news are
 /// seen this way too.
@@ -73,6 +76,8 @@ pub struct Writes {
     pub removed_regions: Vec<u64>,
     /// The cluster's version, if it has risen.
     pub cluster_version: Option<String>,
+    /// The schedulers and their arguments as JSON, if they have changed.
+    pub roster: Option<String>,
 }
 
 impl Writes {
@@ -120,7 +125,7 @@ pub enum Asked {
 }
 
 /// The picture, the plans under way, and the wishes they follow.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cluster {
     policy: Policy,
     rules: Arc<Rules>,
@@ -128,6 +133,10 @@ pub struct Cluster {
     stores: Stores,
     regions: Regions,
     operators: RunningOperators,
+    flow: Flow,
+    coordinator: Coordinator,
+    /// What the schedulers hold, as of their last turns.
+    bars: Bars,
     loaded_at_ms: u64,
     /// Regions that were loaded and whose leaders have not spoken yet.
     unheard: BTreeSet<RegionId>,
@@ -182,6 +191,9 @@ impl Cluster {
             unheard,
             regions,
             operators: RunningOperators::default(),
+            flow: Flow::default(),
+            coordinator: Coordinator::begin(Catalog::standard(), Roster::default(), moment.wall_ms),
+            bars: Bars::default(),
             loaded_at_ms: moment.steady_ms,
             patrolled: RegionId(0),
         }
@@ -200,6 +212,11 @@ impl Cluster {
     /// The plans under way and those that ended.
     pub fn operators(&self) -> &RunningOperators {
         &self.operators
+    }
+
+    /// What is read and written, and how fast.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     /// The wishes.
@@ -273,6 +290,8 @@ impl Cluster {
             regions: &self.regions,
             stores: &self.stores,
             operators: &self.operators,
+            flow: &self.flow,
+            bars: &self.bars,
             policy: &self.policy,
             rules: &self.rules,
             moment,
@@ -343,6 +362,10 @@ impl Cluster {
         stats: pdpb::StoreStats,
         moment: Moment,
     ) -> Result<pdpb::StoreHeartbeatResponse, Refusal> {
+        let id = StoreId(stats.store_id);
+        if !self.stores.get(id)?.is_tombstone() {
+            self.flow.on_store(&stats, moment);
+        }
         let store = self.stores.on_heartbeat(stats, moment)?;
         Ok(pdpb::StoreHeartbeatResponse {
             cluster_version: self.version.to_string(),
@@ -374,7 +397,12 @@ impl Cluster {
 
     /// Forgets the stores that are gone.
     pub fn forget_tombstones(&mut self) -> Writes {
-        let removed_stores = self.stores.forget_tombstones().into_iter().map(|id| id.0).collect();
+        let gone = self.stores.forget_tombstones();
+        for &store in &gone {
+            self.operators.forget_store(store);
+            self.flow.forget_store(store);
+        }
+        let removed_stores = gone.into_iter().map(|id| id.0).collect();
         Writes { removed_stores, ..Writes::default() }
     }
 
@@ -385,11 +413,13 @@ impl Cluster {
         ids: &mut Ids,
         moment: Moment,
     ) -> Result<Heard, Refusal> {
+        let counted = Counted::of(&heartbeat);
         let record = RegionRecord::from_heartbeat(heartbeat)?;
         let leader_store = StoreId(record.leader.unwrap_or_default().store_id);
         if self.stores.get(leader_store)?.is_tombstone() {
             return Err(Refusal::StoreTombstone(leader_store));
         }
+        self.regions.check_leap(&record)?;
         let id = record.id();
         let mut writes = Writes::default();
         let described = record.region.clone();
@@ -406,10 +436,14 @@ impl Cluster {
                 for region in removed {
                     self.unheard.remove(region);
                 }
+                self.flow.forget(removed);
             }
             Verdict::Unchanged | Verdict::Updated => {}
         }
         self.unheard.remove(&id);
+        if let Some(record) = self.regions.by_id(id) {
+            self.flow.on_region(record, counted, moment);
+        }
         let (order, ids_wanted) = self.judge(id, ids, moment);
         Ok(Heard { verdict, writes, order, ids_wanted })
     }
@@ -431,7 +465,8 @@ impl Cluster {
         if self.policy.halt_scheduling {
             return (None, None);
         }
-        match checkers::check(self.view(moment), &record, ids) {
+        let is_paused = |checker: &str| self.is_checker_paused(checker, moment);
+        match checkers::check(self.view(moment), &record, is_paused, ids) {
             Finding::Healthy | Finding::Blocked(_) => (None, None),
             Finding::NeedsIds(bound) => (None, Some(bound)),
             Finding::Wants(operator) => match self.add_operator(operator, moment) {
@@ -456,7 +491,7 @@ impl Cluster {
         }
         self.patrol(ids, moment, &mut ticked);
         if self.is_prepared(moment) {
-            self.balance(ids, moment, &mut ticked);
+            self.take_turns(ids, moment, &mut ticked);
         }
         ticked
     }
@@ -473,26 +508,6 @@ impl Cluster {
             let (order, ids_wanted) = self.judge(id, ids, moment);
             ticked.orders.extend(order);
             ticked.ids_wanted = ticked.ids_wanted.max(ids_wanted);
-        }
-    }
-
-    fn balance(&mut self, ids: &mut Ids, moment: Moment, ticked: &mut Ticked) {
-        let mut plans = Vec::new();
-        if self.policy.balance_leaders
-            && self.operators.count(Purpose::Leader) < self.policy.leader_schedule_limit
-        {
-            plans.extend(balancers::leaders::balance(self.view(moment)));
-        }
-        if self.policy.balance_regions
-            && self.operators.count(Purpose::Region) < self.policy.region_schedule_limit
-        {
-            match balancers::regions::balance(self.view(moment), ids) {
-                Ok(plan) => plans.extend(plan),
-                Err(bound) => ticked.ids_wanted = ticked.ids_wanted.max(Some(bound)),
-            }
-        }
-        for plan in plans {
-            ticked.orders.extend(self.add_operator(plan, moment).ok().flatten());
         }
     }
 
@@ -539,10 +554,29 @@ impl Cluster {
     ) -> Result<Option<pdpb::RegionHeartbeatResponse>, Refusal> {
         let region = operator.region;
         let record = self.regions.by_id(region).cloned();
+        let operator = self.with_freed_stores(operator, moment);
         self.operators
             .add(operator, record.as_deref(), &self.policy, moment)
             .map_err(|why| Refusal::OperatorDeclined { region, reason: why.to_string() })?;
         Ok(record.and_then(|record| self.operators.on_heartbeat(&record, moment)))
+    }
+
+    /// Peers may go from a store that leaves or is lost however many have gone already.
+    fn with_freed_stores(&self, mut operator: Operator, moment: Moment) -> Operator {
+        let is_freed = |store: &StoreId| {
+            let Some(record) = self.stores.find(*store) else { return true };
+            !record.is_up() || record.liveness(&self.policy, moment) == Liveness::Down
+        };
+        let left = operator.steps().iter().filter_map(|step| match step {
+            Step::RemovePeer(peer) => Some(StoreId(peer.store_id)),
+            Step::AddPeer(_)
+            | Step::PromoteLearner(_)
+            | Step::TransferLeader { .. }
+            | Step::LeaveJoint { .. }
+            | Step::Split { .. } => None,
+        });
+        operator.freed_stores = left.filter(is_freed).collect();
+        operator
     }
 
     /// Gives up the region's plan.
@@ -597,7 +631,14 @@ impl Cluster {
     /// A leader says into which regions a region has split, in the order of their keys. Both
     /// are found from now on.
     pub fn report_batch_split(&mut self, halves: Vec<metapb::Region>) -> Result<Writes, Refusal> {
+        let parent = halves.first().and_then(|first| self.regions.by_key(&first.start_key));
+        let parent = parent.map(|parent| parent.id());
+        let parts: Vec<_> = halves.iter().map(|half| RegionId(half.id)).collect();
         let (regions, removed) = self.regions.on_split(halves)?;
+        if let Some(parent) = parent.filter(|_| !regions.is_empty()) {
+            self.flow.on_split(parent, &parts);
+        }
+        self.flow.forget(&removed);
         self.unheard.retain(|id| !removed.contains(id));
         let removed_regions = removed.into_iter().map(|id| id.0).collect();
         Ok(Writes { regions, removed_regions, ..Writes::default() })

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use proto::StoreId;
 use serde::{Deserialize, Serialize};
 
+use crate::operator::store_limit::StoreRates;
+
 /// How much of everything a store shall have, beside the others, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +43,27 @@ impl Weights {
     }
 }
 
+/// What the leaders of two stores are compared by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeaderSchedulePolicy {
+    /// How many there are.
+    #[default]
+    Count,
+    /// The sizes of their regions together.
+    Size,
+}
+
+impl LeaderSchedulePolicy {
+    /// The policy as PD names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Size => "size",
+        }
+    }
+}
+
 /// The cluster's wishes. One value for the whole cluster, replicated among the scheduler's
 /// members; the names are those of PD's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +91,29 @@ pub struct Policy {
     pub max_store_down_time_ms: u64,
     /// Share of a store's capacity, in percent, that may be used before it gets no more peers.
     pub low_space_percent: u64,
+    /// Share of a store's capacity, in percent, from which on its score grows faster than what it
+    /// holds, so that others are filled first.
+    pub high_space_percent: u64,
     /// Leader transfers under way at once, in the whole cluster.
     pub leader_schedule_limit: usize,
     /// Peer moves for balance under way at once.
     pub region_schedule_limit: usize,
     /// Repairs of replicas under way at once.
     pub replica_schedule_limit: usize,
+    /// Moves of hot regions' peers and leaders under way at once.
+    pub hot_region_schedule_limit: usize,
+    /// Heartbeats in a row that must show a region hot before it counts as hot.
+    pub hot_region_cache_hits_threshold: u32,
+    /// Hot peers larger than this many MiB are not moved.
+    pub max_movable_hot_peer_size_mib: u64,
+    /// Peers that each store may be given and relieved of in a minute, unless it has rates of its
+    /// own.
+    pub default_store_limit: StoreRates,
+    /// The same for single stores, by their ids.
+    pub store_limit: BTreeMap<u64, StoreRates>,
+    /// Share of the stores, in percent, that may be slow: beyond it the trouble is not theirs, and
+    /// none is relieved of its leaders.
+    pub slow_store_affected_percent: u64,
     /// Peers being added to one store at once; more regions wait.
     pub store_adding_max: usize,
     /// Snapshots a store may be sending, receiving or applying before it gets no more peers.
@@ -84,12 +124,22 @@ pub struct Policy {
     pub add_as_learner: bool,
     /// Stops all checkers and balancers; operators of administrators still run.
     pub halt_scheduling: bool,
+    /// What the leaders of two stores are compared by.
+    pub leader_schedule_policy: LeaderSchedulePolicy,
+    /// Difference of sizes between two stores that is left alone on either side, in percent of the
+    /// average region; 0 grows it with the number of regions.
+    pub tolerant_size_percent: u64,
     /// Difference of leader counts between two stores that is left alone.
     pub leader_balance_tolerance: usize,
     /// Whether leaders are balanced.
     pub balance_leaders: bool,
     /// Whether peers are balanced.
     pub balance_regions: bool,
+    /// Versions that were the newest at some time within the last so many milliseconds can be read.
+    pub gc_life_time_ms: u64,
+    /// Milliseconds between two collections of older versions; 0 leaves them to whoever moves the safe
+    /// points.
+    pub gc_run_interval_ms: u64,
 }
 
 impl Default for Policy {
@@ -104,17 +154,28 @@ impl Default for Policy {
             store_weights: BTreeMap::new(),
             max_store_down_time_ms: 30 * 60 * 1_000,
             low_space_percent: 80,
+            high_space_percent: 70,
             leader_schedule_limit: 4,
             region_schedule_limit: 2048,
             replica_schedule_limit: 64,
+            hot_region_schedule_limit: 4,
+            hot_region_cache_hits_threshold: 3,
+            max_movable_hot_peer_size_mib: 512,
+            default_store_limit: StoreRates::default(),
+            store_limit: BTreeMap::new(),
+            slow_store_affected_percent: 30,
             store_adding_max: 16,
             max_snapshot_count: 64,
             max_pending_peer_count: 64,
             add_as_learner: true,
             halt_scheduling: false,
+            leader_schedule_policy: LeaderSchedulePolicy::Count,
+            tolerant_size_percent: 0,
             leader_balance_tolerance: 5,
             balance_leaders: true,
             balance_regions: true,
+            gc_life_time_ms: 10 * 60 * 1_000,
+            gc_run_interval_ms: 10 * 60 * 1_000,
         }
     }
 }
@@ -131,6 +192,9 @@ impl Policy {
         if self.low_space_percent == 0 || self.low_space_percent > 100 {
             return Err("low-space-percent must lie between 1 and 100".into());
         }
+        if self.high_space_percent >= self.low_space_percent {
+            return Err("high-space-percent must lie below low-space-percent".into());
+        }
         if !self.isolation_level.is_empty() && !self.location_labels.contains(&self.isolation_level)
         {
             return Err(format!(
@@ -144,6 +208,11 @@ impl Policy {
     /// How much of everything a store shall have.
     pub fn weights(&self, store: StoreId) -> Weights {
         self.store_weights.get(&store.0).copied().unwrap_or_default()
+    }
+
+    /// Peers that the store may be given and relieved of in a minute.
+    pub fn store_rates(&self, store: StoreId) -> StoreRates {
+        self.store_limit.get(&store.0).copied().unwrap_or(self.default_store_limit)
     }
 }
 

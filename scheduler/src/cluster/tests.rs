@@ -1,6 +1,7 @@
 //! What the service relies on: bootstrap rules, writes, ids for splits, gates and burials.
 
 use super::*;
+use crate::operator::Purpose;
 
 fn at(steady_ms: u64) -> Moment {
     Moment { steady_ms, wall_ms: steady_ms }

@@ -41,6 +41,8 @@ fn schedule_of(policy: &Policy) -> Value {
         "balance-leaders": policy.balance_leaders,
         "balance-regions": policy.balance_regions,
         "halt-scheduling": policy.halt_scheduling,
+        "gc-life-time": format::duration(policy.gc_life_time_ms / 1_000),
+        "gc-run-interval": format::duration(policy.gc_run_interval_ms / 1_000),
     })
 }
 
@@ -79,6 +81,12 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         "enable-location-replacement" => policy.enable_location_replacement = flag()?,
         "max-store-down-time" => {
             policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
+        }
+        "gc-life-time" => {
+            policy.gc_life_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
+        }
+        "gc-run-interval" => {
+            policy.gc_run_interval_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
         "low-space-ratio" => {
             let ratio = value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio));

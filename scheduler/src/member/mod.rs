@@ -64,7 +64,7 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
 /// While a new cluster has no leader, its first member asks for votes every so many ticks, instead
 /// of waiting for an election timeout that nobody's silence calls for.
-const FOUNDING_CAMPAIGN_TICKS: u64 = 3;
+const FOUNDING_CAMPAIGN_TICKS: u64 = 2;
 
 /// How a member is run.
 #[derive(Clone, Debug)]

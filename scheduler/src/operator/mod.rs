@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   Running ──► Success    a heartbeat shows the last step done
+//!           ──► Expired    its first order could not go out for a while: nobody leads the region
 //!           ──► Timeout    a step took longer than its budget
 //!           ──► Cancel     the region changed in a way the plan does not explain, or a step has
 //!                          become impossible or unsafe
@@ -20,8 +21,10 @@ use std::fmt;
 use proto::{RegionId, StoreId, metapb, pdpb};
 
 pub mod builder;
+pub mod influence;
 pub mod running;
 pub mod step;
+pub mod store_limit;
 
 pub use builder::{Builder, Unbuildable};
 pub use running::{Declined, Finished, RunningOperators, Standing};
@@ -40,18 +43,50 @@ pub enum Purpose {
     Leader,
     /// Peers are spread unevenly.
     Region,
+    /// The regions that are read or written most are spread unevenly.
+    Hot,
+    /// Somebody wants a group of regions apart from each other: no limit.
+    Scatter,
     /// A region is to be cut: no limit.
     Split,
+}
+
+impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 7] = [
+        Self::Admin,
+        Self::Replica,
+        Self::Leader,
+        Self::Region,
+        Self::Hot,
+        Self::Scatter,
+        Self::Split,
+    ];
+
+    /// The purpose in the words that tools know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Replica => "replica",
+            Self::Leader => "leader",
+            Self::Region => "region",
+            Self::Hot => "hot-region",
+            Self::Scatter => "scatter",
+            Self::Split => "split",
+        }
+    }
 }
 
 /// Which of two plans for one region goes first. Equal ones do not replace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
+    /// Shuffling.
+    Low,
     /// Balance.
     Medium,
-    /// Repair.
+    /// Repair, hot regions, and wishes about where regions are led.
     High,
-    /// An administrator waits.
+    /// An administrator waits, or leaders flee from a store.
     Urgent,
 }
 
@@ -62,6 +97,8 @@ pub enum Status {
     Running,
     /// Every step was seen done.
     Success,
+    /// It did not begin in time.
+    Expired,
     /// A step took longer than its budget.
     Timeout,
     /// Given up, and why.
@@ -76,16 +113,27 @@ impl Status {
         match self {
             Self::Running => pdpb::OperatorStatus::Running,
             Self::Success => pdpb::OperatorStatus::Success,
-            Self::Timeout => pdpb::OperatorStatus::Timeout,
+            // Clients know no other word for it.
+            Self::Timeout | Self::Expired => pdpb::OperatorStatus::Timeout,
             Self::Cancel(_) => pdpb::OperatorStatus::Cancel,
             Self::Replace => pdpb::OperatorStatus::Replace,
+        }
+    }
+
+    /// The same as tools know it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Expired => "EXPIRED",
+            Self::Running | Self::Success | Self::Timeout | Self::Cancel(_) | Self::Replace => {
+                self.to_wire().as_str_name()
+            }
         }
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_wire().as_str_name())
+        f.write_str(self.name())
     }
 }
 
@@ -102,6 +150,10 @@ pub struct Operator {
     pub purpose: Purpose,
     /// How urgent it is.
     pub priority: Priority,
+    /// Whether it neither waits for the limits of stores nor takes from them.
+    pub skips_store_limits: bool,
+    /// Stores that peers may leave however many have left already: they are leaving or lost.
+    pub freed_stores: Vec<StoreId>,
     /// What tells it from the region's other plans; 0 until it is taken.
     pub number: u64,
     /// When it was taken.
@@ -126,7 +178,7 @@ impl Operator {
         assert!(!steps.is_empty(), "a plan has a step");
         let priority = match purpose {
             Purpose::Admin | Purpose::Split => Priority::Urgent,
-            Purpose::Replica => Priority::High,
+            Purpose::Replica | Purpose::Hot | Purpose::Scatter => Priority::High,
             Purpose::Leader | Purpose::Region => Priority::Medium,
         };
         Self {
@@ -135,6 +187,8 @@ impl Operator {
             epoch: record.epoch(),
             purpose,
             priority,
+            skips_store_limits: false,
+            freed_stores: Vec::new(),
             number: 0,
             taken: Moment::default(),
             steps,
@@ -142,6 +196,12 @@ impl Operator {
             step_begun_ms: 0,
             ordered_at_ms: None,
         }
+    }
+
+    /// The same, more or less urgent.
+    #[must_use]
+    pub fn with_priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
     }
 
     /// All its steps.
@@ -172,13 +232,7 @@ impl Operator {
 
     /// What it moves, in the words that tools know: "replica,region".
     pub fn kind(&self) -> String {
-        let mut words = vec![match self.purpose {
-            Purpose::Admin => "admin",
-            Purpose::Replica => "replica",
-            Purpose::Leader => "leader",
-            Purpose::Region => "region",
-            Purpose::Split => "split",
-        }];
+        let mut words = vec![self.purpose.name()];
         let moves_leader = self.steps.iter().any(|s| matches!(s, Step::TransferLeader { .. }));
         let moves_peers =
             self.steps.iter().any(|s| matches!(s, Step::AddPeer(_) | Step::RemovePeer(_)));

@@ -514,6 +514,7 @@ async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
         interval.tick().await;
         let Some(serving) = node.serving() else { continue };
         serving.tick(&node);
+        service::gc::collect(&node, &serving).await;
         if split_keyspaces && round.is_multiple_of(KEYSPACES_EVERY_ROUNDS) {
             service::keyspaces::plan_bounds(&node, &serving);
         }

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::node::{Node, PROPOSAL_WAIT, not_leader};
 use crate::cluster::{Cluster, Moment, Refusal, Ticked, Writes};
+use crate::collection::Collection;
 use crate::gc::GcState;
 use crate::keyspaces::Keyspaces;
 use crate::member::Outcome;
@@ -39,6 +40,7 @@ pub(crate) struct Affairs {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) keyspaces: Keyspaces,
     pub(crate) gc: GcState,
+    pub(crate) collection: Collection,
 }
 
 impl Affairs {
@@ -81,6 +83,7 @@ impl Serving {
             cluster: load_cluster(node, state, moment),
             keyspaces: Keyspaces::load(state.keyspaces().values().cloned()),
             gc: load_gc(state),
+            collection: Collection::default(),
         };
         Self {
             term,

@@ -1,15 +1,19 @@
-//! Safe points and barriers, in the three ways of asking that clients know.
+//! Safe points and barriers, in the three ways of asking that clients know, and the stores' own way.
 //!
 //! All keyspaces share the cluster's one garbage collection, whatever keyspace is named.
 
 use proto::pdpb;
-use proto::schedulerpb::Change;
-use tonic::Status;
+use proto::schedulerpb::garbage_server::Garbage;
+use proto::schedulerpb::{Change, CollectRequest, CollectResponse};
+use proto::{KeyRange, StoreId};
+use tonic::{Request, Response, Status};
 
 use super::{Service, answer};
-use crate::cluster::Refusal;
+use crate::cluster::{Liveness, Moment, Refusal};
+use crate::collection::{Act, Pace};
 use crate::gc::{Advanced, Barrier, GcState};
-use crate::server::serving::Serving;
+use crate::server::node::{Node, not_leader};
+use crate::server::serving::{Affairs, Serving};
 
 /// The keyspace id that means "all that have no collection of their own".
 const UNIFIED: u32 = u32::MAX;
@@ -43,6 +47,106 @@ fn state_of(gc: &GcState, now_s: i64, exclude_barriers: bool) -> pdpb::GcState {
     }
 }
 
+/// Decides with the garbage collection's state; what is to be remembered of it.
+fn change_of<T>(
+    affairs: &mut Affairs,
+    moment: Moment,
+    decide: impl FnOnce(&mut GcState, i64) -> Result<T, Refusal>,
+) -> Result<(Change, T), Refusal> {
+    affairs.cluster()?;
+    let before = affairs.gc.clone();
+    let answer = decide(&mut affairs.gc, moment.wall_s())?;
+    if affairs.gc == before {
+        return Ok((Change::default(), answer));
+    }
+    let gc = serde_json::to_vec(&affairs.gc)
+        .map_err(|error| Refusal::InvalidValue(error.to_string()))?;
+    Ok((Change { gc: gc.into(), ..Change::default() }, answer))
+}
+
+/// Moves the safe points when it is time and nothing is in the way.
+pub(crate) async fn collect(node: &Node, serving: &Serving) {
+    let moment = node.clock.moment();
+    let act = {
+        let mut affairs = serving.lock();
+        let Affairs { cluster, gc, collection, .. } = &mut *affairs;
+        let Some(cluster) = cluster else { return };
+        let policy = cluster.policy();
+        let pace = Pace {
+            life_time_ms: policy.gc_life_time_ms,
+            run_interval_ms: policy.gc_run_interval_ms,
+        };
+        let is_alive = |store: &&crate::cluster::StoreRecord| {
+            !store.is_tombstone() && store.liveness(policy, moment) == Liveness::Heard
+        };
+        let alive = cluster.stores().iter().filter(is_alive).map(|store| store.id());
+        collection.tick(pace, gc, moment.wall_ms, alive)
+    };
+    let moved = match act {
+        Act::Wait => return,
+        Act::Begin(target) => {
+            serving
+                .change(node, |affairs, moment| {
+                    change_of(affairs, moment, |gc, now_s| {
+                        let Advanced { old, new, blocker } =
+                            gc.advance_txn_safe_point(target, now_s)?;
+                        if new > old {
+                            tracing::info!(txn_safe_point = new, blocker, "a collection begins");
+                        }
+                        Ok(())
+                    })
+                })
+                .await
+        }
+        Act::Finish(target) => {
+            serving
+                .change(node, |affairs, moment| {
+                    change_of(affairs, moment, |gc, _| {
+                        gc.advance_gc_safe_point(target)?;
+                        tracing::info!(gc_safe_point = target, "older versions may go");
+                        Ok(())
+                    })
+                })
+                .await
+        }
+    };
+    match moved {
+        Ok(Ok(())) => {}
+        // A client was faster, or this member leads no more: looked at again at the next tick.
+        Ok(Err(refusal)) => tracing::debug!(%refusal, "a safe point does not move"),
+        Err(status) => tracing::debug!(%status, "a safe point does not move"),
+    }
+}
+
+#[tonic::async_trait]
+impl Garbage for Service {
+    async fn collect(
+        &self,
+        request: Request<CollectRequest>,
+    ) -> Result<Response<CollectResponse>, Status> {
+        let request = request.into_inner();
+        let serving = self.node.serving().ok_or_else(not_leader)?;
+        let cluster_id = self.node.cluster_id();
+        if request.cluster_id != 0 && request.cluster_id != cluster_id {
+            return Err(Status::failed_precondition(format!(
+                "mismatch cluster id, need {cluster_id} but got {}",
+                request.cluster_id
+            )));
+        }
+        serving.await_lease(&self.node).await?;
+        let mut affairs = serving.lock();
+        let Affairs { gc, collection, .. } = &mut *affairs;
+        let clean = request.resolved.into_iter();
+        let clean = clean.map(|range| KeyRange::from_wire(range.start_key, range.end_key));
+        collection.on_report(StoreId(request.store_id), request.txn_safe_point, clean, gc);
+        Ok(Response::new(CollectResponse {
+            cluster_id,
+            txn_safe_point: gc.txn_safe_point(),
+            gc_safe_point: gc.gc_safe_point(),
+        }))
+    }
+}
+
 impl Service {
     /// Decides with the garbage collection's state and makes the result durable.
     async fn change_gc<T>(
@@ -50,19 +154,7 @@ impl Service {
         serving: &Serving,
         decide: impl FnOnce(&mut GcState, i64) -> Result<T, Refusal>,
     ) -> Result<Result<T, Refusal>, Status> {
-        serving
-            .change(&self.node, |affairs, moment| {
-                affairs.cluster()?;
-                let before = affairs.gc.clone();
-                let answer = decide(&mut affairs.gc, moment.wall_s())?;
-                if affairs.gc == before {
-                    return Ok((Change::default(), answer));
-                }
-                let gc = serde_json::to_vec(&affairs.gc)
-                    .map_err(|error| Refusal::InvalidValue(error.to_string()))?;
-                Ok((Change { gc: gc.into(), ..Change::default() }, answer))
-            })
-            .await
+        serving.change(&self.node, |affairs, moment| change_of(affairs, moment, decide)).await
     }
 
     /// Looks at the garbage collection's state.

@@ -14,7 +14,7 @@
 //! | `regions.rs` | which region holds a key |
 //! | `heartbeats.rs` | the stream of region heartbeats, splits |
 //! | `operators.rs` | splits and scattering that clients ask for |
-//! | `gc.rs` | safe points |
+//! | `gc.rs` | safe points, and moving them when it is time |
 //! | `keyspaces.rs` | keyspaces |
 //! | `settings.rs` | global configuration, external timestamp |
 //! | `metadata.rs` | etcd's and the meta storage's reads and writes |
@@ -26,7 +26,7 @@ pub(crate) mod stores;
 pub(crate) mod regions;
 pub(crate) mod keyspaces;
 pub(crate) mod operators;
-mod gc;
+pub(crate) mod gc;
 mod heartbeats;
 mod metadata;
 mod pd;
@@ -43,6 +43,7 @@ use proto::keyspacepb::keyspace_server::KeyspaceServer;
 use proto::meta_storagepb::meta_storage_server::MetaStorageServer;
 use proto::pdpb;
 use proto::pdpb::pd_server::PdServer;
+use proto::schedulerpb::garbage_server::GarbageServer;
 use tonic::Status;
 use tonic::service::Routes;
 
@@ -106,6 +107,7 @@ pub(crate) fn routes(node: &Arc<Node>) -> Routes {
         .add_service(unlimited!(MetaStorageServer))
         .add_service(unlimited!(ClusterServer))
         .add_service(unlimited!(KvServer))
+        .add_service(unlimited!(GarbageServer))
         .add_service(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -117,6 +119,7 @@ pub(crate) fn routes(node: &Arc<Node>) -> Routes {
             .with_service_name(proto::meta_storagepb::meta_storage_server::SERVICE_NAME)
             .with_service_name(proto::etcdserverpb::cluster_server::SERVICE_NAME)
             .with_service_name(proto::etcdserverpb::kv_server::SERVICE_NAME)
+            .with_service_name(proto::schedulerpb::garbage_server::SERVICE_NAME)
             .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
             .with_service_name(tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME)
     };

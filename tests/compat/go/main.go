@@ -83,6 +83,7 @@ func runAll(program string, api apiVersion, total *tally) error {
 		{"raw: delete range leaves the neighbours", rawDeleteRange},
 		{"raw: compare and swap swaps once", rawCompareAndSwap},
 		{"raw: a checksum tells how many pairs there are", rawChecksum},
+		{"raw: the loads of YCSB", rawLoad},
 	} {
 		total.check(one.name, func(ctx context.Context) error { return one.what(ctx, cluster) })
 	}
@@ -109,6 +110,9 @@ func runAll(program string, api apiVersion, total *tally) error {
 			{"txn: bank, async commit", bank(mode{asyncCommit: true})},
 			{"txn: bank, one phase", bank(mode{asyncCommit: true, onePhase: true})},
 			{"txn: bank, pessimistic", bank(mode{pessimistic: true})},
+			{"txn: a reader resolves what a dead writer left", txnAbandoned},
+			{"txn: the loads of YCSB", txnLoad(mode{})},
+			{"txn: the loads of YCSB, async commit and one phase", txnLoad(mode{asyncCommit: true, onePhase: true})},
 			{"txn: garbage collection", txnGC},
 			{"txn: a range is destroyed", txnDestroyRange},
 		} {

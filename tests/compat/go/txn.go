@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/pingcap/kvproto/pkg/kvrpcpb"
@@ -440,6 +441,61 @@ func txnDeadlock(ctx context.Context, cluster *playground) error {
 		return errors.New("nobody was told of the deadlock")
 	}
 	return nil
+}
+
+// How long a lock lives that nobody keeps alive, in milliseconds; usually it is 20 seconds.
+const abandonedLockTTL = 2_000
+
+// A writer that dies after it has locked its keys, optimistic and pessimistic: its locks are in the way until
+// their time is over, and no longer.
+func txnAbandoned(ctx context.Context, cluster *playground) error {
+	usual := atomic.SwapUint64(&transaction.ManagedLockTTL, abandonedLockTTL)
+	defer atomic.StoreUint64(&transaction.ManagedLockTTL, usual)
+	dead, err := txnClient(cluster)
+	if err != nil {
+		return err
+	}
+	client, err := txnClient(cluster)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	one, two := "t/abandoned/1", "t/abandoned/2"
+	if err := write(ctx, client, map[string]string{one: "before", two: "before"}); err != nil {
+		return err
+	}
+	txn, err := begin(dead, mode{pessimistic: true})
+	if err != nil {
+		return err
+	}
+	if err := txn.LockKeysWithWaitTime(ctx, kv.LockAlwaysWait, []byte(one)); err != nil {
+		return err
+	}
+	prewritten, err := begin(dead, mode{})
+	if err != nil {
+		return err
+	}
+	if err := prewritten.Set([]byte(two), []byte("never")); err != nil {
+		return err
+	}
+	probe := transaction.TxnProbe{KVTxn: prewritten}
+	committer, err := probe.NewCommitter(0)
+	if err != nil {
+		return err
+	}
+	if err := committer.PrewriteAllMutations(ctx); err != nil {
+		return err
+	}
+	// With the client go its heartbeats: nobody says any more that they are alive.
+	if err := dead.Close(); err != nil {
+		return err
+	}
+	for _, key := range []string{one, two} {
+		if value, err := read(ctx, client, key); err != nil || value != "before" {
+			return fmt.Errorf("%s is %q, %v", key, value, err)
+		}
+	}
+	return write(ctx, client, map[string]string{one: "after", two: "after"})
 }
 
 func txnSplitRegions(ctx context.Context, cluster *playground) error {

@@ -33,6 +33,14 @@ pub struct Totals {
     pub calls_in_trouble: u64,
     /// Calls whose outcome was checked.
     pub checked: u64,
+    /// Transactions that were judged, …
+    pub transactions: u64,
+    /// … in so many runs.
+    pub transacting_runs: u64,
+    /// Those of them whose clients know that they are committed.
+    pub committed: u64,
+    /// Timestamps handed out.
+    pub timestamps: u64,
     /// Entries committed.
     pub entries: u64,
     /// Leaderships.
@@ -64,6 +72,10 @@ impl Totals {
         self.calls += summary.calls;
         self.calls_in_trouble += summary.calls_in_trouble;
         self.checked += summary.checked;
+        self.transactions += summary.transactions;
+        self.committed += summary.committed;
+        self.timestamps += summary.timestamps;
+        self.transacting_runs += u64::from(summary.transactions > 0);
         self.entries += summary.entries as u64;
         self.leaders += summary.leaders as u64;
         self.crashes += summary.crashes;
@@ -86,6 +98,10 @@ impl Totals {
         self.calls += other.calls;
         self.calls_in_trouble += other.calls_in_trouble;
         self.checked += other.checked;
+        self.transactions += other.transactions;
+        self.committed += other.committed;
+        self.timestamps += other.timestamps;
+        self.transacting_runs += other.transacting_runs;
         self.entries += other.entries;
         self.leaders += other.leaders;
         self.crashes += other.crashes;
@@ -146,6 +162,11 @@ impl fmt::Display for Totals {
             self.calls_in_trouble as f64 / (self.runs.max(1) * 60) as f64,
             self.entries,
             self.leaders
+        )?;
+        writeln!(
+            f,
+            "{} transactions checked in {} seeds, {} committed; {} timestamps",
+            self.transactions, self.transacting_runs, self.committed, self.timestamps
         )?;
         let mischiefs: u64 = self.mischiefs.values().sum();
         write!(f, "{mischiefs} mischiefs:")?;

@@ -14,6 +14,12 @@ impl UnderWay {
         self.counts.push((name, count));
         self
     }
+
+    /// Adds what there is of several kinds.
+    pub fn with_all(mut self, all: impl IntoIterator<Item = (&'static str, usize)>) -> Self {
+        self.counts.extend(all);
+        self
+    }
 }
 
 /// Checks one store after everything has come to rest.

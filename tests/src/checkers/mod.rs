@@ -13,6 +13,10 @@
 //! | [`bounded`] | queues stay short |
 //! | [`at_rest`] | whoever asked was answered, and nothing is left over |
 //! | [`linearizability`] | one careful clerk could have given the clients' answers |
+//! | [`timestamps`] | timestamps grow |
+//! | [`txn_records`] | a transaction has one fate, on all its keys |
+//! | [`snapshot_isolation`] | every transaction saw its snapshot, and nobody wrote behind its back: by timestamps |
+//! | [`list_append`] | the same, and which anomaly it is: by lists alone |
 //!
 //! A violation is a sentence; the simulator stops at the first and prints the line that replays it.
 
@@ -24,6 +28,10 @@ pub mod durable_commit;
 pub mod epochs;
 pub mod leases;
 pub mod linearizability;
+pub mod list_append;
 pub mod log_match;
 pub mod one_leader;
+pub mod snapshot_isolation;
 pub mod tiling;
+pub mod timestamps;
+pub mod txn_records;

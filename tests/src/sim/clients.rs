@@ -4,12 +4,11 @@
 //! until its patience ends; what it then cannot tell from a loss is *unknown* in the history, and
 //! the client goes on under a new name, as a crashed one would.
 
-use std::collections::BTreeMap;
-
-use proto::{KeyRange, Refusal, metapb, region};
+use proto::{Refusal, metapb};
 
 use super::dice::Dice;
 use super::events::{Instant, MILLISECOND};
+use super::region_map::RegionMap;
 use crate::history::{Call, History, OperationId, Outcome};
 use crate::workload::{Registers, key_bytes};
 
@@ -89,8 +88,7 @@ pub struct Clients {
     registers: Registers,
     /// What happened, for the judge.
     pub history: History,
-    regions: BTreeMap<u64, metapb::Region>,
-    leaders: BTreeMap<u64, u64>,
+    map: RegionMap,
     stores: Vec<u64>,
     think: Instant,
     replica_reads: u64,
@@ -114,8 +112,7 @@ impl Clients {
             names: count,
             registers,
             history: History::default(),
-            regions: BTreeMap::new(),
-            leaders: BTreeMap::new(),
+            map: RegionMap::default(),
             stores,
             think,
             replica_reads,
@@ -143,31 +140,9 @@ impl Clients {
         self.registers.keys_used().collect()
     }
 
-    /// Told of a region, by an answer or by the scheduler. Newer epochs replace what they overlap.
-    pub fn learn(&mut self, new: &metapb::Region) {
-        let range = KeyRange::of(new);
-        let older = |known: &metapb::Region| {
-            region::compare_epochs(&region::epoch(known), &region::epoch(new)).is_lt()
-        };
-        if self.regions.get(&new.id).is_some_and(|known| !older(known)) {
-            return;
-        }
-        self.regions.remove(&new.id);
-        let overlapping: Vec<u64> = self
-            .regions
-            .values()
-            .filter(|known| KeyRange::of(known).overlaps(&range))
-            .map(|known| known.id)
-            .collect();
-        for id in overlapping {
-            self.regions.remove(&id);
-        }
-        self.regions.insert(new.id, new.clone());
-    }
-
-    /// Told who leads.
-    pub fn learn_leader(&mut self, region: u64, store: u64) {
-        self.leaders.insert(region, store);
+    /// What they believe of the cluster.
+    pub fn map(&mut self) -> &mut RegionMap {
+        &mut self.map
     }
 
     /// The client begins a call.
@@ -217,13 +192,11 @@ impl Clients {
     fn send(&mut self, slot: usize) -> Vec<Wish> {
         let Some(current) = &self.clients[slot].current else { return Vec::new() };
         let bytes = key_bytes(current.key);
-        let region =
-            self.regions.values().find(|region| KeyRange::of(region).contains(&bytes)).cloned();
-        let Some(region) = region else {
+        let Some(region) = self.map.region_of(&bytes).cloned() else {
             let attempt = self.clients[slot].attempt;
             return vec![Wish::Retry(slot, attempt, self.dice.within(RETRY_PAUSE))];
         };
-        let guess = self.leaders.get(&region.id).copied();
+        let guess = self.map.leader_of(region.id);
         let holders: Vec<u64> = region.peers.iter().map(|peer| peer.store_id).collect();
         let anywhere = current.replica_read || self.dice.happens(30);
         let store = match guess {
@@ -267,37 +240,9 @@ impl Clients {
             }
             Err(Refusal::UndeterminedResult { .. }) => self.end(slot, Outcome::Unknown),
             Err(refusal) => {
-                self.learn_from(from, &refusal);
+                self.map.learn_from(from, &refusal);
                 vec![Wish::Retry(slot, attempt, self.dice.within(RETRY_PAUSE))]
             }
-        }
-    }
-
-    fn learn_from(&mut self, from: u64, refusal: &Refusal) {
-        match refusal {
-            Refusal::NotLeader { region_id, leader: Some(leader) } => {
-                self.leaders.insert(*region_id, leader.store_id);
-            }
-            Refusal::EpochNotMatch { current_regions } => {
-                current_regions.iter().for_each(|region| self.learn(region));
-            }
-            // Whatever else it says: not there, not now.
-            Refusal::NotLeader { .. }
-            | Refusal::RegionNotFound { .. }
-            | Refusal::KeyNotInRegion { .. }
-            | Refusal::ServerIsBusy { .. }
-            | Refusal::StaleCommand
-            | Refusal::StoreNotMatch { .. }
-            | Refusal::RaftEntryTooLarge { .. }
-            | Refusal::MaxTimestampNotSynced
-            | Refusal::ReadIndexNotReady { .. }
-            | Refusal::ProposalInMergingMode { .. }
-            | Refusal::DataIsNotReady { .. }
-            | Refusal::RegionNotInitialized { .. }
-            | Refusal::DiskFull { .. }
-            | Refusal::MismatchPeerId { .. }
-            | Refusal::UndeterminedResult { .. }
-            | Refusal::Other { .. } => self.leaders.retain(|_, store| *store != from),
         }
     }
 
@@ -310,7 +255,7 @@ impl Clients {
         };
         let outcome = if current.in_flight { Outcome::Unknown } else { Outcome::Refused };
         // Perhaps nobody is there.
-        self.leaders.clear();
+        self.map.forget_leaders();
         self.end(slot, outcome)
     }
 

@@ -29,6 +29,9 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.is_restless = false;
         self.overseer.calm_down();
+        if let Some(txn) = &self.txn {
+            txn.calm_down();
+        }
         self.network.restore_all();
         self.network.set_weather(Weather::FAIR);
         for store in self.stores() {

@@ -43,7 +43,12 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         config.region_part_bytes = config.region_split_bytes / 2;
         config.split_check_written_bytes = dice.within(100..2 << 10);
     }
-    if options.topology && dice.happens(200) {
+    if options.transactions.is_some() {
+        // Versions pile up: smaller parts would be too many.
+        config.region_split_bytes *= 32;
+        config.region_part_bytes *= 32;
+        config.split_check_written_bytes *= 8;
+    } else if options.topology && dice.happens(200) {
         config.region_split_keys = dice.within(6..14);
         config.region_part_keys = config.region_split_keys / 2;
     }

@@ -127,9 +127,14 @@ impl Disks {
         match local {
             Local::Synced => self.log_stall.hold(local),
             Local::Apply | Local::Background => self.data_stall.hold(local),
-            Local::Tick | Local::Round | Local::Arrives(_) | Local::Request(_) | Local::Look(_) => {
-                Some(local)
-            }
+            Local::Tick
+            | Local::Round
+            | Local::Arrives(_)
+            | Local::Request(_)
+            | Local::Look(_)
+            | Local::TxnCall(_)
+            | Local::TxnLook(_)
+            | Local::Timestamp(..) => Some(local),
         }
     }
 
@@ -337,6 +342,7 @@ impl Node {
             applying: VecDeque::new(),
             in_background: VecDeque::new(),
             server,
+            txn: None,
             facts: Facts::default(),
         });
         let mut outs = Vec::new();

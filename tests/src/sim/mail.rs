@@ -12,10 +12,14 @@ use super::events::{MILLISECOND, SECOND};
 use super::node::{Local, Out};
 use super::notation::{becomes, lost};
 use super::probes::Probe;
+use super::region_map::RegionMap;
 use super::world::{Event, World};
 
 /// The network knows clients and overseer by this number.
 pub(super) const OUTSIDE: u64 = 0;
+
+/// Beyond so many regions no store is allowed to split one of its own accord, when there are transactions.
+const REGIONS_MAX: usize = 12;
 
 /// What the network carries between stores.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ impl World {
                         self.events.after(*delay, Event::Respond(store, response));
                     }
                 }
+                Out::TxnAnswer(id, answer) => self.carry_answer(store, id, answer),
+                Out::AskTimestamp(id) => self.store_asks_oracle(store, id),
                 // Clients here send requests, never messages with a reply of their own.
                 Out::Reply(..) => {}
                 Out::After(delay, local) => {
@@ -150,7 +156,9 @@ impl World {
         let answer = match report {
             Report::RegionHeartbeat(heartbeat) => self.hear_heartbeat(&heartbeat),
             Report::AskSplit { region, ask, count } => {
-                let ids = Some(self.overseer.ids(count, region.peers.len()));
+                // Records pile up, and would be cut into ever more regions.
+                let may = self.txn.is_none() || self.overseer.regions().count() < REGIONS_MAX;
+                let ids = may.then(|| self.overseer.ids(count, region.peers.len()));
                 Some(StoreMsg::SplitIds { region_id: region::id(&region), ask, ids })
             }
             Report::ValidatePeer { region, peer } => {
@@ -166,7 +174,7 @@ impl World {
                 })
             }
             Report::RegionsSplit(regions) => {
-                regions.iter().for_each(|region| self.clients.learn(region));
+                self.tell_clients(|map| regions.iter().for_each(|region| map.learn(region)));
                 None
             }
             Report::StoreHeartbeat(_) | Report::LeaderChanged { .. } => None,
@@ -179,11 +187,21 @@ impl World {
         }
     }
 
+    /// Clients learn what the scheduler learns.
+    pub(super) fn tell_clients(&mut self, what: impl Fn(&mut RegionMap)) {
+        what(self.clients.map());
+        if let Some(txn) = &self.txn {
+            txn.learn(what);
+        }
+    }
+
     fn hear_heartbeat(&mut self, heartbeat: &pdpb::RegionHeartbeatRequest) -> Option<StoreMsg> {
         let order = self.overseer.on_heartbeat(heartbeat);
         if let (Some(region), Some(leader)) = (&heartbeat.region, &heartbeat.leader) {
-            self.clients.learn(region);
-            self.clients.learn_leader(region.id, leader.store_id);
+            self.tell_clients(|map| {
+                map.learn(region);
+                map.learn_leader(region.id, leader.store_id);
+            });
         }
         order.map(|order| StoreMsg::Order(Box::new(order)))
     }

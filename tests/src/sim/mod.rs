@@ -15,6 +15,8 @@
 //! | [`life`] | how a store begins, dies and is hurt: process, two disks, clock |
 //! | `watch` | what a store lets the judges see |
 //! | [`clients`] | who asks what, and what they make of the answers |
+//! | [`region_map`] | … and what they believe of the cluster |
+//! | [`txn`] | clients that run transactions, and the stores' side of it |
 //! | [`overseer`] | a stand-in for the scheduler |
 //! | [`judges`] | the checkers, and what they are told |
 //! | [`probes`] | rare things that should happen in some run |
@@ -38,13 +40,15 @@ mod mail;
 pub mod nemesis;
 pub mod network;
 pub mod node;
-pub(crate) mod notation;
+pub mod notation;
 pub mod options;
 pub mod overseer;
 pub mod probes;
+pub mod region_map;
 mod server;
 mod sightings;
 pub mod summary;
 pub mod trace;
+pub mod txn;
 mod watch;
 pub mod world;

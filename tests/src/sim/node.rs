@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 
 use proto::raft_serverpb::RaftMessage;
+use proto::tikvpb::batch_commands_response::response::Cmd as TxnAnswer;
 use raftstore::applier::Applier;
 use raftstore::config::Config;
 use raftstore::driver::Background;
@@ -35,6 +36,7 @@ use super::judges::Judges;
 use super::life::{Disks, Held};
 use super::options::Plant;
 use super::server::{Look, Server};
+use super::txn::{TxnCall, TxnLook, TxnServer};
 use super::watch::Facts;
 
 /// Messages that one round takes at most; small, so that rounds differ.
@@ -59,6 +61,12 @@ pub enum Local {
     Request(Box<Request>),
     /// An RPC task looks whether the snapshot that it took may be served.
     Look(Box<Look>),
+    /// A client's transactional request comes.
+    TxnCall(Box<TxnCall>),
+    /// A transactional command looks whether the snapshot that it took may be served.
+    TxnLook(Box<TxnLook>),
+    /// The scheduler answers a question for a timestamp.
+    Timestamp(u64, u64),
 }
 
 impl Local {
@@ -70,8 +78,10 @@ impl Local {
             | Self::Synced
             | Self::Apply
             | Self::Background
-            | Self::Look(_) => true,
-            Self::Arrives(_) | Self::Request(_) => false,
+            | Self::Look(_)
+            | Self::TxnLook(_)
+            | Self::Timestamp(..) => true,
+            Self::Arrives(_) | Self::Request(_) | Self::TxnCall(_) => false,
         }
     }
 }
@@ -86,6 +96,10 @@ pub enum Out {
     Report(Report),
     /// For a client.
     Respond(Response),
+    /// For the transactional client who waits under this number.
+    TxnAnswer(u64, Box<TxnAnswer>),
+    /// A question for a timestamp.
+    AskTimestamp(u64),
     /// For whoever sent a `StoreMsg` with this reply.
     Reply(ReplyId, Reply),
     /// Something that happens here after a while.
@@ -130,6 +144,8 @@ pub(super) struct Process {
     pub(super) applying: VecDeque<ApplyTask>,
     pub(super) in_background: VecDeque<BackgroundTask>,
     pub(super) server: Server,
+    /// The transactional side, from the first request on.
+    pub(super) txn: Option<TxnServer>,
     /// What is worth knowing of the round under way.
     pub(super) facts: Facts,
 }
@@ -189,6 +205,7 @@ impl Node {
         let Some(local) = self.paused.hold(local) else { return Vec::new() };
         let Some(local) = self.disks.hold(local) else { return Vec::new() };
         let mut outs = Vec::new();
+        let is_tick = matches!(local, Local::Tick);
         match local {
             Local::Tick => {
                 if instant >= self.process().tick_at {
@@ -207,7 +224,11 @@ impl Node {
             }
             Local::Request(request) => self.on_request(*request, &mut outs),
             Local::Look(look) => self.on_look(*look, instant, judges, &mut outs),
+            Local::TxnCall(call) => self.on_txn_call(*call, instant),
+            Local::TxnLook(look) => self.on_txn_look(*look, instant, judges, &mut outs),
+            Local::Timestamp(id, timestamp) => self.on_timestamp(id, timestamp),
         }
+        self.run_transactions(is_tick, instant, judges, &mut outs);
         outs
     }
 

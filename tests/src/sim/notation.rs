@@ -29,6 +29,12 @@ pub(super) fn line_of(event: &Event) -> String {
         Event::At(store, _, Local::Look(_)) => {
             format!("s{store} looks whether a read may be served")
         }
+        Event::At(store, _, Local::TxnCall(call)) => {
+            format!("w{} -> s{store} {:?}", call.id, call.command)
+        }
+        Event::At(store, _, Local::TxnLook(_)) => {
+            format!("s{store} looks whether a transaction's view may be served")
+        }
         Event::At(store, _, local) => format!("s{store} {local:?}"),
         Event::Deliver(from, to, carried) => match carried.as_ref() {
             Carried::Message(message) => format!("s{from} {} s{to}", Words(message)),
@@ -49,6 +55,7 @@ pub(super) fn line_of(event: &Event) -> String {
             other => format!("s{from} reports {other:?}"),
         },
         Event::Act(number, act) => format!("mischief {number}: {act:?}"),
+        Event::Txn(event) => format!("{event:?}"),
         Event::Think(_) | Event::Deadline(..) | Event::Retry(..) | Event::Mischief => {
             format!("{event:?}")
         }
@@ -67,7 +74,7 @@ pub(super) fn becomes(store: u64, of: &metapb::Region, term: u64, is_leader: boo
 }
 
 /// A raft message: `r2.p4@5 -> p6 MsgAppend base=11@5 commit=10 [12@5]`.
-pub(crate) struct Words<'a>(pub(crate) &'a RaftMessage);
+pub struct Words<'a>(pub &'a RaftMessage);
 
 impl std::fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -134,6 +141,9 @@ pub(super) fn digest_of(event: &Event) -> u64 {
                 Local::Arrives(_) => 6,
                 Local::Request(_) => 7,
                 Local::Look(_) => 8,
+                Local::TxnCall(_) => 17,
+                Local::TxnLook(_) => 18,
+                Local::Timestamp(..) => 19,
             };
             (kind, [*store, life.unwrap_or(0), 0, 0])
         }
@@ -155,6 +165,7 @@ pub(super) fn digest_of(event: &Event) -> u64 {
         Event::Deadline(slot, call) => (13, [*slot as u64, *call, 0, 0]),
         Event::Retry(slot, attempt) => (14, [*slot as u64, *attempt, 0, 0]),
         Event::Mischief => (15, [0; 4]),
+        Event::Txn(event) => (20, [event.digest(), 0, 0, 0]),
         Event::Act(_, act) => (16, [digest(format!("{act:?}").as_bytes()), 0, 0, 0]),
     };
     facts.iter().fold(kind, |hash, fact| mix(hash ^ fact))

@@ -6,6 +6,7 @@ use super::dice::Dice;
 use super::events::{Instant, MILLISECOND, SECOND};
 use super::nemesis::{MISCHIEFS, Mischief};
 use super::network::Weather;
+use super::txn::workload::Workload;
 
 /// A bug planted on purpose, to show that the simulator would find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,18 @@ pub enum Plant {
     SnapshotBeforeLeadership,
     /// Log writes are not synced, and everything goes on as if they were.
     LazySync,
+    /// A new source of timestamps begins at its clock, and not at the bound that was saved.
+    BoundForgotten,
+    /// A client takes its commit timestamp before it has locked its keys.
+    CommitTimestampEarly,
+    /// A client commits its other keys before the primary.
+    SecondariesFirst,
+    /// A commit that nobody answered is said to have failed.
+    UnknownSaidToAbort,
+    /// A transaction that met a conflict is written again as it is, without reading anew.
+    BlindRetry,
+    /// An async commit is taken for complete without a look at its other keys.
+    SecondariesNotAsked,
     /// One in the machines of the stores.
     #[cfg(feature = "plant")]
     InMachines(raftstore::plant::Bug),
@@ -63,6 +76,34 @@ pub struct Options {
     pub only: Option<BTreeSet<u32>>,
     /// The bug to plant, if any.
     pub plant: Option<Plant>,
+    /// The clients that run transactions, if any.
+    pub transactions: Option<Transacting>,
+}
+
+/// Who runs transactions in a run.
+#[derive(Clone, Debug)]
+pub struct Transacting {
+    /// Clients, each with one transaction at a time.
+    pub clients: u64,
+    /// Usual pause of a client between two transactions.
+    pub think: Instant,
+    /// What they are asked to do.
+    pub workloads: Vec<Workload>,
+}
+
+impl Transacting {
+    /// What a seed says: some workloads out of all.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut dice = Dice::new(seed).stream("transacting");
+        let mut workloads = Workload::ALL.to_vec();
+        dice.shuffle(&mut workloads);
+        workloads.truncate(dice.within(1..5) as usize);
+        Self {
+            clients: dice.within(3..9),
+            think: dice.within(10 * MILLISECOND..120 * MILLISECOND),
+            workloads,
+        }
+    }
 }
 
 /// Followers refuse to depose a leader for nine tenths of an election timeout; clocks that run apart
@@ -94,7 +135,17 @@ impl Options {
             mischief_every: None,
             only: None,
             plant: None,
+            transactions: Dice::new(seed)
+                .stream("has transactions")
+                .happens(500)
+                .then(|| Transacting::of_seed(seed)),
         }
+    }
+
+    /// The same run with transactions in any case.
+    pub fn with_transactions(mut self) -> Self {
+        self.transactions = Some(Transacting::of_seed(self.seed));
+        self
     }
 
     /// The same run with a bug in it.

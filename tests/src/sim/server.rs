@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kv::storage::View;
 use proto::{Refusal, RegionId, region};
 use raftstore::engine::memory::MemorySnapshot;
 use raftstore::engine::{ColumnFamily, DataEngine as _, Snapshot as _, WriteBatch};
@@ -18,6 +19,7 @@ use super::judges::Judges;
 use super::node::{Inbound, Local, Node, Out};
 use super::options::Plant;
 use super::probes::Probe;
+use super::txn::Done;
 use crate::history::{Call, Outcome};
 use crate::workload::{key_bytes, value_bytes, value_number};
 
@@ -31,11 +33,15 @@ pub(super) struct Server {
 }
 
 #[derive(Debug)]
-enum Waiting {
+pub(super) enum Waiting {
     /// For a read barrier, asked for in this term; then the register is read anew.
     Barrier(Request, Option<u64>),
     /// For a write; then the client hears this.
     Write(Request, Outcome),
+    /// For a read barrier, on behalf of a transactional command, with its first look.
+    View(Target, Before, Done<View<MemorySnapshot>>),
+    /// For a write of a transactional command.
+    Batch(Done<()>),
 }
 
 /// A snapshot on its way to be looked at.
@@ -61,7 +67,13 @@ impl Server {
         self.latches.len()
     }
 
-    fn wait(&mut self, waiting: Waiting) -> ReplyId {
+    /// What the store shows of its regions.
+    pub(super) fn views(&self) -> &ReadViews {
+        &self.views
+    }
+
+    /// The number under which the store answers.
+    pub(super) fn wait(&mut self, waiting: Waiting) -> ReplyId {
         self.replies += 1;
         self.waiting.insert(ReplyId(self.replies), waiting);
         ReplyId(self.replies)
@@ -203,6 +215,11 @@ impl Node {
             (Waiting::Barrier(request, _) | Waiting::Write(request, _), Err(refusal)) => {
                 self.end(&request, Err(refusal), outs);
             }
+            (Waiting::View(_, _, done), Err(refusal)) => self.answer_task(done, Err(refusal)),
+            (Waiting::View(target, before, done), Ok(_)) => {
+                self.on_barrier_passed(&target, &before, done);
+            }
+            (Waiting::Batch(done), answer) => self.answer_task(done, answer.map(|_| ())),
             (Waiting::Write(request, outcome), Ok(_)) => self.end(&request, Ok(outcome), outs),
             (Waiting::Barrier(request, term), Ok(_)) => {
                 // The epoch is looked at again: the register may have moved while we waited.

@@ -21,6 +21,12 @@ pub struct Summary {
     pub calls_in_trouble: u64,
     /// Calls whose outcomes were checked, known or not.
     pub checked: u64,
+    /// Transactions that ended, and were judged.
+    pub transactions: u64,
+    /// Those of them whose clients know that they are committed.
+    pub committed: u64,
+    /// Timestamps handed out.
+    pub timestamps: u64,
     /// Leaderships seen.
     pub leaders: usize,
     /// Entries committed.

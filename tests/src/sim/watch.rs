@@ -270,6 +270,7 @@ impl Node {
         UnderWay::default()
             .with("requests without an answer", process.server.waiting())
             .with("latches", process.server.latched())
+            .with_all(process.txn.iter().flat_map(|txn| txn.under_way()))
             .with("snapshots on their way out", sending as usize)
             .with("snapshots on their way in", installing as usize)
     }

@@ -29,6 +29,7 @@ use super::probes::Probe;
 use super::sightings::Sightings;
 use super::summary::Summary;
 use super::trace::Trace;
+use super::txn::{TxnClients, TxnEvent};
 use crate::checkers::linearizability;
 use crate::workload::Registers;
 
@@ -54,6 +55,8 @@ pub(super) enum Event {
     Mischief,
     /// Of the mischief with this number.
     Act(u32, Act),
+    /// Of transactional clients.
+    Txn(TxnEvent),
 }
 
 /// A cluster and all that surrounds it.
@@ -65,6 +68,8 @@ pub struct World {
     pub(super) network: Network,
     pub(super) overseer: Overseer,
     pub(super) clients: Clients,
+    /// Those who run transactions, if any.
+    pub(super) txn: Option<TxnClients>,
     pub(super) nemesis: Nemesis,
     pub(super) judges: Judges,
     pub(super) sightings: Sightings,
@@ -124,7 +129,16 @@ impl World {
             options.think,
             options.replica_reads,
         );
-        clients.learn(&first);
+        clients.map().learn(&first);
+        let mut judges = Judges::new(disks);
+        if options.transactions.is_some() {
+            judges = judges.over_much_data();
+        }
+        let txn = options.transactions.as_ref().map(|transacting| {
+            let txn = TxnClients::new(&dice, transacting, options.plant);
+            txn.learn(|map| map.learn(&first));
+            txn
+        });
         let next_id = FIRST_REGION + options.stores + 1;
         Self {
             dice: dice.stream("world"),
@@ -133,12 +147,13 @@ impl World {
             network: Network::new(dice.stream("network"), options.weather),
             overseer: Overseer::new(dice.stream("overseer"), stores, options.topology, next_id),
             clients,
+            txn,
             nemesis: Nemesis::new(
                 dice.stream("nemesis"),
                 options.mischief.clone(),
                 options.mischief_every,
             ),
-            judges: Judges::new(disks),
+            judges,
             sightings: Sightings::default(),
             trace: Trace::new(verbose),
             mischiefs: BTreeMap::new(),
@@ -159,12 +174,14 @@ impl World {
         }
         let delay = self.dice.within(SECOND..3 * SECOND);
         self.events.after(delay, Event::Mischief);
+        self.begin_transactions();
         self.go_on_until(self.options.safety);
         self.calls_in_trouble = self.clients.done();
         if self.judges.violation().is_none() {
             self.heal();
             self.go_on_until(self.options.safety + RECOVERY);
             self.ask_every_register();
+            self.end_transactions();
             let end = self.events.now() + REST;
             self.go_on_until(end);
         }
@@ -172,6 +189,7 @@ impl World {
             self.await_equal_replicas();
             self.compare_replicas();
             self.look_for_leftovers();
+            self.judge_transactions();
         }
         if self.judges.violation().is_none()
             && let Err(violation) = linearizability::check(self.clients.history.operations())
@@ -190,6 +208,9 @@ impl World {
             calls: self.clients.done(),
             calls_in_trouble: self.calls_in_trouble,
             checked: self.clients.history.operations().len() as u64,
+            transactions: self.txn.as_ref().map_or(0, TxnClients::begun),
+            committed: self.txn.as_ref().map_or(0, TxnClients::done),
+            timestamps: self.txn.as_ref().map_or(0, |txn| txn.counts().0),
             leaders,
             entries,
             crashes: self.judges.deaths(),
@@ -256,6 +277,7 @@ impl World {
                     self.think_of_mischief();
                 }
             }
+            Event::Txn(event) => self.on_txn(event),
             Event::Act(_, act) => {
                 if self.is_restless {
                     self.act(act);

@@ -5,6 +5,7 @@
 //! requests of a kind: refused, never answered, the connection broken before or after the deed.
 
 mod percolator;
+mod pessimistic;
 mod scheduler;
 mod serve;
 mod store;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use client::{Client, Config};
+use client::{Client, Config, TransactionOptions};
 use parking_lot::Mutex;
 use proto::{KeyRange, Refusal, Timestamp, memcomparable, metapb};
 use tokio::runtime::Runtime;
@@ -32,6 +33,8 @@ pub(crate) enum Reaction {
     Refuse(Refusal),
     /// Never answered.
     Hang,
+    /// Done, and never answered.
+    DoThenHang,
     /// Not done, and the connection breaks.
     Break,
     /// Done, and the connection breaks before the answer.
@@ -151,8 +154,9 @@ impl Fake {
         self.state.lock().members.iter().map(|member| format!("http://{member}")).collect()
     }
 
+    /// A client whose transactions commit in two phases, so that each of them can be met.
     pub(crate) async fn client(&self) -> Client {
-        self.client_with(Config::default()).await
+        self.client_with(two_phases()).await
     }
 
     pub(crate) async fn client_with(&self, config: Config) -> Client {
@@ -256,7 +260,12 @@ impl Fake {
         reaction.unwrap_or(Reaction::Do)
     }
 
-    /// Waits until something holds of the state; looks again at every request.
+    /// Something was done.
+    pub(crate) fn note(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Waits until something holds of the state; looks again at every request and after its deed.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
         let mut changed = self.changed.subscribe();
         let waited = tokio::time::timeout(PATIENCE, async {
@@ -274,6 +283,11 @@ impl Drop for Fake {
             server.shutdown_background();
         }
     }
+}
+
+/// The usual settings, but no short cuts: what a commit leaves behind half-way is to be seen.
+pub(crate) fn two_phases() -> Config {
+    Config { transaction: TransactionOptions::two_phases(), ..Config::default() }
 }
 
 fn peer(id: u64, store_id: u64) -> metapb::Peer {

@@ -105,7 +105,7 @@ async fn led(
     match here.fake.record(rpc) {
         Reaction::Hang => std::future::pending().await,
         Reaction::Break => return Err(Status::unavailable("broken")),
-        Reaction::Refuse(_) | Reaction::DoThenBreak | Reaction::Do => {}
+        Reaction::Refuse(_) | Reaction::DoThenBreak | Reaction::DoThenHang | Reaction::Do => {}
     }
     if here.fake.state.lock().scheduler_leader == Some(here.number as usize) {
         Ok(())

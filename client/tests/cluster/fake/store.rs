@@ -61,12 +61,15 @@ store_methods! {
     "KvScan" ScanRequest => ScanResponse, kv_scan;
     "KvScanLock" ScanLockRequest => ScanLockResponse, kv_scan_lock;
     "KvPrewrite" PrewriteRequest => PrewriteResponse, kv_prewrite;
+    "KvPessimisticLock" PessimisticLockRequest => PessimisticLockResponse, kv_lock;
+    "KVPessimisticRollback" PessimisticRollbackRequest => PessimisticRollbackResponse, kv_unlock;
     "KvCommit" CommitRequest => CommitResponse, kv_commit;
     "KvBatchRollback" BatchRollbackRequest => BatchRollbackResponse, kv_rollback;
     "KvTxnHeartBeat" TxnHeartBeatRequest => TxnHeartBeatResponse, kv_heart_beat;
     "KvCheckTxnStatus" CheckTxnStatusRequest => CheckTxnStatusResponse, kv_check_status;
     "KvCheckSecondaryLocks" CheckSecondaryLocksRequest => CheckSecondaryLocksResponse,
         kv_check_secondaries;
+    "MvccGetByKey" MvccGetByKeyRequest => MvccGetByKeyResponse, mvcc;
     "KvResolveLock" ResolveLockRequest => ResolveLockResponse, kv_resolve;
 }
 
@@ -101,20 +104,24 @@ async fn serve<Q: Asked>(
         Reaction::Hang => std::future::pending().await,
         Reaction::Break => return Err(Status::unavailable("broken")),
         Reaction::Refuse(ref scripted) => refusal = Some(scripted.clone()),
-        Reaction::DoThenBreak | Reaction::Do => {}
+        Reaction::DoThenBreak | Reaction::DoThenHang | Reaction::Do => {}
     }
-    let mut state = here.fake.state.lock();
-    let range = check(&state, here.number, request.context());
-    let answer = match (refusal, range) {
-        (Some(refusal), _) | (None, Err(refusal)) => {
-            let mut answer = Q::Answer::default();
-            Q::refuse(&mut answer, refusal.into());
-            answer
+    let answer = {
+        let mut state = here.fake.state.lock();
+        let range = check(&state, here.number, request.context());
+        match (refusal, range) {
+            (Some(refusal), _) | (None, Err(refusal)) => {
+                let mut answer = Q::Answer::default();
+                Q::refuse(&mut answer, refusal.into());
+                answer
+            }
+            (None, Ok(range)) => act(&mut Scene { state: &mut state, range }, request),
         }
-        (None, Ok(range)) => act(&mut Scene { state: &mut state, range }, request),
     };
+    here.fake.note();
     match reaction {
         Reaction::DoThenBreak => Err(Status::unavailable("broken after the deed")),
+        Reaction::DoThenHang => std::future::pending().await,
         Reaction::Hang | Reaction::Break | Reaction::Refuse(_) | Reaction::Do => Ok(answer),
     }
 }
@@ -291,6 +298,7 @@ fn ignored(context: &Option<kvrpcpb::Context>) -> Vec<u64> {
 fn kv_get(scene: &mut Scene<'_>, request: kvrpcpb::GetRequest) -> kvrpcpb::GetResponse {
     scene.require(&request.key, true);
     let ignored = ignored(&request.context);
+    scene.state.txn.read_at(request.version);
     match scene.state.txn.get(&request.key, request.version, &ignored) {
         Ok(value) => kvrpcpb::GetResponse {
             not_found: value.is_none(),
@@ -319,6 +327,7 @@ fn kv_batch_get(
     request: kvrpcpb::BatchGetRequest,
 ) -> kvrpcpb::BatchGetResponse {
     let ignored = ignored(&request.context);
+    scene.state.txn.read_at(request.version);
     let mut pairs = Vec::new();
     for key in request.keys {
         scene.require(&key, true);
@@ -334,6 +343,7 @@ fn kv_scan(scene: &mut Scene<'_>, request: kvrpcpb::ScanRequest) -> kvrpcpb::Sca
     } else {
         (request.start_key, request.end_key)
     };
+    scene.state.txn.read_at(request.version);
     let asked = KeyRange::from_wire(start, end);
     let mut keys = scene.state.txn.keys();
     keys.retain(|key| asked.contains(key) && scene.inside(key, true));
@@ -367,7 +377,28 @@ fn kv_prewrite(
     for mutation in &request.mutations {
         scene.require(&mutation.key, true);
     }
-    kvrpcpb::PrewriteResponse { errors: scene.state.txn.prewrite(request), ..Default::default() }
+    scene.state.txn.prewrite(request)
+}
+
+fn kv_lock(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::PessimisticLockRequest,
+) -> kvrpcpb::PessimisticLockResponse {
+    for mutation in &request.mutations {
+        scene.require(&mutation.key, true);
+    }
+    scene.state.txn.pessimistic_lock(&request)
+}
+
+fn kv_unlock(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::PessimisticRollbackRequest,
+) -> kvrpcpb::PessimisticRollbackResponse {
+    for key in &request.keys {
+        scene.require(key, true);
+    }
+    scene.state.txn.pessimistic_rollback(&request);
+    kvrpcpb::PessimisticRollbackResponse::default()
 }
 
 fn kv_commit(scene: &mut Scene<'_>, request: kvrpcpb::CommitRequest) -> kvrpcpb::CommitResponse {
@@ -428,4 +459,13 @@ fn kv_resolve(
         at => scene.state.txn.commit(&keys, start, at),
     };
     kvrpcpb::ResolveLockResponse { error: resolved.err(), ..Default::default() }
+}
+
+fn mvcc(
+    scene: &mut Scene<'_>,
+    request: kvrpcpb::MvccGetByKeyRequest,
+) -> kvrpcpb::MvccGetByKeyResponse {
+    scene.require(&request.key, true);
+    let info = Some(scene.state.txn.records(&request.key));
+    kvrpcpb::MvccGetByKeyResponse { info, ..Default::default() }
 }

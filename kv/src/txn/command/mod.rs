@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`get`], [`scan_lock`] | locks, records | nothing |
 //! | [`prewrite`] | lock, newest record | locks and long values (one phase: commit records) |
+//! | [`mod@flush`] | lock, newest record | locks of a pipelined transaction, again and again |
 //! | [`mod@commit`] | lock, own record | commit records, removes locks |
 //! | [`rollback`], [`cleanup`] | lock, own record | rollback records, removes locks |
 //! | [`check_status`] | the primary's lock and record | a pushed lock, or a rollback |
@@ -19,6 +20,7 @@ pub mod check_secondaries;
 pub mod check_status;
 pub mod cleanup;
 pub mod commit;
+pub mod flush;
 pub mod get;
 pub mod heartbeat;
 pub mod pessimistic_lock;

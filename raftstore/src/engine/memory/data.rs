@@ -10,7 +10,9 @@ use proto::KeyRange;
 use super::page_map::{PageMap, Place};
 use super::{Counters, Fuse, broken};
 use crate::engine::middle::{self, ends};
-use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch};
+use crate::engine::{
+    Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch, garbage,
+};
 use crate::error::Fault;
 
 /// Unsynced batches that a loss of power may take. Beyond, the oldest ones count as durable, as a
@@ -35,6 +37,8 @@ struct Disk {
     counters: Counters,
     broken: bool,
     fuse: Option<Fuse>,
+    /// Of the process that has the disk open, not of the disk: gone with the power.
+    safe_point: u64,
 }
 
 impl Disk {
@@ -65,6 +69,7 @@ impl MemoryData {
             apply(&mut disk.durable, &batch);
         }
         disk.live = disk.durable.clone();
+        disk.safe_point = 0;
         disk.counters.power_losses += 1;
         disk.counters.lost_writes += lost as u64;
         lost
@@ -154,6 +159,22 @@ impl DataEngine for MemoryData {
     fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault> {
         let Some((first, last)) = ends(&self.snapshot(), range)? else { return Ok(None) };
         middle::find(&first, &last, |part| Ok(self.approximate_size(part)?.bytes))
+    }
+
+    fn raise_safe_point(&self, safe_point: u64) {
+        let mut disk = self.disk.write();
+        disk.safe_point = disk.safe_point.max(safe_point);
+    }
+
+    fn safe_point(&self) -> u64 {
+        self.disk.read().safe_point
+    }
+
+    /// All of it, at once: what compaction does sooner or later happens here when it is asked for.
+    fn collect_garbage(&self, range: &KeyRange) -> Result<u64, Fault> {
+        let found = garbage::sweep(&self.snapshot(), range, self.safe_point(), u64::MAX)?;
+        self.write(found.batch)?;
+        Ok(found.garbage)
     }
 
     fn used_bytes(&self) -> u64 {

@@ -13,12 +13,15 @@ use bytes::Bytes;
 use proto::KeyRange;
 use rocksdb::{ColumnFamilyDescriptor, DB, ReadOptions};
 
+use super::collection::Collection;
 use super::directory::{Directory, Kind};
 use super::pinned::{PinnedIterator, PinnedSnapshot};
 use super::watermark::Watermark;
 use super::{Options, fault, open_fault};
 use crate::engine::middle::{self, ends};
-use crate::engine::{Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch};
+use crate::engine::{
+    Change, ColumnFamily, Cursor, DataEngine, RangeSize, Snapshot, WriteBatch, garbage,
+};
 use crate::error::Fault;
 
 /// Keys and values of a range that are counted one by one for [`DataEngine::approximate_size`].
@@ -26,6 +29,11 @@ use crate::error::Fault;
 const COUNTED_BYTES_MAX: u64 = 4 << 20;
 /// The same limit for many small keys.
 const COUNTED_KEYS_MAX: u64 = 64 << 10;
+/// Records of a range that are swept by writes. Of a larger one so many are looked at, and when enough
+/// of them are garbage its files are compacted.
+const SWEPT_RECORDS_MAX: u64 = 32 << 10;
+/// Enough is one in so many.
+const COMPACTED_SHARE_MIN: u64 = 5;
 /// Larger than any key in use, as the end of a range that has none; only for estimates.
 const BEYOND_KEYS: [u8; 32] = [0xff; 32];
 
@@ -40,19 +48,45 @@ struct Shared {
     db: Arc<DB>,
     directory: Directory,
     watermark: Watermark,
+    collection: Collection,
 }
 
 impl RocksData {
     /// Opens the engine in this directory, creating it if it is empty or missing.
     pub fn open(path: &Path, options: &Options) -> Result<Self, Fault> {
         let directory = Directory::claim(path, Kind::Data)?;
-        let families =
-            ColumnFamily::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), options.family(cf)));
+        let collection = Collection::default();
+        let families = ColumnFamily::ALL.map(|cf| {
+            let mut options = options.family(cf);
+            if cf == ColumnFamily::Write {
+                options.set_compaction_filter_factory(collection.filters());
+            }
+            ColumnFamilyDescriptor::new(cf.name(), options)
+        });
         let db = DB::open_cf_descriptors(&options.data(), path, families)
             .map_err(|error| open_fault("open the data engine", path, &error))?;
         let watermark = Watermark::open(path)?;
         watermark.check(db.latest_sequence_number(), path)?;
-        Ok(Self { shared: Arc::new(Shared { db: Arc::new(db), directory, watermark }) })
+        let db = Arc::new(db);
+        Ok(Self { shared: Arc::new(Shared { db, directory, watermark, collection }) })
+    }
+
+    /// Rewrites the files that hold the range's records, without the garbage among them.
+    pub fn compact_records(&self, range: &KeyRange) -> Result<(), Fault> {
+        let mut options = rocksdb::CompactOptions::default();
+        // Files of the last level too: that is where most garbage is.
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        options.set_exclusive_manual_compaction(false);
+        let (db, end) = (&self.shared.db, range.end.as_deref());
+        let records = family(db, ColumnFamily::Write);
+        db.compact_range_cf_opt(records, Some(range.start.as_ref()), end, &options);
+        // What a filter cannot remove by itself.
+        for key in self.shared.collection.take_noted(range) {
+            let of_key = garbage::versions_of(&key);
+            let found = garbage::sweep(&self.snapshot(), &of_key, self.safe_point(), u64::MAX)?;
+            self.write(found.batch)?;
+        }
+        Ok(())
     }
 
     /// The number of the newest change, as RocksDB counts them. It only grows.
@@ -236,6 +270,28 @@ impl DataEngine for RocksData {
         }
         let Some((first, last)) = ends(&self.snapshot(), range)? else { return Ok(None) };
         middle::find(&first, &last, |part| Ok(file_bytes(part)))
+    }
+
+    fn raise_safe_point(&self, safe_point: u64) {
+        self.shared.collection.raise(safe_point);
+    }
+
+    fn safe_point(&self) -> u64 {
+        self.shared.collection.safe_point()
+    }
+
+    fn collect_garbage(&self, range: &KeyRange) -> Result<u64, Fault> {
+        let safe_point = self.safe_point();
+        if safe_point == 0 || range.is_empty() {
+            return Ok(0);
+        }
+        let found = garbage::sweep(&self.snapshot(), range, safe_point, SWEPT_RECORDS_MAX)?;
+        if found.next.is_none() {
+            self.write(found.batch)?;
+        } else if found.garbage * COMPACTED_SHARE_MIN >= found.looked {
+            self.compact_records(range)?;
+        }
+        Ok(found.garbage)
     }
 
     fn used_bytes(&self) -> u64 {

@@ -10,6 +10,7 @@
 //! - `watermark`: how far writes are known to be synced (`SYNCED`), so that a log which lost them
 //!   is refused.
 //! - `pinned`: snapshots and iterators that keep their database open; the only unsafe code.
+//! - `collection`: how versions that nobody sees any more go.
 //! - `data` and `log`: the two engines.
 //!
 //! Which recovery for which log
@@ -35,6 +36,7 @@
 //! cannot be told apart, and RocksDB switches recycling off in the mode we need. Durability first; a
 //! segmented log of our own, which writes a sequence number into each record, can have both.
 
+mod collection;
 mod data;
 mod directory;
 mod log;

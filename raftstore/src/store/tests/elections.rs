@@ -42,6 +42,26 @@ fn a_cut_off_leader_is_replaced_and_steps_down() {
 }
 
 #[test]
+fn a_lost_request_for_a_vote_costs_no_election_timeout() {
+    let mut cluster = Cluster::three();
+    let old = cluster.leader(1).unwrap();
+    let term = cluster.store(old).peers[&RegionId(1)].group.term();
+    let mut lost = 0;
+    // The only vote that can decide it: of the first campaign, and of the probing before.
+    cluster.filter = Some(Box::new(move |_, message| {
+        let asks = is_type(message, eraftpb::MessageType::MsgRequestVote)
+            || is_type(message, eraftpb::MessageType::MsgRequestPreVoteResponse);
+        let to = message.to_peer.as_ref().map_or(0, |to| to.store_id);
+        lost += u32::from(asks && to != old);
+        !asks || to == old || lost > 2
+    }));
+    cluster.isolate(old);
+    cluster.until("another leader", |cluster| cluster.leader(1).is_some_and(|new| new != old));
+    let new = cluster.leader(1).unwrap();
+    assert_eq!(cluster.store(new).peers[&RegionId(1)].group.term(), term + 1, "one campaign");
+}
+
+#[test]
 fn leadership_is_handed_over_on_order() {
     let mut cluster = Cluster::three();
     cluster.write("k", "v");

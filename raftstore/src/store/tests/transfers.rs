@@ -1,6 +1,7 @@
 //! Handing leadership over, and losing it.
 
 use eraftpb::ConfChangeType::AddLearnerNode;
+use eraftpb::MessageType;
 
 use super::*;
 
@@ -114,6 +115,40 @@ fn a_lost_call_to_campaign_leaves_no_lease_behind() {
     assert_eq!(cluster.leader(1), Some(leader));
     assert_ne!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
     cluster.write("k", "w");
+}
+
+/// Found in the two-peer simulation, seed 415: neither could lead for two election timeouts.
+#[test]
+fn a_call_to_campaign_that_comes_too_late_costs_a_few_ticks() {
+    let mut cluster = Cluster::with_region(2, 2, Config::default());
+    let leader = cluster.leader(1).unwrap();
+    let target = 3 - leader;
+    cluster.write("k", "v");
+    // The leader goes on after it gave the transfer up: its log is ahead.
+    cluster.filter = Some(Box::new(|_, message| !is_type(message, MessageType::MsgAppend)));
+    let write = cluster.write_at(leader, 1, "k", "w");
+    cluster.filter = None;
+    let term = cluster.store(leader).peers[&RegionId(1)].group.term();
+    let call = RaftMessage {
+        region_id: 1,
+        from_peer: Some(peer(leader, leader)),
+        to_peer: Some(peer(target, target)),
+        region_epoch: cluster.region(leader, 1).region_epoch,
+        message: Some(eraftpb::Message {
+            msg_type: MessageType::MsgTimeoutNow.into(),
+            from: leader,
+            to: target,
+            term,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    cluster.tell(StoreId(target), StoreMsg::Raft(Box::new(call)));
+    cluster.run();
+    assert_eq!(cluster.leader(1), None);
+    cluster.ticks(4);
+    assert_eq!(cluster.leader(1), Some(leader));
+    assert!(cluster.is_done(write) || cluster.refusal(write).is_some());
 }
 
 #[test]

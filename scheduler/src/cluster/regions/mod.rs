@@ -91,6 +91,10 @@ impl fmt::Display for Stale {
     }
 }
 
+/// Splits or changes of peers that nobody has told the scheduler of, at most. A report that is
+/// further ahead of what is known is refused.
+pub const EPOCH_LEAP_MAX: u64 = 1 << 16;
+
 /// What a store holds, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreCounts {
@@ -131,6 +135,8 @@ pub struct Regions {
     by_id: BTreeMap<RegionId, Arc<RegionRecord>>,
     by_start: BTreeMap<Bytes, RegionId>,
     holdings: BTreeMap<StoreId, Holding>,
+    /// The sizes of all together.
+    size_mib: u64,
 }
 
 impl Regions {
@@ -171,6 +177,35 @@ impl Regions {
         self.remove(id);
         self.insert(record);
         Verdict::Replaced { removed }
+    }
+
+    /// Whether the report can be true: an epoch moves on by one for each split and change of
+    /// peers, each of which the scheduler has a hand in. One that is far beyond what is known of its
+    /// keys was not made by a store of this cluster, and once believed it would keep every true
+    /// report out.
+    pub fn check_leap(&self, record: &RegionRecord) -> Result<(), Refusal> {
+        let overlapped = self.overlapping(&record.range());
+        let known = overlapped.iter().map(|id| self.by_id[id].epoch());
+        let known = known.chain(self.by_id(record.id()).map(|known| known.epoch()));
+        let Some(highest) = known.reduce(|a, b| metapb::RegionEpoch {
+            version: a.version.max(b.version),
+            conf_ver: a.conf_ver.max(b.conf_ver),
+        }) else {
+            return Ok(());
+        };
+        let said = record.epoch();
+        let leap = |said: u64, known: u64| said.saturating_sub(known) > EPOCH_LEAP_MAX;
+        if leap(said.version, highest.version) || leap(said.conf_ver, highest.conf_ver) {
+            return Err(Refusal::InvalidRegion(format!(
+                "{}: epoch v{}.c{} leaps too far ahead of the known v{}.c{}",
+                record.id(),
+                said.version,
+                said.conf_ver,
+                highest.version,
+                highest.conf_ver
+            )));
+        }
+        Ok(())
     }
 
     /// Whether the report is from the past, were it offered now.
@@ -352,6 +387,46 @@ impl Regions {
         self.held(store, |holding| [&holding.followers])
     }
 
+    /// The regions that the store leads, all of them once, beginning anywhere: `start` decides
+    /// where, and 0 is the lowest id.
+    pub fn led_from(&self, store: StoreId, start: u64) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held_from(store, start, |holding| &holding.leaders)
+    }
+
+    /// The same of the regions with a voter on the store that does not lead.
+    pub fn followed_from(
+        &self,
+        store: StoreId,
+        start: u64,
+    ) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.held_from(store, start, |holding| &holding.followers)
+    }
+
+    fn held_from(
+        &self,
+        store: StoreId,
+        start: u64,
+        which: impl Fn(&Holding) -> &BTreeSet<RegionId>,
+    ) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        let set = self.holdings.get(&store).map(which);
+        let first = set.and_then(|set| match (set.first(), set.last()) {
+            (Some(first), Some(last)) => {
+                Some(RegionId(first.0 + start % (last.0 - first.0).saturating_add(1).max(1)))
+            }
+            _ => None,
+        });
+        let first = first.unwrap_or(RegionId(0));
+        let around =
+            set.into_iter().flat_map(move |set| set.range(first..).chain(set.range(..first)));
+        around.map(|id| &self.by_id[id])
+    }
+
+    /// The average size of a region, in MiB.
+    pub fn average_size_mib(&self) -> i64 {
+        let average = self.size_mib.checked_div(self.by_id.len() as u64).unwrap_or(0);
+        i64::try_from(average).unwrap_or(i64::MAX / 4)
+    }
+
     /// The regions whose peer on the store is catching up.
     pub fn pending_on(&self, store: StoreId) -> impl Iterator<Item = &Arc<RegionRecord>> {
         self.held(store, |holding| [&holding.pending])
@@ -426,6 +501,7 @@ impl Regions {
         let change_size = |sum: &mut u64| {
             *sum = if add { *sum + size_mib } else { *sum - size_mib };
         };
+        change_size(&mut self.size_mib);
         let leader_store = record.leader_store();
         for peer in &record.region.peers {
             let store = StoreId(peer.store_id);

@@ -1,5 +1,8 @@
 //! What is under way: one plan a region, limits, repeated orders, and an end for each.
 //!
+//! A plan is let in when its region is free, its purpose's limit allows, and so do the limits of the
+//! stores that it moves peers to and from ([`super::store_limit`]).
+//!
 //! Everything here is driven from two sides: a region's heartbeat shows what has been done and
 //! takes the next order with it; the scheduler's tick repeats orders that may have been lost and
 //! ends plans that take too long.
@@ -9,6 +12,8 @@ use std::fmt;
 
 use proto::{RegionId, StoreId, pdpb};
 
+pub use super::influence::Influence;
+use super::store_limit::{Direction, StoreLimits, cost};
 use super::{Operator, Priority, Purpose, Status, Step};
 use crate::cluster::{Moment, Policy, RegionRecord, Regions};
 
@@ -17,6 +22,9 @@ pub const HISTORY_MAX: usize = 1_000;
 
 /// For how long a finished plan is reported to those who ask for a region's operator.
 pub const REPORTED_FOR_MS: u64 = 10 * 60 * 1_000;
+
+/// A plan whose first order could not go out for so long is given up: what it rests on is old.
+pub const EXPIRES_AFTER_MS: u64 = 3_000;
 
 /// Why a plan was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +37,8 @@ pub enum Declined {
     Busy(&'static str),
     /// So many plans of this purpose are under way already.
     Limit(usize),
+    /// The store may not be given, or relieved of, more peers at the moment.
+    StoreLimit(StoreId, Direction),
     /// The first step is impossible or unsafe.
     Obstacle(String),
 }
@@ -40,6 +50,9 @@ impl fmt::Display for Declined {
             Self::EpochMoved => f.write_str("the region has changed since the plan was made"),
             Self::Busy(with) => write!(f, "{with} is under way"),
             Self::Limit(limit) => write!(f, "{limit} operators of its purpose are under way"),
+            Self::StoreLimit(store, direction) => {
+                write!(f, "the limit of {store} for {} is used up for now", direction.name())
+            }
             Self::Obstacle(why) => f.write_str(why),
         }
     }
@@ -83,6 +96,7 @@ impl Standing<'_> {
     pub fn reason(&self) -> Option<&str> {
         match self.status() {
             Status::Cancel(reason) => Some(reason),
+            Status::Expired => Some("nobody leads the region, so nobody could be told"),
             Status::Running | Status::Success | Status::Timeout | Status::Replace => None,
         }
     }
@@ -94,23 +108,20 @@ impl Standing<'_> {
     }
 }
 
-/// By how much the plans under way will change what a store holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Influence {
-    /// Peers still to come, minus peers still to go.
-    pub regions: i64,
-    /// The same in MiB.
-    pub size_mib: i64,
-    /// Leaders still to come, minus leaders still to go.
-    pub leaders: i64,
-    /// Peers being added, without those that go.
-    pub adding: usize,
+/// A plan under way, and what it will still change.
+#[derive(Clone, Debug)]
+struct Running {
+    operator: Operator,
+    influence: BTreeMap<StoreId, Influence>,
 }
 
 /// All plans under way.
 #[derive(Clone, Debug, Default)]
 pub struct RunningOperators {
-    by_region: BTreeMap<RegionId, Operator>,
+    by_region: BTreeMap<RegionId, Running>,
+    counts: BTreeMap<Purpose, usize>,
+    influence: BTreeMap<StoreId, Influence>,
+    limits: StoreLimits,
     history: VecDeque<Finished>,
     last_number: u64,
 }
@@ -129,7 +140,7 @@ impl RunningOperators {
         if record.epoch() != operator.epoch {
             return Err(Declined::EpochMoved);
         }
-        if let Some(present) = self.by_region.get(&operator.region)
+        if let Some(present) = self.of(operator.region)
             && present.priority >= operator.priority
         {
             return Err(Declined::Busy(present.description));
@@ -143,8 +154,10 @@ impl RunningOperators {
         if let Some(obstacle) = first.and_then(|step| step.obstacle_to_begin(record)) {
             return Err(Declined::Obstacle(obstacle));
         }
+        self.check_store_limits(&operator, record, policy, moment)?;
         let region = operator.region;
         self.finish(region, Status::Replace, moment);
+        self.take_store_limits(&operator, record, policy, moment);
         // By the wall clock, so that the plans of a later leader of the scheduler have others.
         self.last_number = moment.wall_ms.max(self.last_number + 1);
         let begun = Operator {
@@ -153,8 +166,82 @@ impl RunningOperators {
             step_begun_ms: moment.steady_ms,
             ..operator
         };
-        self.by_region.insert(region, begun);
+        *self.counts.entry(begun.purpose).or_default() += 1;
+        self.by_region.insert(region, Running { operator: begun, influence: BTreeMap::new() });
+        self.weigh(region, record.size_mib());
         Ok(())
+    }
+
+    /// What the plan wants of the limits of stores: tokens by store and direction.
+    fn wanted_tokens(
+        operator: &Operator,
+        record: &RegionRecord,
+    ) -> impl Iterator<Item = (StoreId, Direction, u64)> {
+        let tokens = if operator.skips_store_limits { 0 } else { cost(record.size_mib()) };
+        operator.steps().iter().filter_map(move |step| match step {
+            Step::AddPeer(peer) => Some((StoreId(peer.store_id), Direction::AddPeer, tokens)),
+            Step::RemovePeer(peer) => {
+                let store = StoreId(peer.store_id);
+                let is_free = operator.freed_stores.contains(&store);
+                let tokens = if is_free { 0 } else { tokens };
+                Some((store, Direction::RemovePeer, tokens))
+            }
+            Step::PromoteLearner(_)
+            | Step::TransferLeader { .. }
+            | Step::LeaveJoint { .. }
+            | Step::Split { .. } => None,
+        })
+    }
+
+    fn check_store_limits(
+        &self,
+        operator: &Operator,
+        record: &RegionRecord,
+        policy: &Policy,
+        moment: Moment,
+    ) -> Result<(), Declined> {
+        if operator.purpose == Purpose::Admin {
+            return Ok(());
+        }
+        for (store, direction, tokens) in Self::wanted_tokens(operator, record) {
+            let rate = policy.store_rates(store).of(direction);
+            if self.limits.tokens(store, direction, rate, moment) < tokens {
+                return Err(Declined::StoreLimit(store, direction));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_store_limits(
+        &mut self,
+        operator: &Operator,
+        record: &RegionRecord,
+        policy: &Policy,
+        moment: Moment,
+    ) {
+        for (store, direction, tokens) in Self::wanted_tokens(operator, record) {
+            let rate = policy.store_rates(store).of(direction);
+            self.limits.take(store, direction, rate, tokens, moment);
+        }
+    }
+
+    /// Counts again what the region's plan will still change.
+    fn weigh(&mut self, region: RegionId, size_mib: u64) {
+        let Some(running) = self.by_region.get_mut(&region) else { return };
+        let now = Influence::of(&running.operator, size_mib);
+        let before = std::mem::replace(&mut running.influence, now.clone());
+        self.change_influence(&before, -1);
+        self.change_influence(&now, 1);
+    }
+
+    fn change_influence(&mut self, by_store: &BTreeMap<StoreId, Influence>, sign: i64) {
+        for (store, change) in by_store {
+            let sum = self.influence.entry(*store).or_default();
+            sum.add(*change, sign);
+            if *sum == Influence::default() {
+                self.influence.remove(store);
+            }
+        }
     }
 
     /// A heartbeat shows the region: goes on with its plan, or ends it. Returns the order to
@@ -190,7 +277,7 @@ impl RunningOperators {
     /// The region is out of sight, and its plan ends. But one that is being split comes back: a new part
     /// that was heard first has taken the place of the whole.
     fn miss(&mut self, region: RegionId, moment: Moment) {
-        let Some(operator) = self.by_region.get(&region) else { return };
+        let Some(operator) = self.of(region) else { return };
         let waited_ms = moment.steady_ms.saturating_sub(operator.step_begun_ms);
         let may_come_back = operator.current_step().is_some_and(|step| {
             matches!(step, Step::Split { .. }) && waited_ms < step.timeout_ms(0)
@@ -205,8 +292,9 @@ impl RunningOperators {
         record: &RegionRecord,
         moment: Moment,
     ) -> Option<pdpb::RegionHeartbeatResponse> {
-        let operator = self.by_region.get_mut(&record.id())?;
+        let operator = &mut self.by_region.get_mut(&record.id())?.operator;
         operator.advance(record, moment);
+        let has_begun = operator.current > 0 || operator.ordered_at_ms.is_some();
         let end = match operator.current_step() {
             None => Some(Status::Success),
             Some(step) => {
@@ -217,6 +305,8 @@ impl RunningOperators {
                     Some(Status::Cancel("the region's peers were changed by others".into()))
                 } else if let Some(obstacle) = step.obstacle(record) {
                     Some(Status::Cancel(obstacle))
+                } else if !has_begun && record.leader.is_none() && waited_ms >= EXPIRES_AFTER_MS {
+                    Some(Status::Expired)
                 } else if waited_ms >= step.timeout_ms(record.size_mib()) {
                     Some(Status::Timeout)
                 } else {
@@ -233,10 +323,12 @@ impl RunningOperators {
             .ordered_at_ms
             .is_none_or(|at_ms| moment.steady_ms.saturating_sub(at_ms) >= step.resend_ms());
         // Nobody to order before a leader is known.
-        (is_due && record.leader.is_some()).then(|| {
+        let order = (is_due && record.leader.is_some()).then(|| {
             operator.ordered_at_ms = Some(moment.steady_ms);
             step.order(record)
-        })
+        });
+        self.weigh(record.id(), record.size_mib());
+        order
     }
 
     /// Gives a plan up; `false` when there is none.
@@ -245,7 +337,13 @@ impl RunningOperators {
     }
 
     fn finish(&mut self, region: RegionId, status: Status, moment: Moment) -> bool {
-        let Some(operator) = self.by_region.remove(&region) else { return false };
+        let Some(Running { operator, influence }) = self.by_region.remove(&region) else {
+            return false;
+        };
+        self.change_influence(&influence, -1);
+        if let Some(count) = self.counts.get_mut(&operator.purpose) {
+            *count -= 1;
+        }
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
         }
@@ -260,12 +358,22 @@ impl RunningOperators {
 
     /// The plan under way for the region.
     pub fn of(&self, region: RegionId) -> Option<&Operator> {
-        self.by_region.get(&region)
+        self.by_region.get(&region).map(|running| &running.operator)
     }
 
     /// All plans under way, by region.
     pub fn running(&self) -> impl Iterator<Item = &Operator> {
-        self.by_region.values()
+        self.by_region.values().map(|running| &running.operator)
+    }
+
+    /// What the limits of stores have left.
+    pub fn limits(&self) -> &StoreLimits {
+        &self.limits
+    }
+
+    /// A store that is gone is limited no more.
+    pub fn forget_store(&mut self, store: StoreId) {
+        self.limits.forget(store);
     }
 
     /// The plans that ended, the latest first.
@@ -275,7 +383,12 @@ impl RunningOperators {
 
     /// How many plans of this purpose are under way.
     pub fn count(&self, purpose: Purpose) -> usize {
-        self.running().filter(|operator| operator.purpose == purpose).count()
+        self.counts.get(&purpose).copied().unwrap_or(0)
+    }
+
+    /// How many more plans of this purpose there may be.
+    pub fn room(&self, purpose: Purpose, policy: &Policy) -> usize {
+        limit_of(purpose, policy).unwrap_or(usize::MAX).saturating_sub(self.count(purpose))
     }
 
     /// The region's plan under way, or the last one that ended a short while ago; with a number
@@ -312,41 +425,16 @@ impl RunningOperators {
     }
 
     /// What the plans under way will change, by store.
-    pub fn influence(&self, regions: &Regions) -> BTreeMap<StoreId, Influence> {
-        let mut by_store: BTreeMap<StoreId, Influence> = BTreeMap::new();
-        for operator in self.running() {
-            let size_mib = regions
-                .by_id(operator.region)
-                .map_or(0, |record| i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4));
-            for step in operator.remaining() {
-                match step {
-                    Step::AddPeer(peer) => {
-                        let change = by_store.entry(StoreId(peer.store_id)).or_default();
-                        change.regions += 1;
-                        change.size_mib += size_mib;
-                        change.adding += 1;
-                    }
-                    Step::RemovePeer(peer) => {
-                        let change = by_store.entry(StoreId(peer.store_id)).or_default();
-                        change.regions -= 1;
-                        change.size_mib -= size_mib;
-                    }
-                    Step::TransferLeader { from, to } => {
-                        by_store.entry(*from).or_default().leaders -= 1;
-                        by_store.entry(*to).or_default().leaders += 1;
-                    }
-                    Step::PromoteLearner(_) | Step::LeaveJoint { .. } | Step::Split { .. } => {}
-                }
-            }
-        }
-        by_store
+    pub fn influence(&self) -> &BTreeMap<StoreId, Influence> {
+        &self.influence
     }
 }
 
 /// How many plans of this purpose may be under way at once.
-fn limit_of(purpose: Purpose, policy: &Policy) -> Option<usize> {
+pub fn limit_of(purpose: Purpose, policy: &Policy) -> Option<usize> {
     match purpose {
-        Purpose::Admin | Purpose::Split => None,
+        Purpose::Admin | Purpose::Split | Purpose::Scatter => None,
+        Purpose::Hot => Some(policy.hot_region_schedule_limit),
         Purpose::Replica => Some(policy.replica_schedule_limit),
         Purpose::Leader => Some(policy.leader_schedule_limit),
         Purpose::Region => Some(policy.region_schedule_limit),
@@ -357,6 +445,7 @@ impl Priority {
     /// The priority as tools name it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Low => "low",
             Self::Medium => "medium",
             Self::High => "high",
             Self::Urgent => "urgent",

@@ -201,6 +201,62 @@ fn a_plan_that_takes_too_long_times_out() {
 }
 
 #[test]
+fn a_plan_that_nobody_can_be_told_of_expires() {
+    let led = region(1, &[1, 2, 3], 1, 1);
+    let leaderless = RegionRecord { leader: None, ..led.clone() };
+    let mut operators = RunningOperators::default();
+    add(&mut operators, transfer(&led, 2), &led).unwrap();
+    assert_eq!(operators.on_heartbeat(&leaderless, at(EXPIRES_AFTER_MS - 1)), None);
+    assert_eq!(operators.running().count(), 1);
+    operators.on_heartbeat(&leaderless, at(EXPIRES_AFTER_MS));
+    assert_eq!(ended(&operators), &Status::Expired);
+    assert_eq!(ended(&operators).to_string(), "EXPIRED");
+    // One that has begun goes on.
+    add(&mut operators, transfer(&led, 2), &led).unwrap();
+    assert!(operators.on_heartbeat(&led, at(0)).is_some());
+    operators.on_heartbeat(&leaderless, at(EXPIRES_AFTER_MS));
+    assert_eq!(operators.running().count(), 1);
+}
+
+#[test]
+fn s3_9_a_store_gets_and_loses_only_so_many_peers_a_minute() {
+    let move_to_4 = |id: u64| {
+        let mut record = region(id, &[1, 2, 3], 1, 1);
+        record.approximate_bytes = 96 << 20;
+        let new = metapb::Peer { id: 104, store_id: 4, ..Default::default() };
+        let gone = record.region.peers[2];
+        let steps = vec![Step::AddPeer(new), Step::RemovePeer(gone)];
+        let plan = Operator::new("balance-region", Purpose::Region, &record, steps);
+        (record, plan)
+    };
+    let mut operators = RunningOperators::default();
+    let (record, plan) = move_to_4(1);
+    add(&mut operators, plan, &record).unwrap();
+    let (record, plan) = move_to_4(2);
+    let declined = add(&mut operators, plan.clone(), &record);
+    assert_eq!(declined, Err(Declined::StoreLimit(StoreId(4), Direction::AddPeer)));
+    // Four seconds bring what one region costs, at fifteen a minute.
+    let policy = Policy::default();
+    assert!(operators.add(plan, Some(&record), &policy, at(3_999)).is_err());
+    let (record, plan) = move_to_4(2);
+    operators.add(plan, Some(&record), &policy, at(4_000)).unwrap();
+    // An administrator does not wait, nor does what flees from a store that leaves.
+    let (record, mut plan) = move_to_4(3);
+    plan.purpose = Purpose::Admin;
+    operators.add(plan, Some(&record), &policy, at(4_000)).unwrap();
+    let (record, plan) = move_to_4(4);
+    let removal = Step::RemovePeer(record.region.peers[2]);
+    let mut flight = Operator::new("offline", Purpose::Replica, &record, vec![removal]);
+    let declined = operators.add(flight.clone(), Some(&record), &policy, at(4_000));
+    assert_eq!(declined, Err(Declined::StoreLimit(StoreId(3), Direction::RemovePeer)));
+    flight.freed_stores = vec![StoreId(3)];
+    operators.add(flight, Some(&record), &policy, at(4_000)).unwrap();
+    let skipping = Operator { skips_store_limits: true, ..plan };
+    operators.cancel(RegionId(4), "make room", at(4_000));
+    operators.add(skipping, Some(&record), &policy, at(4_000)).unwrap();
+}
+
+#[test]
 fn a_region_that_is_being_split_may_be_out_of_sight_for_a_while() {
     let record = region(1, &[1, 2, 3], 1, 1);
     let policy = pdpb::CheckPolicy::Usekey;
@@ -244,11 +300,19 @@ fn influence_counts_what_is_still_to_come() {
     let mut operators = RunningOperators::default();
     let plan = Operator::new("balance-region", Purpose::Region, &record, steps);
     add(&mut operators, plan, &record).unwrap();
-    let mut regions = Regions::default();
-    regions.offer(record);
-    let influence = operators.influence(&regions);
-    let expected = Influence { regions: 1, size_mib: 10, leaders: 1, adding: 1 };
-    assert_eq!(influence[&StoreId(4)], expected);
-    let expected = Influence { regions: -1, size_mib: -10, leaders: -1, adding: 0 };
-    assert_eq!(influence[&StoreId(1)], expected);
+    let expected =
+        Influence { regions: 1, size_mib: 10, leaders: 1, leader_size_mib: 10, adding: 1 };
+    assert_eq!(operators.influence()[&StoreId(4)], expected);
+    let expected =
+        Influence { regions: -1, size_mib: -10, leaders: -1, leader_size_mib: -10, adding: 0 };
+    assert_eq!(operators.influence()[&StoreId(1)], expected);
+    // The new peer is there and leads: what is left is the removal.
+    record.region.peers.push(new);
+    record.leader = Some(new);
+    record.region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 2, version: 1 });
+    operators.on_heartbeat(&record, at(1));
+    let expected = Influence { regions: -1, size_mib: -10, ..Influence::default() };
+    assert_eq!(operators.influence().iter().collect::<Vec<_>>(), [(&StoreId(1), &expected)]);
+    operators.cancel(RegionId(1), "enough", at(2));
+    assert!(operators.influence().is_empty());
 }

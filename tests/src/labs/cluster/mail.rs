@@ -31,8 +31,8 @@ impl World {
                     self.events.after(delay, Event::Tell(store, Box::new(report)));
                 }
                 Out::Reply(id, reply) => self.on_reply(store, id, reply),
-                // Register requests are the simulator's own.
-                Out::Respond(_) => {}
+                // Requests of registers and transactions are the simulator's own.
+                Out::Respond(_) | Out::TxnAnswer(..) | Out::AskTimestamp(_) => {}
                 Out::After(delay, local) => {
                     let life = self.nodes[&store].life();
                     let life = local.belongs_to_process().then_some(life);

@@ -48,6 +48,8 @@ pub(super) fn end(
     for plan in &mut planned {
         if let Some(value) = plan.long_value.take() {
             writer.put_value(&plan.key, request.start_version, value);
+        } else if plan.drops_long_value {
+            writer.delete_value(&plan.key, request.start_version);
         }
         match ending {
             Ending::TwoPhase => writer.put_lock(&plan.key, &plan.lock),

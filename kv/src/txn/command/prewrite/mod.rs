@@ -47,7 +47,18 @@ pub fn prewrite<S: Snapshot>(
     memory: &MemoryLocks,
     request: &PrewriteRequest,
 ) -> Result<Prewritten, Stop> {
-    let mut planner = Planner::new(reader, request);
+    prewrite_generation(reader, writer, memory, request, 0)
+}
+
+/// [`prewrite`] of one generation of a pipelined transaction; 0 is none of one.
+pub(super) fn prewrite_generation<S: Snapshot>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer,
+    memory: &MemoryLocks,
+    request: &PrewriteRequest,
+    generation: u64,
+) -> Result<Prewritten, Stop> {
+    let mut planner = Planner::new(reader, request, generation);
     let mut locked = Vec::new();
     let mut assertion_failed = None;
     let mut already: Vec<u64> = Vec::new();

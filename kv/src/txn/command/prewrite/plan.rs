@@ -37,6 +37,8 @@ pub(super) struct Planned {
     pub(super) long_value: Option<Bytes>,
     /// A pessimistic lock of ours stands there.
     pub(super) replaces_pessimistic: bool,
+    /// An earlier generation's long value, which this one does not overwrite.
+    pub(super) drops_long_value: bool,
 }
 
 /// What a mutation must be checked for when no lock of ours stands on its key.
@@ -56,11 +58,17 @@ pub(super) struct Planner<'a, S: Snapshot> {
     reader: &'a mut Reader<S>,
     request: &'a PrewriteRequest,
     is_pessimistic: bool,
+    /// Of a pipelined transaction; 0 for all others.
+    generation: u64,
 }
 
 impl<'a, S: Snapshot> Planner<'a, S> {
-    pub(super) fn new(reader: &'a mut Reader<S>, request: &'a PrewriteRequest) -> Self {
-        Self { reader, request, is_pessimistic: request.for_update_ts > 0 }
+    pub(super) fn new(
+        reader: &'a mut Reader<S>,
+        request: &'a PrewriteRequest,
+        generation: u64,
+    ) -> Self {
+        Self { reader, request, is_pessimistic: request.for_update_ts > 0, generation }
     }
 
     /// What is to become of this mutation, or why it cannot be.
@@ -74,6 +82,10 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         match self.reader.lock(&key)? {
             Some(lock) if lock.start_ts != request.start_version => {
                 return Err(self.foreign_lock(&key, &lock, role));
+            }
+            // An earlier generation of ours has locked it, or this one has, if it comes twice.
+            Some(lock) if 0 < lock.generation && lock.generation <= self.generation => {
+                replaced = Some(lock);
             }
             Some(lock) if !lock.is_pessimistic() => {
                 let min_commit_ts = if lock.async_commit { lock.min_commit_ts } else { 0 };
@@ -97,6 +109,7 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         lock.for_update_ts = request.for_update_ts;
         lock.txn_size = request.txn_size;
         lock.min_commit_ts = request.min_commit_ts;
+        lock.generation = self.generation;
         lock.txn_source = request.context.as_ref().map_or(0, |context| context.txn_source);
         if let Some(old) = &replaced {
             lock.ttl = lock.ttl.max(old.ttl);
@@ -111,8 +124,17 @@ impl<'a, S: Snapshot> Planner<'a, S> {
                 long_value = Some(mutation.value.clone());
             }
         }
-        let replaces_pessimistic = replaced.is_some();
-        Ok(Plan::Lock(Box::new(Planned { key, lock, long_value, replaces_pessimistic })))
+        let replaces_pessimistic = replaced.as_ref().is_some_and(Lock::is_pessimistic);
+        let had_long_value =
+            replaced.is_some_and(|old| old.kind == LockKind::Put && old.short_value.is_none());
+        let drops_long_value = had_long_value && long_value.is_none();
+        Ok(Plan::Lock(Box::new(Planned {
+            key,
+            lock,
+            long_value,
+            replaces_pessimistic,
+            drops_long_value,
+        })))
     }
 
     fn role(&self, index: usize) -> Result<Role, Stop> {

@@ -486,6 +486,25 @@ fn bug_g15_another_snapshot_while_one_is_being_installed() {
     assert_store_3_catches_up(&mut cluster);
 }
 
+/// Found in simulation, seed 1037: two regions of one store over the same keys.
+#[test]
+fn bug_g15_a_newer_peer_waits_for_what_its_predecessor_installs() {
+    let mut cluster = split_while_installing();
+    cluster.remove(1, &peer(3, 3));
+    cluster.add(1, &peer(900, 3));
+    split_101(&mut cluster);
+    cluster.ticks(10);
+    assert_eq!(held_installs(&cluster, 3), 1);
+    assert_eq!(empty_peer(&cluster, 3, 1), Some(3));
+    cluster.release_background(3);
+    cluster.until("the newer peer has the data", |cluster| {
+        assert_map_is_true(cluster);
+        let newer = cluster.store(3).peers.get(&RegionId(1));
+        newer.is_some_and(|peer| peer.meta.id == 900 && peer.is_initialized())
+    });
+    assert_store_3_catches_up(&mut cluster);
+}
+
 fn first_index(cluster: &Cluster, store: u64) -> u64 {
     cluster.store(store).peers[&RegionId(1)].group.log().truncated().index + 1
 }

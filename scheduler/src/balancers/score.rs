@@ -1,0 +1,83 @@
+//! How loaded a store is, in numbers that can be compared.
+//!
+//! Leaders are counted, or the sizes of their regions are added up. Peers are weighed by their sizes,
+//! as long as there is room on the store's disk. In the high-space stage, from `high-space-ratio` to
+//! `low-space-ratio` of use, the score climbs from what the store holds to a height that no store
+//! with room reaches, so that the emptier disks are filled first; beyond it only what is free
+//! counts. The score then is a straight line between the two stages' ends, so it never jumps.
+//!
+//! A store of a higher weight than another shall hold or lead as many times more: scores are divided by it.
+//!
+//! A store's size on disk is not the sum of its regions' sizes (compression, garbage), so a change
+//! of the regions is scaled by what one of their bytes takes there.
+
+use crate::cluster::{LeaderSchedulePolicy, Policy};
+use crate::placement::{Candidate, View, YOUNG_FREE_BYTES, YOUNG_REGIONS};
+
+/// Above every score of a store with room, in MiB.
+const FULL: i64 = 1 << 30;
+
+/// How many stores' worth of regions may differ before it is worth a move, in thousandths of the
+/// number of regions on the fullest store.
+const TOLERANCE_PER_REGION_THOUSANDTHS: u64 = 5;
+
+/// What a store leads, by the policy.
+pub fn leaders(candidate: &Candidate<'_>, policy: LeaderSchedulePolicy) -> i64 {
+    candidate.weights.of_leaders(match policy {
+        LeaderSchedulePolicy::Count => candidate.leader_count(),
+        LeaderSchedulePolicy::Size => candidate.leader_size_mib(),
+    })
+}
+
+/// A store's peers, if it held `delta_mib` more than it will.
+pub fn peers(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
+    candidate.weights.of_regions(unweighed(candidate, view, delta_mib))
+}
+
+fn unweighed(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
+    let size = candidate.size_mib();
+    let plain = size + delta_mib;
+    let Some(stats) = &candidate.store.stats else { return plain };
+    let is_young = view.regions.len() < YOUNG_REGIONS && stats.available > YOUNG_FREE_BYTES;
+    if stats.capacity == 0 || is_young {
+        return plain;
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let (capacity, available, used) =
+        (mib(stats.capacity), mib(stats.available), mib(stats.used_size));
+    // Bytes of regions that one byte on the disk holds.
+    let held = candidate.counts.region_size_mib as f64;
+    let amplification = if held == 0.0 || used == 0.0 { 1.0 } else { held / used };
+    let planned = (plain - i64::try_from(candidate.counts.region_size_mib).unwrap_or(0)) as f64;
+    let free = available - planned / amplification;
+    let Policy { high_space_percent, low_space_percent, .. } = view.policy;
+    let free_at = |used_percent: u64| capacity * (100 - used_percent.min(100)) as f64 / 100.0;
+    let (high, low) = (free_at(*high_space_percent), free_at(*low_space_percent));
+    if free >= high {
+        return plain;
+    }
+    let full = |free: f64| FULL - free as i64;
+    if free <= low {
+        return full(free);
+    }
+    // What it would hold when the high-space stage begins.
+    let at_high = held + (available - high) * amplification;
+    let share = (high - free) / (high - low);
+    (at_high + share * (full(low) as f64 - at_high)) as i64
+}
+
+/// A difference of peers' scores that is left alone, in MiB: on either side a few average regions.
+pub fn tolerance_mib(candidates: &[Candidate<'_>], view: View<'_>) -> i64 {
+    let (mut regions, mut size_mib, mut most) = (0, 0, 0);
+    for candidate in candidates {
+        regions += candidate.counts.regions as u64;
+        size_mib += candidate.counts.region_size_mib;
+        most = most.max(candidate.counts.regions as u64);
+    }
+    let Some(average_mib) = size_mib.checked_div(regions) else { return 0 };
+    let tolerated_mib = match view.policy.tolerant_size_percent {
+        0 => average_mib.max(average_mib * most * TOLERANCE_PER_REGION_THOUSANDTHS / 1_000),
+        percent => average_mib * percent / 100,
+    };
+    i64::try_from(2 * tolerated_mib).unwrap_or(i64::MAX / 4)
+}

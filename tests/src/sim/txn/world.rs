@@ -1,0 +1,261 @@
+//! Transactions in the world: what carries their requests and answers, who crashes, and how it ends.
+
+use proto::tikvpb::batch_commands_response::response::Cmd as Answer;
+
+use super::clients::{AWAY, LAST_LOOK};
+use super::oracle::{self, Asker};
+use super::server::TxnCall;
+use super::session::{Arrival, Wish};
+use crate::sim::dice::mix;
+use crate::sim::events::{Instant, MILLISECOND, SECOND};
+use crate::sim::mail::OUTSIDE;
+use crate::sim::node::Local;
+use crate::sim::probes::Probe;
+use crate::sim::world::{Event, World};
+
+/// How often the records on the disks are looked at.
+const SWEEP_EVERY: Instant = 400 * MILLISECOND;
+
+/// How often some client crashes, usually.
+const CRASH_EVERY: Instant = SECOND;
+
+/// How often the scheduler changes its leader, usually, and for how long at most nobody leads.
+const ORACLE_MOVES_EVERY: Instant = 6 * SECOND;
+const ORACLE_AWAY_MAX: Instant = 1_500 * MILLISECOND;
+
+/// Something that happens to transactional clients or the source of timestamps.
+#[derive(Debug)]
+pub(in crate::sim) enum TxnEvent {
+    /// Something comes to the wait with this number.
+    Arrive(u64, Arrival),
+    /// A client begins to live.
+    Come(usize),
+    /// Some client crashes.
+    Crash,
+    /// A question comes to the source of timestamps.
+    Ask(Asker),
+    /// A bound is durable, under this leadership.
+    Saved(u64, u64),
+    /// The scheduler changes its leader.
+    OracleMoves,
+    /// The records are looked at.
+    Sweep,
+}
+
+impl TxnEvent {
+    /// What must repeat.
+    pub(in crate::sim) fn digest(&self) -> u64 {
+        match self {
+            Self::Arrive(id, arrival) => {
+                let what = match arrival {
+                    Arrival::Answer(_) => 1,
+                    Arrival::Timestamp(timestamp) => *timestamp,
+                    Arrival::Over => 2,
+                };
+                mix(*id) ^ what
+            }
+            Self::Come(slot) => mix(3 ^ (*slot as u64) << 8),
+            Self::Crash => 4,
+            Self::Ask(asker) => mix(5 ^ asker.id << 8),
+            Self::Saved(_, bound_ms) => mix(6 ^ bound_ms << 8),
+            Self::OracleMoves => 7,
+            Self::Sweep => 8,
+        }
+    }
+}
+
+impl World {
+    /// The clients begin.
+    pub(in crate::sim) fn begin_transactions(&mut self) {
+        let Some(txn) = &self.txn else { return };
+        for slot in 0..txn.count() {
+            let delay = self.dice.within(0..SECOND);
+            self.events.after(delay, Event::Txn(TxnEvent::Come(slot)));
+        }
+        for (usual, event) in [
+            (CRASH_EVERY, TxnEvent::Crash),
+            (ORACLE_MOVES_EVERY, TxnEvent::OracleMoves),
+            (SWEEP_EVERY, TxnEvent::Sweep),
+        ] {
+            self.events.after(usual, Event::Txn(event));
+        }
+    }
+
+    pub(in crate::sim) fn on_txn(&mut self, event: TxnEvent) {
+        let now = self.events.now();
+        let Some(mut txn) = self.txn.take() else { return };
+        match event {
+            TxnEvent::Arrive(id, arrival) => txn.arrive(id, arrival, now),
+            TxnEvent::Come(slot) => {
+                if self.is_restless {
+                    // The first to live opens the bank, once.
+                    let opens_bank = slot == 0 && txn.begun() == 0;
+                    txn.come(slot, opens_bank, now);
+                }
+            }
+            TxnEvent::Crash => {
+                if self.is_restless {
+                    // The first client stays until the bank is open.
+                    let first = u64::from(txn.done() == 0);
+                    let slot = self.dice.within(first..txn.count() as u64) as usize;
+                    txn.crash(slot);
+                    let away = self.dice.within(AWAY);
+                    self.events.after(away, Event::Txn(TxnEvent::Come(slot)));
+                    let next = self.dice.delay(CRASH_EVERY);
+                    self.events.after(next, Event::Txn(TxnEvent::Crash));
+                }
+            }
+            TxnEvent::Ask(asker) => {
+                let wishes = txn.oracle.ask(asker, now);
+                self.grant_oracle(&mut txn.timestamps, wishes);
+            }
+            TxnEvent::Saved(leadership, bound_ms) => {
+                let wishes = txn.oracle.saved(leadership, bound_ms, now);
+                self.grant_oracle(&mut txn.timestamps, wishes);
+            }
+            TxnEvent::OracleMoves => {
+                if self.is_restless {
+                    let pause = self.dice.within(0..ORACLE_AWAY_MAX);
+                    txn.oracle.change_leader(now, pause);
+                    self.judges.saw(Probe::OracleMoved);
+                    let next = self.dice.delay(ORACLE_MOVES_EVERY);
+                    self.events.after(next, Event::Txn(TxnEvent::OracleMoves));
+                }
+            }
+            TxnEvent::Sweep => {
+                for node in self.nodes.values() {
+                    if let Err(what) = txn.sweep(&node.data) {
+                        self.judges.fail(what);
+                    }
+                }
+                self.events.after(SWEEP_EVERY, Event::Txn(TxnEvent::Sweep));
+            }
+        }
+        for probe in txn.take_probes() {
+            self.judges.saw(probe);
+        }
+        let floor = txn.timestamps.asks();
+        for wish in txn.take_wishes() {
+            match wish {
+                Wish::Send(id, store, command) => {
+                    let Some(delay) = self.network.arrivals(OUTSIDE, store).first().copied() else {
+                        continue;
+                    };
+                    let call = TxnCall { id, command: *command };
+                    let local = Local::TxnCall(Box::new(call));
+                    self.events.after(delay, Event::At(store, None, local));
+                }
+                Wish::Ask(id) => self.ask_oracle(Asker { store: None, id, floor }),
+                Wish::Over(id, delay) => {
+                    let over = TxnEvent::Arrive(id, Arrival::Over);
+                    self.events.after(delay, Event::Txn(over));
+                }
+            }
+        }
+        self.txn = Some(txn);
+    }
+
+    /// A store asks for a timestamp.
+    pub(in crate::sim) fn store_asks_oracle(&mut self, store: u64, id: u64) {
+        let Some(txn) = &self.txn else { return };
+        let life = self.nodes[&store].life();
+        self.ask_oracle(Asker { store: Some((store, life)), id, floor: txn.timestamps.asks() });
+    }
+
+    fn ask_oracle(&mut self, asker: Asker) {
+        let from = asker.store.map_or(OUTSIDE, |(store, _)| store);
+        if let Some(delay) = self.network.arrivals(from, OUTSIDE).first() {
+            self.events.after(*delay, Event::Txn(TxnEvent::Ask(asker)));
+        }
+    }
+
+    fn grant_oracle(
+        &mut self,
+        timestamps: &mut crate::checkers::timestamps::Timestamps,
+        wishes: Vec<oracle::Wish>,
+    ) {
+        for wish in wishes {
+            match wish {
+                oracle::Wish::Save(delay, leadership, bound_ms) => {
+                    let event = TxnEvent::Saved(leadership, bound_ms);
+                    self.events.after(delay, Event::Txn(event));
+                }
+                oracle::Wish::Answer(asker, timestamp) => {
+                    if let Err(what) = timestamps.answered(asker.floor, timestamp) {
+                        self.judges.fail(what);
+                    }
+                    let to = asker.store.map_or(OUTSIDE, |(store, _)| store);
+                    let Some(delay) = self.network.arrivals(OUTSIDE, to).first().copied() else {
+                        continue;
+                    };
+                    let event = match asker.store {
+                        Some((store, life)) => {
+                            Event::At(store, Some(life), Local::Timestamp(asker.id, timestamp))
+                        }
+                        None => {
+                            let arrival = Arrival::Timestamp(timestamp);
+                            Event::Txn(TxnEvent::Arrive(asker.id, arrival))
+                        }
+                    };
+                    self.events.after(delay, event);
+                }
+            }
+        }
+    }
+
+    /// A store answers a client.
+    pub(in crate::sim) fn carry_answer(&mut self, store: u64, id: u64, answer: Box<Answer>) {
+        if let Some(delay) = self.network.arrivals(store, OUTSIDE).first() {
+            let event = TxnEvent::Arrive(id, Arrival::Answer(answer));
+            self.events.after(*delay, Event::Txn(event));
+        }
+    }
+
+    /// The cluster is healed: every client comes to an end, every lock goes, every key is read.
+    pub(in crate::sim) fn end_transactions(&mut self) {
+        let Some(txn) = &self.txn else { return };
+        if txn.busy() > 0 {
+            let busy = txn.busy();
+            return self.judges.fail(format!("{busy} transactional clients do not come to an end"));
+        }
+        let now = self.events.now();
+        let mut txn = self.txn.take().expect("looked at above");
+        txn.look_at_all(now);
+        self.txn = Some(txn);
+        // Its first wishes are granted with the next event.
+        let end = now + LAST_LOOK;
+        while self.txn.as_ref().is_some_and(|txn| txn.busy() > 0)
+            && self.judges.violation().is_none()
+            && self.events.now() < end
+        {
+            self.on_txn(TxnEvent::Arrive(0, Arrival::Over));
+            self.go_on_until(self.events.now() + 50 * MILLISECOND);
+        }
+    }
+
+    /// All replicas are equal: nothing is left over, and the history is judged.
+    pub(in crate::sim) fn judge_transactions(&mut self) {
+        let Some(mut txn) = self.txn.take() else { return };
+        for (store, node) in &self.nodes {
+            match txn.sweep(&node.data) {
+                Err(what) => self.judges.fail(what),
+                // A learner or a peer on its way out may be behind.
+                Ok(locks) if locks > 0 && self.holds_voters_only(*store) => {
+                    self.judges.fail(format!("{locks} locks are left on s{store}"));
+                }
+                Ok(_) => {}
+            }
+        }
+        if self.judges.violation().is_none()
+            && let Err(what) = txn.judge()
+        {
+            self.judges.fail(what);
+        }
+        self.txn = Some(txn);
+    }
+
+    fn holds_voters_only(&self, store: u64) -> bool {
+        let mut peers = self.overseer.regions().flat_map(|(region, _)| &region.peers);
+        peers.all(|peer| peer.store_id != store || !proto::region::is_learner(peer))
+    }
+}
