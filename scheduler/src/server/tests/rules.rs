@@ -210,6 +210,23 @@ async fn a_store_leaves_comes_back_and_is_buried() {
     node.stop().await;
 }
 
+/// S0.26: what a store says of itself, and its regions say of it, is shown at once.
+#[tokio::test]
+async fn a_stores_heartbeat_is_shown() {
+    let node = served(3).await;
+    let shown = get(&node, "/store/1").await;
+    assert_eq!(shown["status"]["capacity"], "100GiB");
+    assert_eq!(shown["status"]["available"], "90GiB");
+    assert_eq!(
+        (&shown["status"]["leader_count"], &shown["status"]["region_count"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(shown["status"]["region_size"], 10);
+    assert!(shown["status"]["last_heartbeat_ts"].as_str().is_some_and(|time| time.len() > 10));
+    assert_eq!(get(&node, "/store/2").await["status"]["leader_count"], 0);
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn labels_and_weights_of_a_store() {
     let node = served(3).await;
