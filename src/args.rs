@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ctl::config::ConfigCommand;
+use crate::ctl::member::MemberCommand;
 use crate::ctl::region::RegionFlags;
+use crate::ctl::rule::RuleCommand;
 use crate::ctl::schedulers::flags::{HotCommand, OperatorAdd, SchedulerCommand};
-use crate::ctl::store_limit::StoreLimitFlags;
 use crate::keys::{self, Key};
 use crate::output::Format;
 
@@ -314,8 +316,19 @@ pub(crate) struct CtlFlags {
 pub(crate) enum CtlCommand {
     /// The scheduler's members, and who leads
     Members,
+    /// The scheduler's members one by one: health, who leads, who shall; remove one
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// The stores, their states and sizes
     Stores,
+    /// One store by id; drain it, label it, weigh it, limit it
+    Store(crate::ctl::store::StoreFlags),
+    /// Placement rules: how many replicas of which role, on which stores, for which keys
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// The cluster's settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// The regions, in key order
     Regions {
         /// At most this many
@@ -333,8 +346,6 @@ pub(crate) enum CtlCommand {
     /// What is read and written most
     #[command(subcommand)]
     Hot(HotCommand),
-    /// How many peers stores may be given, and relieved of, in a minute: show, or set
-    StoreLimit(StoreLimitFlags),
     /// Why a region does (not) move, and a store does (not) fill or empty
     #[command(subcommand)]
     Explain(ExplainCommand),

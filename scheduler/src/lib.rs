@@ -6,6 +6,7 @@ pub mod ids;
 pub mod cluster;
 pub mod flow;
 pub mod placement;
+pub mod rules;
 pub mod checkers;
 pub mod scheduling;
 pub mod balancers;

@@ -5,13 +5,17 @@
 //! the reason given to people who ask why.
 
 use proto::StoreId;
+use proto::region::DOWN_FOR_GOOD_SECONDS;
 
+use crate::cluster::policy::Weights;
 use crate::cluster::stores::{Liveness, StoreRecord};
 use crate::cluster::{Moment, Policy, RegionRecord, Regions, StoreCounts, Stores};
 use crate::flow::Flow;
 use crate::operator::RunningOperators;
 use crate::operator::running::Influence;
 use crate::operator::store_limit::{Direction, cost};
+use crate::rules::fit::{Condition, Placed};
+use crate::rules::{Fit, Role, Rule, Rules};
 use crate::scheduling::Bars;
 
 /// A cluster of fewer regions than this is young: low space is then judged by
@@ -39,6 +43,8 @@ pub struct View<'a> {
     pub bars: &'a Bars,
     /// The cluster's wishes.
     pub policy: &'a Policy,
+    /// The placement rules; they count if the policy says so.
+    pub rules: &'a Rules,
     /// Now.
     pub moment: Moment,
 }
@@ -51,6 +57,8 @@ pub struct Candidate<'a> {
     pub counts: StoreCounts,
     /// What the plans under way will change about that.
     pub influence: Influence,
+    /// How much of everything it shall have, beside the others.
+    pub weights: Weights,
     /// Tokens of the store's limits that plans not yet under way will take.
     pub spent: Spent,
 }
@@ -65,10 +73,11 @@ pub struct Spent {
 }
 
 impl Candidate<'_> {
-    /// How loaded the store will be: size first, then the number of peers, then its id so that
+    /// How loaded the store will be, for its weight: size first, then the number of peers, then its id so that
     /// the choice is the same each time.
     pub fn load(&self) -> (i64, i64, StoreId) {
-        (self.size_mib(), self.region_count(), self.store.id())
+        let weigh = |amount| self.weights.of_regions(amount);
+        (weigh(self.size_mib()), weigh(self.region_count()), self.store.id())
     }
 
     /// Its regions' sizes together once the plans under way are done.
@@ -151,6 +160,7 @@ pub const PEER_TARGET: &[Predicate] = &[
         reason: "shares a place with another peer, which the isolation level forbids",
         excludes: breaks_isolation,
     },
+    Predicate { reason: "is not where the placement rules want a peer", excludes: breaks_rules },
     Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
     Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
     Predicate { reason: "is low on space", excludes: is_low_on_space },
@@ -219,6 +229,10 @@ pub const LEADER_TARGET: &[Predicate] = &[
                 .any(|voter| voter.store_id == c.store.meta.id && q.record.is_healthy(voter))
         },
     },
+    Predicate {
+        reason: "is not where the placement rules want the leader",
+        excludes: must_not_lead,
+    },
 ];
 
 const IS_LEAVING: Predicate =
@@ -279,6 +293,7 @@ impl<'a> View<'a> {
                 store,
                 counts: self.regions.counts(store.id()),
                 influence: influence.get(&store.id()).copied().unwrap_or_default(),
+                weights: self.policy.weights(store.id()),
                 spent: Spent::default(),
             })
             .collect()
@@ -317,15 +332,84 @@ impl<'a> View<'a> {
             .iter()
             .filter(|candidate| allowed(candidate.store.id()))
             .filter(|candidate| excluded(LEADER_TARGET, candidate, &question).is_none())
-            .min_by_key(|candidate| (candidate.leader_count(), candidate.store.id()))
+            .min_by_key(|candidate| {
+                let leaders = candidate.weights.of_leaders(candidate.leader_count());
+                (leaders, candidate.store.id())
+            })
             .map(|candidate| candidate.store.id())
     }
+
+    /// The rules of a region, if rules count; `None` also when it lies over a bound of theirs.
+    pub fn rules_of(&self, record: &RegionRecord) -> Option<&'a [Rule]> {
+        self.policy.enable_placement_rules.then(|| self.rules.of(&record.range()))?
+    }
+
+    /// Whether rules count that say more than the policy does.
+    pub fn has_own_rules(&self) -> bool {
+        self.policy.enable_placement_rules && !self.rules.is_derived()
+    }
+
+    /// A peer of the region where it is, and how well it is.
+    pub fn placed(&self, record: &RegionRecord, peer: &proto::metapb::Peer) -> Placed<'a> {
+        let store = self.stores.find(StoreId(peer.store_id));
+        let is_learner = proto::region::is_learner(peer);
+        let condition = match store {
+            Some(store) if self.is_lost(store) => Condition::Lost,
+            _ if is_given_up(record, peer) => Condition::Lost,
+            _ if is_learner && !record.is_healthy(peer) => Condition::CatchingUp,
+            Some(store) if store.is_offline() => Condition::Leaving,
+            _ if !record.is_healthy(peer) => Condition::Behind,
+            _ => Condition::Well,
+        };
+        let leads = record.leader_peer().is_some_and(|leader| leader.0 == peer.id);
+        Placed { peer: *peer, store, condition, leads }
+    }
+
+    /// Whether what the store holds counts as gone.
+    pub fn is_lost(&self, store: &StoreRecord) -> bool {
+        store.is_tombstone() || store.liveness(self.policy, self.moment) == Liveness::Down
+    }
+
+    /// How the region's peers serve these rules.
+    pub fn fit(&self, record: &RegionRecord, rules: &'a [Rule]) -> Fit<'a> {
+        let peers = record.region.peers.iter();
+        let placed: Vec<_> = peers.map(|peer| self.placed(record, peer)).collect();
+        Fit::new(rules, &placed)
+    }
+
+    /// What is wrong with the number and the roles of the region's peers, in words; `None` when they are as
+    /// the rules, or else `max-replicas`, want them. Only such a region is moved for balance.
+    pub fn why_not_complete(&self, record: &RegionRecord) -> Option<String> {
+        if self.has_own_rules() {
+            let Some(rules) = self.rules_of(record) else {
+                return Some("it lies over a bound of the placement rules".into());
+            };
+            let is_complete = self.fit(record, rules).is_satisfied();
+            return (!is_complete).then(|| "it is not as the placement rules want it".into());
+        }
+        let (voters, max) = (record.voters().count(), self.policy.max_replicas);
+        let learners = record.learners().count();
+        if voters != max {
+            Some(format!("it has {voters} voters and should have {max}"))
+        } else {
+            (learners > 0).then(|| format!("it has {learners} learners"))
+        }
+    }
+}
+
+/// Whether its leader has given the peer up for good.
+pub fn is_given_up(record: &RegionRecord, peer: &proto::metapb::Peer) -> bool {
+    record.down_seconds(peer.id).is_some_and(|seconds| seconds >= DOWN_FOR_GOOD_SECONDS)
+}
+
+/// How well the store is kept apart from the others by the policy's location labels.
+pub fn isolation(store: &StoreRecord, others: &[&StoreRecord], policy: &Policy) -> u64 {
+    apart(store, others, &policy.location_labels)
 }
 
 /// How well the store is kept apart from the others: for each of them, the coarser the place in
 /// which they differ, the more.
-pub fn isolation(store: &StoreRecord, others: &[&StoreRecord], policy: &Policy) -> u64 {
-    let levels = &policy.location_labels;
+pub fn apart(store: &StoreRecord, others: &[&StoreRecord], levels: &[String]) -> u64 {
     others
         .iter()
         .filter(|other| other.id() != store.id())
@@ -368,6 +452,10 @@ fn is_low_on_space(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
 
 fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
     let policy = question.view.policy;
+    // Rules that were written have labels of their own.
+    if question.view.has_own_rules() {
+        return false;
+    }
     let Some(level) =
         policy.location_labels.iter().position(|label| *label == policy.isolation_level)
     else {
@@ -378,6 +466,51 @@ fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool 
             .iter()
             .all(|label| candidate.store.label(label) == other.label(label))
     })
+}
+
+/// A new peer that takes another's place must serve the rules as well as that one did; one more peer must be
+/// of use to some rule.
+fn breaks_rules(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    let view = question.view;
+    if !view.has_own_rules() {
+        return false;
+    }
+    let Some(rules) = view.rules_of(question.record) else { return false };
+    let stays = |store: u64| question.others.iter().any(|other| other.id().0 == store);
+    let peers = question.record.region.peers.iter();
+    let before: Vec<_> = peers.map(|peer| view.placed(question.record, peer)).collect();
+    let leaving =
+        before.iter().position(|placed| placed.store.is_some() && !stays(placed.peer.store_id));
+    let Some(leaving) = leaving else {
+        return !rules.iter().any(|rule| rule.matches(Some(candidate.store)));
+    };
+    let mut after = before.clone();
+    after[leaving].peer.store_id = candidate.store.meta.id;
+    after[leaving].store = Some(candidate.store);
+    Fit::new(rules, &after).is_worse_than(&Fit::new(rules, &before))
+}
+
+/// Where a rule asks for the leader it leads; nobody leads whom a rule wants to follow.
+fn must_not_lead(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    let view = question.view;
+    if !view.has_own_rules() {
+        return false;
+    }
+    let Some(rules) = view.rules_of(question.record) else { return false };
+    if rules.iter().all(|rule| rule.role == Role::Voter || rule.role == Role::Learner) {
+        return false;
+    }
+    let fit = view.fit(question.record, rules);
+    let leader_rules = || fit.rules.iter().filter(|fit| fit.rule.role == Role::Leader);
+    match fit.rule_of(candidate.store.meta.id).map(|fit| fit.rule.role) {
+        Some(Role::Leader) => false,
+        Some(Role::Follower | Role::Learner) => true,
+        // It could change places with the peer that serves the leader's rule.
+        Some(Role::Voter) | None => {
+            leader_rules().any(|fit| !fit.peers.is_empty())
+                && !leader_rules().any(|fit| fit.rule.matches(Some(candidate.store)))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,21 @@ fn of_region(explained: &Value) -> Vec<(&'static str, String)> {
         .push(("under way", if under_way.is_null() { "nothing".into() } else { text(under_way) }));
     fields.extend(list(&explained["ended"]).map(|ended| ("ended", text(ended))));
     fields.push(("replicas", text(&explained["replicas"])));
+    for verdict in list(&explained["checkers"]) {
+        let words = format!("{}: {}", text(&verdict["checker"]), text(&verdict["says"]));
+        fields.push(("checker", words));
+    }
+    for rule in list(&explained["rules"]) {
+        let stores: Vec<_> = list(&rule["stores"]).map(|store| format!("s{store}")).collect();
+        let has = if stores.is_empty() { "none".into() } else { stores.join(" ") };
+        let words = format!(
+            "{}: wants {} of role {}, has {has}",
+            text(&rule["rule"]),
+            text(&rule["wanted"]),
+            text(&rule["role"]),
+        );
+        fields.push(("rule", words));
+    }
     fields.push(("leader balance", text(&explained["balance_leader"])));
     fields.push(("peer balance", text(&explained["balance_region"])));
     let others = list(&explained["schedulers"]).filter(|verdict| {
@@ -65,6 +80,16 @@ fn of_store(explained: &Value) -> Vec<(&'static str, String)> {
         ("numbers", numbers(explained)),
     ];
     fields.extend(list(&explained["schedulers"]).map(scheduler));
+    let drain = &explained["drain"];
+    if !drain.is_null() {
+        let words =
+            format!("{} peers left, {} of them under way", drain["peers"], drain["under_way"]);
+        fields.push(("drain", words));
+    }
+    fields.extend(list(&drain["waiting"]).map(|blocker| {
+        let (regions, region) = (&blocker["regions"], &blocker["region"]);
+        ("waiting", format!("{regions} regions (such as {region}): {}", text(&blocker["says"])))
+    }));
     fields.extend(list(&explained["regions"]).map(|region| {
         ("region", format!("{}: {}", text(&region["region"]), text(&region["says"])))
     }));

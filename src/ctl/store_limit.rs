@@ -4,7 +4,6 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::http::Api;
-use super::scheduler::Scheduler;
 use crate::exit::Outcome;
 use crate::output::{Format, Report};
 
@@ -28,8 +27,7 @@ enum Direction {
 }
 
 /// Runs the command.
-pub(crate) async fn run(endpoints: &[String], flags: StoreLimitFlags, format: Format) -> Outcome {
-    let api = Api::of(&Scheduler::connect(endpoints).await?);
+pub(super) async fn run(api: &Api, flags: StoreLimitFlags, format: Format) -> Outcome {
     if let (Some(which), Some(rate)) = (&flags.which, flags.rate) {
         let path = match which.as_str() {
             "all" => "/pd/api/v1/stores/limit".to_owned(),

@@ -105,7 +105,7 @@ async fn schedulers_are_added_paused_and_removed_and_do_what_they_are_told() {
         assert_eq!(code, 1, "{err}");
         assert!(err.contains("there is no scheduler dance-scheduler"), "{err}");
 
-        let limits = ctl.json(&["store-limit", &store, "5", "--type", "add-peer"]);
+        let limits = ctl.json(&["store", "limit", &store, "5", "--type", "add-peer"]);
         let own = limits["limits"].as_array().unwrap().iter().find(|l| l["add_peer"] == 5.0);
         assert_eq!(own.unwrap()["remove_peer"], 15.0);
         for command in ["read", "write", "store"] {

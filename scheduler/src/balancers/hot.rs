@@ -205,6 +205,7 @@ fn loads(
                 | Step::AddPeer(_)
                 | Step::RemovePeer(_)
                 | Step::PromoteLearner(_)
+                | Step::LeaveJoint { .. }
                 | Step::Split { .. } => continue,
             };
             if let Some(load) = from.and_then(|store| loads.get_mut(&store)) {
@@ -270,13 +271,12 @@ fn description(traffic: Traffic, way: Way) -> &'static str {
 /// What keeps the region from being moved at all.
 fn why_not_movable(view: View<'_>, record: &RegionRecord, way: Way) -> Option<String> {
     let max_mib = view.policy.max_movable_hot_peer_size_mib;
-    let voters = record.voters().count();
     if record.leader.is_none() {
         Some("no leader has spoken for it".into())
     } else if !record.down_peers.is_empty() || !record.pending_peers.is_empty() {
         Some("some of its peers are silent or behind".into())
-    } else if voters < view.policy.max_replicas {
-        Some(format!("it has {voters} voters and should have {}", view.policy.max_replicas))
+    } else if let Some(why) = view.why_not_complete(record) {
+        Some(why)
     } else if way == Way::MovePeer && record.size_mib() > max_mib {
         Some(format!("it holds {} MiB, and more than {max_mib} are not moved", record.size_mib()))
     } else {

@@ -89,7 +89,7 @@ fn pick(
     is_free: impl Fn(&RegionRecord) -> bool,
 ) -> Option<(Arc<RegionRecord>, StoreId)> {
     let policy = view.policy.leader_schedule_policy;
-    let score = |candidate: &Candidate<'_>| score::leaders(candidate, policy);
+    let score = |candidate: &Candidate<'_>| score::leaders(candidate, policy, 0);
     let nothing = RegionRecord::default();
     let question = Question { record: &nothing, others: Vec::new(), view };
     let is_source = |c: &&Candidate<'_>| excluded(LEADER_SOURCE, c, &question).is_none();
@@ -155,7 +155,7 @@ impl Ends {
     fn of(view: View<'_>, candidates: &[Candidate<'_>]) -> Option<Self> {
         let policy = view.policy.leader_schedule_policy;
         let up = candidates.iter().filter(|candidate| candidate.store.is_up());
-        let scores: Vec<_> = up.map(|candidate| score::leaders(candidate, policy)).collect();
+        let scores: Vec<_> = up.map(|candidate| score::leaders(candidate, policy, 0)).collect();
         Some(Self { most: *scores.iter().max()?, least: *scores.iter().min()? })
     }
 }
@@ -174,11 +174,12 @@ fn is_worth_it(
         LeaderSchedulePolicy::Count => 1,
         LeaderSchedulePolicy::Size => i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4),
     };
-    let (has, would_have) = (score::leaders(source, policy), score::leaders(target, policy));
+    let (has, would_have) = (score::leaders(source, policy, 0), score::leaders(target, policy, 0));
     let gap = has - would_have;
+    let stays_even = score::leaders(source, policy, -unit) >= score::leaders(target, policy, unit);
     let is_too_wide = ends.most - ends.least > tolerated(view);
     let is_at_an_end = has >= ends.most || would_have <= ends.least;
-    gap >= 2 * unit && (gap > tolerated(view) || (is_too_wide && is_at_an_end))
+    stays_even && (gap > tolerated(view) || (is_too_wide && is_at_an_end))
 }
 
 /// A difference of leaders that is left alone.
@@ -210,7 +211,7 @@ fn target_of<'c, 'a>(
         if candidate.store.id() == source.store.id() {
             return i64::MAX;
         }
-        score::leaders(candidate, policy)
+        score::leaders(candidate, policy, 0)
     };
     let target = ByScore { score }.select_target(candidates, &[&may_lead])?;
     (target.store.id() != source.store.id()).then_some(target)
@@ -240,7 +241,7 @@ pub fn verdict(view: View<'_>, record: &RegionRecord) -> String {
     };
     let to = target.store.id();
     let policy = view.policy.leader_schedule_policy;
-    let (has, would_have) = (score::leaders(source, policy), score::leaders(target, policy));
+    let (has, would_have) = (score::leaders(source, policy, 0), score::leaders(target, policy, 0));
     let counts = match policy {
         LeaderSchedulePolicy::Count => {
             format!("{from} leads {has} regions, {to} leads {would_have}")
@@ -261,12 +262,12 @@ fn store_verdict(view: View<'_>, store: &Candidate<'_>) -> String {
     let nothing = RegionRecord::default();
     let question = Question { record: &nothing, others: Vec::new(), view };
     let policy = view.policy.leader_schedule_policy;
-    let has = score::leaders(store, policy);
+    let has = score::leaders(store, policy, 0);
     let scores: Vec<_> = view
         .candidates()
         .iter()
         .filter(|candidate| candidate.store.is_up())
-        .map(|candidate| score::leaders(candidate, policy))
+        .map(|candidate| score::leaders(candidate, policy, 0))
         .collect();
     let least = scores.iter().min().copied().unwrap_or(has);
     let most = scores.iter().max().copied().unwrap_or(has);

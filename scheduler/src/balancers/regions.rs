@@ -165,14 +165,10 @@ fn is_worth_it(
 }
 
 fn why_not_movable(view: View<'_>, record: &RegionRecord) -> Option<String> {
-    let (voters, max) = (record.voters().count(), view.policy.max_replicas);
-    let learners = record.learners().count();
     if record.leader.is_none() {
         Some("no leader has spoken for it".into())
-    } else if voters != max {
-        Some(format!("it has {voters} voters and should have {max}"))
-    } else if learners > 0 {
-        Some(format!("it has {learners} learners"))
+    } else if let Some(why) = view.why_not_complete(record) {
+        Some(why)
     } else if !record.down_peers.is_empty() {
         Some(format!("{} of its peers are silent", record.down_peers.len()))
     } else if view.flow.is_hot(record.id(), view.policy.hot_region_cache_hits_threshold) {

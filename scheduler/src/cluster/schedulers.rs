@@ -54,6 +54,7 @@ impl Cluster {
                 flow: &self.flow,
                 bars: &self.bars,
                 policy: &self.policy,
+                rules: &self.rules,
                 moment,
             };
             let Some(turn) = self.coordinator.turn(number, view, ids) else { continue };
@@ -117,6 +118,7 @@ impl Cluster {
             flow: &self.flow,
             bars: &self.bars,
             policy: &self.policy,
+            rules: &self.rules,
             moment,
         };
         change(&mut self.coordinator, view)?;

@@ -246,6 +246,35 @@ fn peers_spread_onto_a_new_empty_store() {
     assert_eq!(cluster.operators().count(Purpose::Region), moved);
 }
 
+/// D32: a store that comes into a large cluster prepares until it has its share.
+#[test]
+fn a_new_store_of_a_large_cluster_prepares() {
+    let mut cluster = cluster(vec![]);
+    let mut ids = ids();
+    let key = |n: u64| format!("{n:03}");
+    let region_on =
+        |n: u64, version, stores: &[u64]| region(n + 1, &key(n), &key(n + 1), version, stores);
+    for n in 0..100 {
+        let known = region_on(n, 1, &[1, 2, 3]);
+        cluster.on_region_heartbeat(heartbeat(&known), &mut ids, at(1)).unwrap();
+    }
+    let node_state =
+        |cluster: &Cluster| cluster.stores().get(StoreId(4)).unwrap().meta.node_state();
+    let writes = cluster.put_store(store(4), at(2)).unwrap();
+    assert_eq!(writes.stores[0].node_state(), metapb::NodeState::Preparing);
+    cluster.set_policy(Policy { halt_scheduling: true, ..Policy::default() });
+    assert_eq!(cluster.tick(&mut ids, at(3)).writes.stores, []);
+    assert_eq!(node_state(&cluster), metapb::NodeState::Preparing);
+    // 60 of 300 peers are four fifths of a store's share, which is 75.
+    for n in 0..60 {
+        let moved = region_on(n, 2, &[1, 2, 4]);
+        cluster.on_region_heartbeat(heartbeat(&moved), &mut ids, at(4)).unwrap();
+    }
+    let written = cluster.tick(&mut ids, at(5)).writes.stores;
+    assert_eq!(written[0].node_state(), metapb::NodeState::Serving);
+    assert_eq!(node_state(&cluster), metapb::NodeState::Serving);
+}
+
 #[test]
 fn halted_scheduling_does_nothing_by_itself() {
     let mut cluster = cluster(vec![]);

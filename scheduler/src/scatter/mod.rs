@@ -133,12 +133,11 @@ impl Scatterer {
 
 /// Only a region that needs no repair is scattered.
 fn check(view: View<'_>, record: &RegionRecord) -> Result<(), String> {
-    let voters = record.voters().count();
     if record.leader.is_none() {
         return Err("no leader has spoken for it".into());
     }
-    if voters < view.policy.max_replicas {
-        return Err(format!("it has {voters} voters and should have {}", view.policy.max_replicas));
+    if let Some(why) = view.why_not_complete(record) {
+        return Err(why);
     }
     if !record.down_peers.is_empty() || !record.pending_peers.is_empty() {
         return Err("some of its peers are silent or behind".into());

@@ -79,7 +79,7 @@ fn places_that_labels_keep_apart_stay_apart() {
     for id in 1..=6 {
         let zone = ["a", "b", "c"][(id as usize - 1) % 3];
         let label = metapb::StoreLabel { key: "zone".into(), value: zone.into() };
-        world.cluster.set_store_labels(StoreId(id), &[label]).unwrap();
+        world.cluster.set_store_labels(StoreId(id), &[label], false).unwrap();
     }
     for id in 1..=12 {
         scatter(&mut world, id, "g").unwrap();

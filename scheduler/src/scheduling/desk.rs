@@ -162,9 +162,10 @@ impl<'a> Desk<'a> {
             let (store, is_added) = match step {
                 Step::AddPeer(peer) => (StoreId(peer.store_id), true),
                 Step::RemovePeer(peer) => (StoreId(peer.store_id), false),
-                Step::PromoteLearner(_) | Step::TransferLeader { .. } | Step::Split { .. } => {
-                    continue;
-                }
+                Step::PromoteLearner(_)
+                | Step::TransferLeader { .. }
+                | Step::LeaveJoint { .. }
+                | Step::Split { .. } => continue,
             };
             let mut candidates = self.candidates.iter_mut();
             if let Some(candidate) = candidates.find(|candidate| candidate.store.id() == store) {

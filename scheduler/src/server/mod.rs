@@ -17,6 +17,8 @@ mod links;
 pub(crate) mod node;
 mod outbox;
 mod peers;
+mod relay;
+mod self_test;
 pub(crate) mod serving;
 
 use std::collections::BTreeMap;
@@ -367,6 +369,7 @@ async fn run<L: LogEngine>(
     }));
     serve(&node, clients, peers)?;
     tokio::spawn(patrol(Arc::clone(&node), config.split_keyspaces));
+    tokio::spawn(self_test::run(Arc::clone(&node)));
     let driver = Driver {
         node: Arc::clone(&node),
         member,
@@ -419,6 +422,7 @@ async fn become_member(
                 peer_urls: config.peer_urls.clone(),
                 client_urls: config.client_urls.clone(),
                 is_learner: true,
+                leader_priority: 0,
             };
             let response = entry::ask_to_join(&config.join, &member, config.join_timeout)
                 .await
@@ -435,25 +439,43 @@ async fn become_member(
     }
 }
 
-/// Members named by the flags that answer must be of the cluster that the data is of.
+/// Members that answer, of those that the flags name and those that the data knows, must be of the cluster
+/// that the data is of, and must know this member: unless one that knows as much as the data, or more, has
+/// seen it go.
 async fn refuse_other_cluster(
     config: &Resolved,
     identity: &Identity,
     state: &State,
     directory: &str,
 ) -> Result<(), StartError> {
-    let others = config.initial_cluster.iter().filter(|(name, _)| *name != config.name);
-    let answers = others.map(|(name, url)| async move { (name, entry::describe(url).await) });
+    let flags = config.initial_cluster.iter().cloned();
+    let known = state
+        .members()
+        .values()
+        .flat_map(|member| member.peer_urls.iter().map(|url| (member.name.clone(), url.clone())));
+    let others: BTreeMap<String, String> = flags
+        .chain(known)
+        .filter(|(name, _)| *name != config.name)
+        .map(|(name, url)| (url, name))
+        .collect();
+    let answers =
+        others.iter().map(|(url, name)| async move { (name, entry::describe(url).await) });
     for (name, answer) in futures_util::future::join_all(answers).await {
-        let Some((group_id, cluster_id)) = answer else { continue };
-        let is_other_cluster =
-            cluster_id != 0 && state.cluster_id() != 0 && cluster_id != state.cluster_id();
-        if group_id != identity.group_id || is_other_cluster {
+        let Some(answer) = answer else { continue };
+        let is_other_cluster = answer.cluster_id != 0
+            && state.cluster_id() != 0
+            && answer.cluster_id != state.cluster_id();
+        let is_named = config.initial_cluster.iter().any(|(named, _)| named == name);
+        if is_named && (answer.group_id != identity.group_id || is_other_cluster) {
             return Err(StartError::WrongDirectory {
                 directory: directory.to_owned(),
                 owner: format!("cluster {}", state.cluster_id()),
-                expected: format!("cluster {cluster_id}, of which {name:?} is a member"),
+                expected: format!("cluster {}, of which {name:?} is a member", answer.cluster_id),
             });
+        }
+        let is_same = answer.group_id == identity.group_id && !is_other_cluster;
+        if is_same && join::is_removed(identity.member_id, state, answer.index, &answer.members) {
+            return Err(StartError::Removed { name: config.name.clone(), by: name.clone() });
         }
     }
     Ok(())
@@ -469,6 +491,8 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
     // What is neither is told so in the caller's language.
     let routes =
         service::routes(node).into_axum_router().merge(http::router(node)).fallback(http::unknown);
+    let relay = (Arc::clone(node), Arc::new(relay::Relay::default()));
+    let routes = routes.layer(axum::middleware::from_fn_with_state(relay, relay::pass_on));
     let client_front = front::server()
         .accept_http1(true)
         .add_routes(routes.into())

@@ -6,6 +6,7 @@
 //! answer; what it decided is in nobody's memory but its own, which goes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::keyspaces::Keyspaces;
 use crate::member::Outcome;
 use crate::member::machine::State;
 use crate::member::reign::{NotYet, Reign};
+use crate::rules::{RuleSet, Rules};
 use crate::scheduling::Roster;
 use crate::timestamps::Refused;
 
@@ -353,14 +355,18 @@ impl Serving {
 /// The cluster as the log holds it; `None` before it is bootstrapped.
 pub(crate) fn load_cluster(node: &Node, state: &State, moment: Moment) -> Option<Cluster> {
     (state.bootstrapped_at_ms() != 0).then(|| {
-        Cluster::load(
+        let mut cluster = Cluster::load(
             policy(node, state),
             state.cluster_version(),
             state.stores().values().cloned(),
             state.regions().cloned(),
             moment,
         )
-        .with_roster(roster(state), moment)
+        .with_roster(roster(state), moment);
+        if let Some(rules) = load_rules(state) {
+            cluster.set_rules(rules);
+        }
+        cluster
     })
 }
 
@@ -373,6 +379,21 @@ fn roster(state: &State) -> Roster {
         tracing::error!(%error, "the replicated schedulers cannot be read; those of a new cluster run");
         Roster::default()
     })
+}
+
+/// The placement rules that somebody wrote; `None` when nobody has.
+fn load_rules(state: &State) -> Option<Arc<Rules>> {
+    if state.rules().is_empty() {
+        return None;
+    }
+    match RuleSet::from_json(state.rules()).and_then(Rules::written) {
+        Ok(rules) => Some(rules),
+        // The default rule is what every cluster can live with.
+        Err(error) => {
+            tracing::error!(%error, "the replicated placement rules cannot be read; the default counts");
+            None
+        }
+    }
 }
 
 /// The settings that were agreed on, or those a new cluster begins with.
