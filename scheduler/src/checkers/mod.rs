@@ -75,9 +75,9 @@ pub fn check(
     ids: &mut Ids,
 ) -> Finding {
     for (_, checker) in all(view).into_iter().filter(|(name, _)| !is_paused(name)) {
-        match checker(view, record, ids) {
-            Finding::Healthy => {}
-            found => return found,
+        let found = checker(view, record, ids);
+        if found != Finding::Healthy {
+            return found;
         }
     }
     Finding::Healthy

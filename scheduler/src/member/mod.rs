@@ -271,7 +271,7 @@ impl<L: LogEngine> Member<L> {
     /// that counts a pause as the leader's silence would break the leader's lease.
     pub fn tick(&mut self, now: Now, state: &State, effects: &mut Effects) {
         self.ticks += 1;
-        if self.ticks >= self.rests_until_tick {
+        if self.ticks >= self.rests_until_tick || self.group.is_leader() {
             self.group.tick();
         }
         self.notice_leadership();

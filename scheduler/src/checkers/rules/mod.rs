@@ -327,3 +327,5 @@ fn take_id(ids: &mut Ids) -> Result<u64, u64> {
 
 #[cfg(test)]
 mod script;
+#[cfg(test)]
+mod tests;

@@ -102,10 +102,11 @@ pub struct RuleFit<'a> {
 
 impl<'a> RuleFit<'a> {
     fn of(rule: &'a Rule, peers: Vec<Placed<'a>>) -> Self {
-        let condition = |placed: &Placed<'_>| match placed.condition {
+        let condition = |placed: &Placed<'_>| {
             // What a learner has not got does not matter where it shall not vote.
-            Condition::CatchingUp if rule.role == Role::Learner => Condition::Behind as usize,
-            condition => condition as usize,
+            let is_no_matter =
+                rule.role == Role::Learner && placed.condition == Condition::CatchingUp;
+            (if is_no_matter { Condition::Behind } else { placed.condition }) as usize
         };
         let stores: Vec<_> = peers.iter().filter_map(|placed| placed.store).collect();
         let isolated_by = rule.isolated_by();
