@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::flags::{BenchBankFlags, BenchTxnFlags, BenchYcsbFlags};
+use crate::ctl::config::ConfigCommand;
+use crate::ctl::member::MemberCommand;
 use crate::ctl::region::RegionFlags;
+use crate::ctl::rule::RuleCommand;
+use crate::ctl::schedulers::flags::{HotCommand, OperatorAdd, SchedulerCommand};
 use crate::keys::{self, Key};
 use crate::output::Format;
 use crate::shell::ShellFlags;
@@ -276,8 +280,19 @@ pub(crate) struct CtlFlags {
 pub(crate) enum CtlCommand {
     /// The scheduler's members, and who leads
     Members,
+    /// The scheduler's members one by one: health, who leads, who shall; remove one
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// The stores, their states and sizes
     Stores,
+    /// One store by id; drain it, label it, weigh it, limit it
+    Store(crate::ctl::store::StoreFlags),
+    /// Placement rules: how many replicas of which role, on which stores, for which keys
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// The cluster's settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// The regions, in key order
     Regions {
         /// At most this many
@@ -289,6 +304,12 @@ pub(crate) enum CtlCommand {
     /// What the scheduler is having regions do
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// What evens out the cluster: list, add, remove, pause, resume, configure
+    #[command(subcommand)]
+    Scheduler(SchedulerCommand),
+    /// What is read and written most
+    #[command(subcommand)]
+    Hot(HotCommand),
     /// Why a region does (not) move, and a store does (not) fill or empty
     #[command(subcommand)]
     Explain(ExplainCommand),
@@ -317,13 +338,28 @@ pub(crate) enum CtlCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum OperatorCommand {
     /// The operators under way
-    List,
+    List {
+        /// Only those of this kind: admin, replica, leader, region, hot-region, scatter or split
+        #[arg(long)]
+        kind: Option<String>,
+    },
+    /// The operators that have ended, the latest first
+    Records {
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Have the scheduler do something with a region; it goes on by itself
+    #[command(subcommand)]
+    Add(OperatorAdd),
     /// A region's operator step by step, or its last one
+    #[command(visible_alias = "check")]
     Show {
         /// The region's id
         region: u64,
     },
     /// Give up a region's operator; what is done stays done
+    #[command(visible_alias = "remove")]
     Cancel {
         /// The region's id
         region: u64,

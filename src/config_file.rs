@@ -123,6 +123,9 @@ pub(crate) struct ScheduleSection {
 pub(crate) struct ReplicationSection {
     pub(crate) max_replicas: Option<usize>,
     pub(crate) location_labels: Option<Vec<String>>,
+    pub(crate) isolation_level: Option<String>,
+    pub(crate) strictly_match_label: Option<bool>,
+    pub(crate) enable_placement_rules: Option<bool>,
 }
 
 /// A store's file, or an empty one when none is named.
@@ -216,6 +219,9 @@ const KNOWN: [&str; 27] = [
     "schedule.gc-run-interval",
     "replication.max-replicas",
     "replication.location-labels",
+    "replication.isolation-level",
+    "replication.strictly-match-label",
+    "replication.enable-placement-rules",
 ];
 
 /// An unknown key, with the nearest known one when there is a near one.

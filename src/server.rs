@@ -113,7 +113,8 @@ pub(crate) fn code_of_scheduler(error: &scheduler::StartError) -> Code {
     match error {
         scheduler::StartError::Mistake(_)
         | scheduler::StartError::Listen { .. }
-        | scheduler::StartError::WrongDirectory { .. } => Code::Usage,
+        | scheduler::StartError::WrongDirectory { .. }
+        | scheduler::StartError::Removed { .. } => Code::Usage,
         scheduler::StartError::Join(_) => Code::Unreachable,
         scheduler::StartError::Thread(_) | scheduler::StartError::Storage(_) => Code::Failed,
     }
@@ -173,11 +174,13 @@ fn scheduler_config(
         name,
         ..Default::default()
     };
-    if let Some(replicas) = file.replication.max_replicas {
-        config.policy.max_replicas = replicas;
-    }
-    if let Some(labels) = file.replication.location_labels {
-        config.policy.location_labels = labels;
+    let (policy, replication) = (&mut config.policy, file.replication);
+    policy.max_replicas = replication.max_replicas.unwrap_or(policy.max_replicas);
+    policy.location_labels = replication.location_labels.unwrap_or_default();
+    policy.isolation_level = replication.isolation_level.unwrap_or_default();
+    policy.strictly_match_label = replication.strictly_match_label.unwrap_or_default();
+    if let Some(enabled) = replication.enable_placement_rules {
+        policy.enable_placement_rules = enabled;
     }
     if let Some(period) = file.schedule.gc_life_time {
         config.policy.gc_life_time_ms = period.0;

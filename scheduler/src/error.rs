@@ -28,6 +28,17 @@ pub enum StartError {
         /// Whose it should be.
         expected: String,
     },
+    /// The member was removed from its cluster while it was away. Its data are of no more use.
+    #[error(
+        "member {name:?} was removed from its cluster, says {by:?}: to come back, it joins again with an \
+         empty data directory"
+    )]
+    Removed {
+        /// This member.
+        name: String,
+        /// The member that says so.
+        by: String,
+    },
     /// No member of the running cluster let this one in.
     #[error("join the cluster: {0}")]
     Join(String),

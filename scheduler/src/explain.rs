@@ -3,14 +3,20 @@
 //! Nothing is remembered for this: the same judges are asked again, and their reasons written
 //! down instead of thrown away.
 
+use std::collections::BTreeMap;
+
 use proto::{RegionId, StoreId};
 use serde::Serialize;
 
 use crate::balancers;
-use crate::checkers::{Finding, replicas};
+use crate::checkers::{self, Verdict};
 use crate::cluster::{Cluster, Moment, RegionRecord};
 use crate::ids::Ids;
-use crate::placement::{Candidate, LEADER_TARGET, PEER_TARGET, Question, View, excluded};
+use crate::operator::store_limit::{Direction, REGION_COST};
+use crate::placement::{
+    Candidate, LEADER_TARGET, PEER_TARGET, Question, STORE_LEADS, View, excluded,
+};
+use crate::scheduling::{ScheduleController, Scheduler, Verdict as Says};
 
 /// What the scheduler thinks of a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,14 +27,44 @@ pub struct Explanation {
     pub under_way: Option<String>,
     /// How its latest plans ended, the latest first.
     pub ended: Vec<String>,
-    /// What the replica checker says of it now.
+    /// What the checkers say of it now, in one line: the first that wants something, or that nothing is
+    /// needed.
     pub replicas: String,
+    /// The same, checker by checker, in the order in which they are asked.
+    pub checkers: Vec<Verdict>,
+    /// What the placement rules ask for, and which peers they have; empty when rules do not count.
+    pub rules: Vec<RuleVerdict>,
     /// What the balancer of leaders says of it now.
     pub balance_leader: String,
     /// What the balancer of peers says of it now.
     pub balance_region: String,
+    /// What each scheduler says of it now, in the order of their turns; those that have nothing to do
+    /// with it are left out.
+    pub schedulers: Vec<SchedulerVerdict>,
     /// What each store could do for it.
     pub stores: Vec<StoreVerdict>,
+}
+
+/// What a scheduler says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchedulerVerdict {
+    /// Which.
+    pub scheduler: String,
+    /// In words, with numbers.
+    pub says: String,
+}
+
+/// How one placement rule is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleVerdict {
+    /// Its group and id.
+    pub rule: String,
+    /// The role it asks for.
+    pub role: &'static str,
+    /// How many peers it asks for.
+    pub wanted: usize,
+    /// The stores of the peers it has.
+    pub stores: Vec<u64>,
 }
 
 /// What a store could do for a region.
@@ -60,6 +96,13 @@ pub struct StoreNumbers {
     pub capacity_mib: u64,
     /// How long it has said nothing.
     pub silent_ms: u64,
+    /// Peers that may come at once within its limit, of regions that are not small; `None` when there
+    /// is no limit.
+    pub may_add: Option<u64>,
+    /// The same of peers that may go.
+    pub may_remove: Option<u64>,
+    /// How slow it says it is, of 100; 0 when it does not say.
+    pub slow_score: u64,
     /// Peers on it that are catching up.
     pub catching_up: usize,
     /// Peers that plans are adding to it.
@@ -69,15 +112,22 @@ pub struct StoreNumbers {
 }
 
 impl StoreNumbers {
-    fn of(candidate: &Candidate<'_>, moment: Moment) -> Self {
+    fn of(candidate: &Candidate<'_>, view: View<'_>) -> Self {
         let stats = candidate.store.stats.clone().unwrap_or_default();
+        let peers_left = |direction| match candidate.tokens_left(direction, view) {
+            u64::MAX => None,
+            tokens => Some(tokens / REGION_COST),
+        };
         Self {
+            may_add: peers_left(Direction::AddPeer),
+            may_remove: peers_left(Direction::RemovePeer),
+            slow_score: stats.slow_score,
             leaders: candidate.leader_count(),
             peers: candidate.region_count(),
             size_mib: candidate.size_mib(),
             available_mib: stats.available >> 20,
             capacity_mib: stats.capacity >> 20,
-            silent_ms: candidate.store.silence_ms(moment),
+            silent_ms: candidate.store.silence_ms(view.moment),
             catching_up: candidate.counts.pending,
             adding: candidate.influence.adding,
             snapshots: stats.sending_snap_count
@@ -96,12 +146,42 @@ pub struct StoreExplanation {
     pub state: &'static str,
     /// Why it gets no new peers of any region; `None` when it may get some.
     pub no_peer_because: Option<&'static str>,
+    /// Why it gets no new leaders, as far as that is not a matter of one region; `None` when it may.
+    pub no_leader_because: Option<&'static str>,
+    /// How far it is with leaving; `None` when it does not leave.
+    pub drain: Option<Drain>,
     /// What the judges look at.
     #[serde(flatten)]
     pub numbers: StoreNumbers,
+    /// What each scheduler says of it now; those that have nothing to do with it are left out.
+    pub schedulers: Vec<SchedulerVerdict>,
     /// What the replica checker says of the regions that have a peer there, or the plans under way for
     /// them, as many as were asked for.
     pub regions: Vec<RegionVerdict>,
+}
+
+/// How far a store is with giving away its peers, and what keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// Peers that it still has.
+    pub peers: usize,
+    /// Regions that a plan is under way for.
+    pub under_way: usize,
+    /// What is said of the others, each reason with how many regions it is said of, the most frequent first.
+    pub waiting: Vec<Blocker>,
+    /// Of so many regions nothing is said: they are too many to look at.
+    pub not_looked_at: usize,
+}
+
+/// One reason why regions do not leave a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Blocker {
+    /// In words.
+    pub says: String,
+    /// Of how many regions.
+    pub regions: usize,
+    /// One of them.
+    pub region: u64,
 }
 
 /// What is said of one region.
@@ -115,6 +195,9 @@ pub struct RegionVerdict {
 
 /// Plans of a region that are named in its explanation.
 const ENDED_SHOWN: usize = 5;
+
+/// Regions of a leaving store that are looked at for what keeps them.
+const DRAIN_REGIONS_MAX: usize = 1_024;
 
 /// Explains a region; `None` when it is not known.
 pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explanation> {
@@ -135,7 +218,7 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
             store: candidate.store.id().0,
             no_peer_because: excluded(PEER_TARGET, candidate, &question),
             no_leader_because: excluded(LEADER_TARGET, candidate, &question),
-            numbers: StoreNumbers::of(candidate, moment),
+            numbers: StoreNumbers::of(candidate, view),
         })
         .collect();
     let balance = |verdict: fn(View<'_>, &RegionRecord) -> String| {
@@ -145,11 +228,40 @@ pub fn region(cluster: &Cluster, id: RegionId, moment: Moment) -> Option<Explana
         region: proto::region::Readable(&record.region).to_string(),
         under_way: cluster.operators().of(id).map(ToString::to_string),
         ended,
-        replicas: verdict(view, id),
+        replicas: verdict(cluster, view, id),
+        checkers: if view.policy.halt_scheduling {
+            Vec::new()
+        } else {
+            checkers::verdicts(view, record, pauses(cluster, moment), &mut ids_for_nobody())
+        },
+        rules: rules_of(view, record),
         balance_leader: balance(balancers::leaders::verdict),
         balance_region: balance(balancers::regions::verdict),
+        schedulers: schedulers(cluster, moment, |scheduler| scheduler.verdict(view, record)),
         stores,
     })
+}
+
+/// What all schedulers say; of one that does not act, why.
+fn schedulers(
+    cluster: &Cluster,
+    moment: Moment,
+    ask: impl Fn(&dyn Scheduler) -> Says,
+) -> Vec<SchedulerVerdict> {
+    let nothing = why_nothing_is_balanced(cluster, moment);
+    let say = |seat: &ScheduleController| {
+        let Says::Says(says) = ask(seat.scheduler.as_ref()) else { return None };
+        let paused = seat.controller.paused_until(moment).map(|until_ms| {
+            let seconds = until_ms.saturating_sub(moment.wall_ms).div_ceil(1_000);
+            format!("it pauses for another {seconds} s")
+        });
+        let says = match nothing.clone().or(paused) {
+            Some(why) => format!("{why}; otherwise: {says}"),
+            None => says,
+        };
+        Some(SchedulerVerdict { scheduler: seat.scheduler.name().to_owned(), says })
+    };
+    cluster.coordinator().seats().iter().filter_map(say).collect()
 }
 
 fn why_nothing_is_balanced(cluster: &Cluster, moment: Moment) -> Option<String> {
@@ -164,20 +276,36 @@ fn why_nothing_is_balanced(cluster: &Cluster, moment: Moment) -> Option<String> 
     })
 }
 
-fn verdict(view: View<'_>, id: RegionId) -> String {
+fn verdict(cluster: &Cluster, view: View<'_>, id: RegionId) -> String {
     let Some(record) = view.regions.by_id(id) else { return "it is not known".into() };
     if view.policy.halt_scheduling {
         return "scheduling is halted".into();
     }
-    // Asking must not use up ids: an allocator of its own, whose ids go nowhere.
+    checkers::check(view, record, pauses(cluster, view.moment), &mut ids_for_nobody()).says()
+}
+
+/// Whether a checker of this name pauses.
+fn pauses(cluster: &Cluster, moment: Moment) -> impl Fn(&str) -> bool + '_ {
+    move |checker| cluster.is_checker_paused(checker, moment)
+}
+
+/// Asking must not use up ids: an allocator of its own, whose ids go nowhere.
+fn ids_for_nobody() -> Ids {
     let mut nowhere = Ids::begin(0);
     nowhere.bound_saved(1);
-    match replicas::check(view, record, &mut nowhere) {
-        Finding::Healthy => "it needs nothing".into(),
-        Finding::Blocked(why) => format!("it has to wait: {why}"),
-        Finding::NeedsIds(_) => "it has to wait for ids".into(),
-        Finding::Wants(operator) => format!("it needs {}", operator.description),
-    }
+    nowhere
+}
+
+fn rules_of(view: View<'_>, record: &RegionRecord) -> Vec<RuleVerdict> {
+    let Some(rules) = view.rules_of(record) else { return Vec::new() };
+    let fit = view.fit(record, rules);
+    let served = fit.rules.iter().map(|fit| RuleVerdict {
+        rule: fit.rule.name(),
+        role: fit.rule.role.name(),
+        wanted: fit.rule.count,
+        stores: fit.peers.iter().map(|placed| placed.peer.store_id).collect(),
+    });
+    served.collect()
 }
 
 /// Why regions do not leave a store that is to be drained, or do not come to one: with what is said
@@ -198,24 +326,98 @@ pub fn store(
         region: record.region.id,
         says: match cluster.operators().of(record.id()) {
             Some(operator) => operator.to_string(),
-            None => verdict(view, record.id()),
+            None => verdict(cluster, view, record.id()),
         },
     });
     Some(StoreExplanation {
         store: id.0,
         state: candidate.store.state_name(view.policy, moment),
         no_peer_because: excluded(PEER_TARGET, candidate, &question),
-        numbers: StoreNumbers::of(candidate, moment),
+        no_leader_because: excluded(STORE_LEADS, candidate, &question),
+        drain: candidate.store.is_offline().then(|| drain(cluster, id, view)),
+        numbers: StoreNumbers::of(candidate, view),
+        schedulers: schedulers(cluster, moment, |scheduler| {
+            scheduler.store_verdict(view, candidate)
+        }),
         regions: regions.collect(),
     })
 }
 
+fn drain(cluster: &Cluster, id: StoreId, view: View<'_>) -> Drain {
+    let peers = cluster.regions().counts(id).regions;
+    let mut under_way = 0;
+    let mut reasons: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for record in cluster.regions().on_store(id).take(DRAIN_REGIONS_MAX) {
+        if cluster.operators().of(record.id()).is_some() {
+            under_way += 1;
+            continue;
+        }
+        let (count, _) =
+            reasons.entry(verdict(cluster, view, record.id())).or_insert((0, record.region.id));
+        *count += 1;
+    }
+    let blocker = |(says, (regions, region))| Blocker { says, regions, region };
+    let mut waiting: Vec<_> = reasons.into_iter().map(blocker).collect();
+    waiting.sort_by_key(|blocker| std::cmp::Reverse(blocker.regions));
+    Drain { peers, under_way, waiting, not_looked_at: peers.saturating_sub(DRAIN_REGIONS_MAX) }
+}
+
 #[cfg(test)]
 mod tests {
-    use proto::metapb;
+    use proto::{metapb, pdpb};
 
     use super::*;
     use crate::cluster::Policy;
+
+    #[test]
+    fn what_keeps_a_leaving_store_from_being_empty_is_named() {
+        let stores = (1..=4).map(|id| metapb::Store {
+            id,
+            address: format!("s{id}:1"),
+            version: "8.5.0".into(),
+            ..Default::default()
+        });
+        let mut cluster = Cluster::load(Policy::default(), "8.5.0", stores, [], Moment::default());
+        for store_id in 1..=4 {
+            // Store 4 could take the peers, but it is busy.
+            let is_busy = store_id == 4;
+            let stats = pdpb::StoreStats { store_id, is_busy, ..Default::default() };
+            cluster.on_store_heartbeat(stats, Moment::default()).unwrap();
+        }
+        let mut ids = Ids::begin(0);
+        ids.bound_saved(100);
+        for (id, start, end) in [(1, "", "m"), (2, "m", "")] {
+            let peer =
+                |store_id| metapb::Peer { id: id * 10 + store_id, store_id, ..Default::default() };
+            let region = metapb::Region {
+                id,
+                start_key: start.into(),
+                end_key: end.into(),
+                region_epoch: Some(proto::region::FIRST_EPOCH),
+                peers: vec![peer(1), peer(2), peer(3)],
+                ..Default::default()
+            };
+            let heartbeat = pdpb::RegionHeartbeatRequest {
+                leader: region.peers.first().copied(),
+                region: Some(region),
+                ..Default::default()
+            };
+            cluster.on_region_heartbeat(heartbeat, &mut ids, Moment::default()).unwrap();
+        }
+        let explained =
+            |cluster: &Cluster| store(cluster, StoreId(2), Moment::default(), 0).unwrap().drain;
+        assert_eq!(explained(&cluster), None);
+        cluster.take_store_offline(StoreId(2), false).unwrap();
+        let says = "it has to wait: no store can take the place of s2".into();
+        let waiting = vec![Blocker { says, regions: 2, region: 1 }];
+        let expected = Drain { peers: 2, under_way: 0, waiting, not_looked_at: 0 };
+        assert_eq!(explained(&cluster), Some(expected));
+        let stats = pdpb::StoreStats { store_id: 4, ..Default::default() };
+        cluster.on_store_heartbeat(stats, Moment::default()).unwrap();
+        cluster.tick(&mut ids, Moment::default());
+        let explained = explained(&cluster).unwrap();
+        assert_eq!((explained.under_way, explained.waiting), (2, vec![]));
+    }
 
     #[test]
     fn an_unknown_region_has_no_explanation() {

@@ -5,13 +5,17 @@
 //! the reason given to people who ask why.
 
 use proto::StoreId;
+use proto::region::DOWN_FOR_GOOD_SECONDS;
 
+use crate::cluster::policy::Weights;
 use crate::cluster::stores::{Liveness, StoreRecord};
 use crate::cluster::{Moment, Policy, RegionRecord, Regions, StoreCounts, Stores};
 use crate::flow::Flow;
 use crate::operator::RunningOperators;
 use crate::operator::running::Influence;
 use crate::operator::store_limit::{Direction, cost};
+use crate::rules::fit::{Condition, Placed};
+use crate::rules::{Fit, Role, Rule, Rules};
 use crate::scheduling::Bars;
 
 /// A cluster of fewer regions than this is young: low space is then judged by
@@ -20,6 +24,9 @@ pub const YOUNG_REGIONS: usize = 100;
 
 /// Free bytes that are enough for a young cluster.
 pub const YOUNG_FREE_BYTES: u64 = 1 << 30;
+
+/// A store that says it is slower than this, of 100, gets no leaders.
+pub const SLOW_SCORE: u64 = 80;
 
 /// Everything a judge looks at, at one moment.
 #[derive(Clone, Copy)]
@@ -36,6 +43,8 @@ pub struct View<'a> {
     pub bars: &'a Bars,
     /// The cluster's wishes.
     pub policy: &'a Policy,
+    /// The placement rules; they count if the policy says so.
+    pub rules: &'a Rules,
     /// Now.
     pub moment: Moment,
 }
@@ -48,6 +57,8 @@ pub struct Candidate<'a> {
     pub counts: StoreCounts,
     /// What the plans under way will change about that.
     pub influence: Influence,
+    /// How much of everything it shall have, beside the others.
+    pub weights: Weights,
     /// Tokens of the store's limits that plans not yet under way will take.
     pub spent: Spent,
 }
@@ -62,10 +73,11 @@ pub struct Spent {
 }
 
 impl Candidate<'_> {
-    /// How loaded the store will be: size first, then the number of peers, then its id so that
+    /// How loaded the store will be, for its weight: size first, then the number of peers, then its id so that
     /// the choice is the same each time.
     pub fn load(&self) -> (i64, i64, StoreId) {
-        (self.size_mib(), self.region_count(), self.store.id())
+        let weigh = |amount| self.weights.of_regions(amount);
+        (weigh(self.size_mib()), weigh(self.region_count()), self.store.id())
     }
 
     /// Its regions' sizes together once the plans under way are done.
@@ -148,11 +160,12 @@ pub const PEER_TARGET: &[Predicate] = &[
         reason: "shares a place with another peer, which the isolation level forbids",
         excludes: breaks_isolation,
     },
+    Predicate { reason: "is not where the placement rules want a peer", excludes: breaks_rules },
     Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
     Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
     Predicate { reason: "is low on space", excludes: is_low_on_space },
     Predicate {
-        reason: "is sending or receiving too many snapshots",
+        reason: SNAPSHOTS,
         excludes: |c, q| {
             let max = q.view.policy.max_snapshot_count;
             stat(c, |stats| {
@@ -163,15 +176,15 @@ pub const PEER_TARGET: &[Predicate] = &[
         },
     },
     Predicate {
-        reason: "has too many peers that are catching up",
+        reason: PENDING,
         excludes: |c, q| c.counts.pending >= q.view.policy.max_pending_peer_count,
     },
     Predicate {
-        reason: "is already getting as many peers as it may at once",
+        reason: ADDING,
         excludes: |c, q| c.influence.adding >= q.view.policy.store_adding_max,
     },
     Predicate {
-        reason: "has been given as many peers as its store limit allows for now",
+        reason: ADD_LIMIT,
         excludes: |c, q| c.tokens_left(Direction::AddPeer, q.view) < cost(q.record.size_mib()),
     },
 ];
@@ -197,16 +210,17 @@ pub const LEADER_SOURCE: &[Predicate] = &[
     },
 ];
 
+/// What keeps a store from leading anything.
+pub const STORE_LEADS: &[Predicate] = &[IS_LEAVING, HELD, IS_SILENT, IS_STOPPING, IS_BUSY, IS_SLOW];
+
 /// What keeps a store from leading a region of which it has a voter.
 pub const LEADER_TARGET: &[Predicate] = &[
-    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() },
-    Predicate {
-        reason: "must not lead, as a scheduler wants it",
-        excludes: |c, q| q.view.bars.no_leaders_in.contains(&c.store.id()),
-    },
-    Predicate { reason: "is silent", excludes: is_silent },
-    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) },
-    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) },
+    IS_LEAVING,
+    HELD,
+    IS_SILENT,
+    IS_STOPPING,
+    IS_BUSY,
+    IS_SLOW,
     Predicate {
         reason: "has no healthy voter of the region",
         excludes: |c, q| {
@@ -215,7 +229,27 @@ pub const LEADER_TARGET: &[Predicate] = &[
                 .any(|voter| voter.store_id == c.store.meta.id && q.record.is_healthy(voter))
         },
     },
+    Predicate {
+        reason: "is not where the placement rules want the leader",
+        excludes: must_not_lead,
+    },
 ];
+
+const IS_LEAVING: Predicate =
+    Predicate { reason: "is leaving or gone", excludes: |c, _| !c.store.is_up() };
+const IS_SILENT: Predicate = Predicate { reason: "is silent", excludes: is_silent };
+const IS_STOPPING: Predicate =
+    Predicate { reason: "is stopping", excludes: |c, _| stat(c, |stats| stats.is_stopping) };
+const IS_BUSY: Predicate =
+    Predicate { reason: "is busy", excludes: |c, _| stat(c, |stats| stats.is_busy) };
+const IS_SLOW: Predicate = Predicate {
+    reason: "is slow",
+    excludes: |c, _| stat(c, |stats| stats.slow_score >= SLOW_SCORE),
+};
+const HELD: Predicate = Predicate {
+    reason: "must not lead, as a scheduler wants it",
+    excludes: |c, q| q.view.bars.no_leaders_in.contains(&c.store.id()),
+};
 
 /// The first reason of the table that excludes the store; `None` makes it a candidate.
 pub fn excluded(
@@ -225,6 +259,26 @@ pub fn excluded(
 ) -> Option<&'static str> {
     table
         .iter()
+        .find(|predicate| (predicate.excludes)(candidate, question))
+        .map(|predicate| predicate.reason)
+}
+
+/// Reasons that pass by themselves while plans are carried out.
+const TEMPORARY: &[&str] = &[SNAPSHOTS, PENDING, ADDING, ADD_LIMIT];
+const SNAPSHOTS: &str = "is sending or receiving too many snapshots";
+const PENDING: &str = "has too many peers that are catching up";
+const ADDING: &str = "is already getting as many peers as it may at once";
+const ADD_LIMIT: &str = "has been given as many peers as its store limit allows for now";
+
+/// The same for a plan that may have to wait: reasons that pass by themselves do not count.
+pub fn excluded_for_good(
+    table: &[Predicate],
+    candidate: &Candidate<'_>,
+    question: &Question<'_>,
+) -> Option<&'static str> {
+    table
+        .iter()
+        .filter(|predicate| !TEMPORARY.contains(&predicate.reason))
         .find(|predicate| (predicate.excludes)(candidate, question))
         .map(|predicate| predicate.reason)
 }
@@ -239,6 +293,7 @@ impl<'a> View<'a> {
                 store,
                 counts: self.regions.counts(store.id()),
                 influence: influence.get(&store.id()).copied().unwrap_or_default(),
+                weights: self.policy.weights(store.id()),
                 spent: Spent::default(),
             })
             .collect()
@@ -262,20 +317,99 @@ impl<'a> View<'a> {
         record: &RegionRecord,
         allowed: impl Fn(StoreId) -> bool,
     ) -> Option<StoreId> {
+        self.best_leader_of(&self.candidates(), record, allowed)
+    }
+
+    /// The same, of stores that are seen as more plans will leave them.
+    pub fn best_leader_of(
+        &self,
+        candidates: &[Candidate<'_>],
+        record: &RegionRecord,
+        allowed: impl Fn(StoreId) -> bool,
+    ) -> Option<StoreId> {
         let question = Question { record, others: Vec::new(), view: *self };
-        self.candidates()
+        candidates
             .iter()
             .filter(|candidate| allowed(candidate.store.id()))
             .filter(|candidate| excluded(LEADER_TARGET, candidate, &question).is_none())
-            .min_by_key(|candidate| (candidate.leader_count(), candidate.store.id()))
+            .min_by_key(|candidate| {
+                let leaders = candidate.weights.of_leaders(candidate.leader_count());
+                (leaders, candidate.store.id())
+            })
             .map(|candidate| candidate.store.id())
     }
+
+    /// The rules of a region, if rules count; `None` also when it lies over a bound of theirs.
+    pub fn rules_of(&self, record: &RegionRecord) -> Option<&'a [Rule]> {
+        self.policy.enable_placement_rules.then(|| self.rules.of(&record.range()))?
+    }
+
+    /// Whether rules count that say more than the policy does.
+    pub fn has_own_rules(&self) -> bool {
+        self.policy.enable_placement_rules && !self.rules.is_derived()
+    }
+
+    /// A peer of the region where it is, and how well it is.
+    pub fn placed(&self, record: &RegionRecord, peer: &proto::metapb::Peer) -> Placed<'a> {
+        let store = self.stores.find(StoreId(peer.store_id));
+        let is_learner = proto::region::is_learner(peer);
+        let condition = match store {
+            Some(store) if self.is_lost(store) => Condition::Lost,
+            _ if is_given_up(record, peer) => Condition::Lost,
+            _ if is_learner && !record.is_healthy(peer) => Condition::CatchingUp,
+            Some(store) if store.is_offline() => Condition::Leaving,
+            _ if !record.is_healthy(peer) => Condition::Behind,
+            _ => Condition::Well,
+        };
+        let leads = record.leader_peer().is_some_and(|leader| leader.0 == peer.id);
+        Placed { peer: *peer, store, condition, leads }
+    }
+
+    /// Whether what the store holds counts as gone.
+    pub fn is_lost(&self, store: &StoreRecord) -> bool {
+        store.is_tombstone() || store.liveness(self.policy, self.moment) == Liveness::Down
+    }
+
+    /// How the region's peers serve these rules.
+    pub fn fit(&self, record: &RegionRecord, rules: &'a [Rule]) -> Fit<'a> {
+        let peers = record.region.peers.iter();
+        let placed: Vec<_> = peers.map(|peer| self.placed(record, peer)).collect();
+        Fit::new(rules, &placed)
+    }
+
+    /// What is wrong with the number and the roles of the region's peers, in words; `None` when they are as
+    /// the rules, or else `max-replicas`, want them. Only such a region is moved for balance.
+    pub fn why_not_complete(&self, record: &RegionRecord) -> Option<String> {
+        if self.has_own_rules() {
+            let Some(rules) = self.rules_of(record) else {
+                return Some("it lies over a bound of the placement rules".into());
+            };
+            let is_complete = self.fit(record, rules).is_satisfied();
+            return (!is_complete).then(|| "it is not as the placement rules want it".into());
+        }
+        let (voters, max) = (record.voters().count(), self.policy.max_replicas);
+        let learners = record.learners().count();
+        if voters != max {
+            Some(format!("it has {voters} voters and should have {max}"))
+        } else {
+            (learners > 0).then(|| format!("it has {learners} learners"))
+        }
+    }
+}
+
+/// Whether its leader has given the peer up for good.
+pub fn is_given_up(record: &RegionRecord, peer: &proto::metapb::Peer) -> bool {
+    record.down_seconds(peer.id).is_some_and(|seconds| seconds >= DOWN_FOR_GOOD_SECONDS)
+}
+
+/// How well the store is kept apart from the others by the policy's location labels.
+pub fn isolation(store: &StoreRecord, others: &[&StoreRecord], policy: &Policy) -> u64 {
+    apart(store, others, &policy.location_labels)
 }
 
 /// How well the store is kept apart from the others: for each of them, the coarser the place in
 /// which they differ, the more.
-pub fn isolation(store: &StoreRecord, others: &[&StoreRecord], policy: &Policy) -> u64 {
-    let levels = &policy.location_labels;
+pub fn apart(store: &StoreRecord, others: &[&StoreRecord], levels: &[String]) -> u64 {
     others
         .iter()
         .filter(|other| other.id() != store.id())
@@ -318,6 +452,10 @@ fn is_low_on_space(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
 
 fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
     let policy = question.view.policy;
+    // Rules that were written have labels of their own.
+    if question.view.has_own_rules() {
+        return false;
+    }
     let Some(level) =
         policy.location_labels.iter().position(|label| *label == policy.isolation_level)
     else {
@@ -328,6 +466,51 @@ fn breaks_isolation(candidate: &Candidate<'_>, question: &Question<'_>) -> bool 
             .iter()
             .all(|label| candidate.store.label(label) == other.label(label))
     })
+}
+
+/// A new peer that takes another's place must serve the rules as well as that one did; one more peer must be
+/// of use to some rule.
+fn breaks_rules(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    let view = question.view;
+    if !view.has_own_rules() {
+        return false;
+    }
+    let Some(rules) = view.rules_of(question.record) else { return false };
+    let stays = |store: u64| question.others.iter().any(|other| other.id().0 == store);
+    let peers = question.record.region.peers.iter();
+    let before: Vec<_> = peers.map(|peer| view.placed(question.record, peer)).collect();
+    let leaving =
+        before.iter().position(|placed| placed.store.is_some() && !stays(placed.peer.store_id));
+    let Some(leaving) = leaving else {
+        return !rules.iter().any(|rule| rule.matches(Some(candidate.store)));
+    };
+    let mut after = before.clone();
+    after[leaving].peer.store_id = candidate.store.meta.id;
+    after[leaving].store = Some(candidate.store);
+    Fit::new(rules, &after).is_worse_than(&Fit::new(rules, &before))
+}
+
+/// Where a rule asks for the leader it leads; nobody leads whom a rule wants to follow.
+fn must_not_lead(candidate: &Candidate<'_>, question: &Question<'_>) -> bool {
+    let view = question.view;
+    if !view.has_own_rules() {
+        return false;
+    }
+    let Some(rules) = view.rules_of(question.record) else { return false };
+    if rules.iter().all(|rule| rule.role == Role::Voter || rule.role == Role::Learner) {
+        return false;
+    }
+    let fit = view.fit(question.record, rules);
+    let leader_rules = || fit.rules.iter().filter(|fit| fit.rule.role == Role::Leader);
+    match fit.rule_of(candidate.store.meta.id).map(|fit| fit.rule.role) {
+        Some(Role::Leader) => false,
+        Some(Role::Follower | Role::Learner) => true,
+        // It could change places with the peer that serves the leader's rule.
+        Some(Role::Voter) | None => {
+            leader_rules().any(|fit| !fit.peers.is_empty())
+                && !leader_rules().any(|fit| fit.rule.matches(Some(candidate.store)))
+        }
+    }
 }
 
 #[cfg(test)]

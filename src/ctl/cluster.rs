@@ -12,7 +12,8 @@ use crate::output::{Format, Report};
 pub(crate) async fn members(endpoints: &[String], format: Format) -> Outcome {
     let scheduler = Scheduler::connect(endpoints).await?;
     let leader = scheduler.members.leader.as_ref().map_or(0, |leader| leader.member_id);
-    let mut report = Report::list("members", &["NAME", "ID", "ROLE", "HEALTH", "CLIENT", "PEER"]);
+    let header = ["NAME", "ID", "ROLE", "HEALTH", "PRIORITY", "CLIENT", "PEER"];
+    let mut report = Report::list("members", &header);
     for member in &scheduler.members.members {
         let role = if member.member_id == leader { "leader" } else { "follower" };
         let healthy = answers(member).await;
@@ -23,6 +24,7 @@ pub(crate) async fn members(endpoints: &[String], format: Format) -> Outcome {
                 member.member_id.to_string(),
                 role.into(),
                 if healthy { "up".into() } else { "down".into() },
+                member.leader_priority.to_string(),
                 member.client_urls.join(","),
                 member.peer_urls.join(","),
             ],
@@ -31,6 +33,7 @@ pub(crate) async fn members(endpoints: &[String], format: Format) -> Outcome {
                 "member_id": member.member_id,
                 "role": role,
                 "healthy": healthy,
+                "leader_priority": member.leader_priority,
                 "client_urls": member.client_urls,
                 "peer_urls": member.peer_urls,
             }),

@@ -36,8 +36,28 @@ fn of_region(explained: &Value) -> Vec<(&'static str, String)> {
         .push(("under way", if under_way.is_null() { "nothing".into() } else { text(under_way) }));
     fields.extend(list(&explained["ended"]).map(|ended| ("ended", text(ended))));
     fields.push(("replicas", text(&explained["replicas"])));
+    for verdict in list(&explained["checkers"]) {
+        let words = format!("{}: {}", text(&verdict["checker"]), text(&verdict["says"]));
+        fields.push(("checker", words));
+    }
+    for rule in list(&explained["rules"]) {
+        let stores: Vec<_> = list(&rule["stores"]).map(|store| format!("s{store}")).collect();
+        let has = if stores.is_empty() { "none".into() } else { stores.join(" ") };
+        let words = format!(
+            "{}: wants {} of role {}, has {has}",
+            text(&rule["rule"]),
+            text(&rule["wanted"]),
+            text(&rule["role"]),
+        );
+        fields.push(("rule", words));
+    }
     fields.push(("leader balance", text(&explained["balance_leader"])));
     fields.push(("peer balance", text(&explained["balance_region"])));
+    let others = list(&explained["schedulers"]).filter(|verdict| {
+        let name = verdict["scheduler"].as_str().unwrap_or_default();
+        !matches!(name, "balance-leader-scheduler" | "balance-region-scheduler")
+    });
+    fields.extend(others.map(scheduler));
     for store in list(&explained["stores"]) {
         let words = format!(
             "{}: a new peer: {}; its lead: {}; {}",
@@ -56,12 +76,29 @@ fn of_store(explained: &Value) -> Vec<(&'static str, String)> {
         ("store", text(&explained["store"])),
         ("state", text(&explained["state"])),
         ("new peers", verdict(&explained["no_peer_because"])),
+        ("new leaders", verdict(&explained["no_leader_because"])),
         ("numbers", numbers(explained)),
     ];
+    fields.extend(list(&explained["schedulers"]).map(scheduler));
+    let drain = &explained["drain"];
+    if !drain.is_null() {
+        let words =
+            format!("{} peers left, {} of them under way", drain["peers"], drain["under_way"]);
+        fields.push(("drain", words));
+    }
+    fields.extend(list(&drain["waiting"]).map(|blocker| {
+        let (regions, region) = (&blocker["regions"], &blocker["region"]);
+        ("waiting", format!("{regions} regions (such as {region}): {}", text(&blocker["says"])))
+    }));
     fields.extend(list(&explained["regions"]).map(|region| {
         ("region", format!("{}: {}", text(&region["region"]), text(&region["says"])))
     }));
     fields
+}
+
+/// What one scheduler says.
+fn scheduler(verdict: &Value) -> (&'static str, String) {
+    ("scheduler", format!("{}: {}", text(&verdict["scheduler"]), text(&verdict["says"])))
 }
 
 /// What completes "the store …", or that nothing stands against it.
@@ -78,9 +115,10 @@ fn numbers(store: &Value) -> String {
         0 => "it does not say how large its disk is".into(),
         capacity => format!("{} of {capacity} MiB are free", number("available_mib")),
     };
+    let limit = |name: &str| store[name].as_u64().map_or("any".into(), |peers| peers.to_string());
     format!(
         "leads {}, holds {} peers of {} MiB, {disk}, silent for {} s, {} catching up, {} being added, {} \
-         snapshots",
+         snapshots, {} more may come at once and {} go",
         number("leaders"),
         number("peers"),
         number("size_mib"),
@@ -88,6 +126,8 @@ fn numbers(store: &Value) -> String {
         number("catching_up"),
         number("adding"),
         number("snapshots"),
+        limit("may_add"),
+        limit("may_remove"),
     )
 }
 

@@ -8,14 +8,20 @@
 //! HTTP API, since its gRPC service has no call for it.
 
 mod cluster;
+pub(crate) mod config;
 mod explain;
 mod http;
 pub(crate) mod keyspace;
+pub(crate) mod member;
 pub(crate) mod mvcc;
 mod operator;
 mod raw;
 pub(crate) mod region;
+pub(crate) mod rule;
 pub(crate) mod scheduler;
+pub(crate) mod schedulers;
+mod store_limit;
+pub(crate) mod store;
 mod txn;
 
 use std::sync::Mutex;
@@ -61,10 +67,16 @@ impl Waiting {
 fn name_of(command: &CtlCommand) -> &'static str {
     match command {
         CtlCommand::Members => "members",
+        CtlCommand::Member(_) => "member",
         CtlCommand::Stores => "stores",
+        CtlCommand::Store(flags) => flags.name(),
+        CtlCommand::Rule(_) => "rule",
+        CtlCommand::Config(_) => "config",
         CtlCommand::Regions { .. } => "regions",
         CtlCommand::Region(flags) => flags.name(),
         CtlCommand::Operator(_) => "operator",
+        CtlCommand::Scheduler(_) => "scheduler",
+        CtlCommand::Hot(_) => "hot",
         CtlCommand::Explain(_) => "explain",
         CtlCommand::Tso { .. } => "tso",
         CtlCommand::Status => "status",
@@ -78,10 +90,16 @@ async fn dispatch(flags: CtlFlags, waiting: &Waiting) -> Outcome {
     let CtlFlags { pd, output, timeout: _, command } = flags;
     match command {
         CtlCommand::Members => cluster::members(&pd, output).await,
+        CtlCommand::Member(command) => member::run(&pd, command, output, waiting).await,
         CtlCommand::Stores => cluster::stores(&pd, output).await,
+        CtlCommand::Store(flags) => store::run(&pd, flags, output).await,
+        CtlCommand::Rule(command) => rule::run(&pd, command, output).await,
+        CtlCommand::Config(command) => config::run(&pd, command, output).await,
         CtlCommand::Regions { limit } => cluster::regions(&pd, limit, output).await,
         CtlCommand::Region(flags) => region::run(&pd, flags, output, waiting).await,
         CtlCommand::Operator(command) => operator::run(&pd, command, output).await,
+        CtlCommand::Scheduler(command) => schedulers::run(&pd, command, output).await,
+        CtlCommand::Hot(command) => schedulers::hot::run(&pd, command, output).await,
         CtlCommand::Explain(command) => explain::run(&pd, command, output).await,
         CtlCommand::Tso { timestamp } => cluster::tso(&pd, timestamp, output).await,
         CtlCommand::Status => cluster::status(&pd, output).await,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Waiting;
 use super::http::{Api, CallError};
 use super::scheduler::Scheduler;
+use super::schedulers::flags::OperatorAdd;
 use crate::args::OperatorCommand;
 use crate::exit::{Code, Failure, Outcome};
 use crate::output::{Format, Report};
@@ -116,7 +117,15 @@ fn seconds(ms: u64) -> String {
 pub(crate) async fn run(endpoints: &[String], command: OperatorCommand, format: Format) -> Outcome {
     let api = Api::of(&Scheduler::connect(endpoints).await?);
     match command {
-        OperatorCommand::List => list(&api, format).await,
+        OperatorCommand::List { kind } => {
+            let kind = kind.map_or(String::new(), |kind| format!("&kind={kind}"));
+            let path = format!("/pd/api/v1/operators?object=true{kind}");
+            list(&api, &path, usize::MAX, format).await
+        }
+        OperatorCommand::Records { limit } => {
+            list(&api, "/pd/api/v1/operators/records?object=true", limit, format).await
+        }
+        OperatorCommand::Add(add) => add_operator(&api, add, format).await,
         OperatorCommand::Show { region } => {
             show(&api, region, None).await?.report().print(format);
             Ok(())
@@ -134,12 +143,39 @@ pub(crate) async fn run(endpoints: &[String], command: OperatorCommand, format: 
     }
 }
 
-async fn list(api: &Api, format: Format) -> Outcome {
-    let listed = api.get("/pd/api/v1/operators?object=true").await;
+/// Gives an instruction, and shows what the scheduler has made of it.
+async fn add_operator(api: &Api, add: OperatorAdd, format: Format) -> Outcome {
+    let instruction = add.instruction();
+    let what = instruction["name"].as_str().unwrap_or("an order").to_owned();
+    if let OperatorAdd::Scatter { region, .. } = add {
+        // Regions are scattered by groups: the answer is no single operator.
+        let created = api.post("/pd/api/v1/operators", &instruction).await;
+        created.map_err(|error| error.failure(&what))?;
+        return match show(api, region, None).await {
+            Ok(operator) if operator.desc == "scatter-region" => {
+                print_accepted(&operator, format);
+                Ok(())
+            }
+            Ok(_) | Err(_) => {
+                let fields = vec![("region", region.to_string()), ("accepted", "true".into())];
+                let document = json!({ "region_id": region, "accepted": true });
+                Report::fields(fields, document).print(format);
+                eprintln!("region {region}: it lies as well as it can: there is nothing to do");
+                Ok(())
+            }
+        };
+    }
+    let operator = instruct(api, &what, &instruction).await?;
+    print_accepted(&operator, format);
+    Ok(())
+}
+
+async fn list(api: &Api, path: &str, limit: usize, format: Format) -> Outcome {
+    let listed = api.get(path).await;
     let listed = listed.map_err(|error| error.failure("list the operators"))?;
     let columns = ["REGION", "OPERATOR", "KIND", "STATUS", "SECONDS", "STEPS", "NOW"];
     let mut report = Report::list("operators", &columns);
-    for document in listed.as_array().into_iter().flatten() {
+    for document in listed.as_array().into_iter().flatten().take(limit) {
         let operator = Operator::read(document.clone())?;
         let cells = vec![
             operator.region_id.to_string(),
@@ -227,6 +263,7 @@ pub(crate) async fn until_done(
             "SUCCESS" => return Ok(now),
             "CANCEL" => "given up",
             "REPLACE" => "replaced by a more urgent operator",
+            "EXPIRED" => "given up by the scheduler, which could tell nobody in time",
             "TIMEOUT" => "given up by the scheduler, which waited too long for a step",
             _ => "ended",
         };

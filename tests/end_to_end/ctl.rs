@@ -74,6 +74,53 @@ async fn the_cluster_can_be_looked_at() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedulers_are_added_paused_and_removed_and_do_what_they_are_told() {
+    with_cluster(ApiVersion::V1, |ctl| {
+        let named = |listed: &Value| -> Vec<String> {
+            let schedulers = listed["schedulers"].as_array().unwrap();
+            schedulers.iter().map(|s| s["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(named(&ctl.json(&["scheduler", "list"])).len(), 4);
+        // Whoever leads the one region gives it away, and gets it back from nobody.
+        let regions = ctl.json(&["regions"]);
+        let region = regions["regions"][0]["id"].as_u64().unwrap().to_string();
+        let leads = || ctl.json(&["region", &region])["leader_store_id"].as_u64().unwrap();
+        let store = leads().to_string();
+        let added = ctl.json(&["scheduler", "add", "evict-leader", &store]);
+        assert!(named(&added).contains(&"evict-leader-scheduler".to_owned()));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while leads().to_string() == store {
+            assert!(std::time::Instant::now() < deadline, "the lead stays on store {store}");
+        }
+        let told = ctl.json(&["scheduler", "config", "evict-leader", "batch=5"]);
+        assert_eq!(told["config"]["batch"], 5);
+        let explained = ctl.json(&["explain", "store", &store]);
+        assert_eq!(explained["no_leader_because"], "must not lead, as a scheduler wants it");
+        assert!(ctl.ok(&["scheduler", "pause", "balance-region", "60"]).contains("pauses until"));
+        assert!(!ctl.ok(&["scheduler", "resume", "all"]).contains("pauses until"));
+        ctl.ok(&["scheduler", "remove", &format!("evict-leader-scheduler-{store}")]);
+        assert_eq!(named(&ctl.json(&["scheduler", "list"])).len(), 4);
+        let (code, _, err) = ctl.output(&["scheduler", "add", "dance"]);
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("there is no scheduler dance-scheduler"), "{err}");
+
+        let limits = ctl.json(&["store", "limit", &store, "5", "--type", "add-peer"]);
+        let own = limits["limits"].as_array().unwrap().iter().find(|l| l["add_peer"] == 5.0);
+        assert_eq!(own.unwrap()["remove_peer"], 15.0);
+        for command in ["read", "write", "store"] {
+            ctl.ok(&["hot", command]);
+        }
+        let records = ctl.ok(&["operator", "records"]);
+        assert!(records.contains("evict-leader"), "{records}");
+        ctl.ok(&["operator", "list", "--kind", "admin"]);
+        let (code, _, err) = ctl.output(&["operator", "add", "add-peer", &region, &store]);
+        assert!(code != 0 && err.contains("already has a peer"), "{code} {err}");
+        ctl.ok(&["operator", "add", "scatter", &region]);
+    })
+    .await;
+}
+
 fn keys_can_be_read_and_written(ctl: &Ctl, flags: &[&str]) {
     let ok = |words: &[&str]| ctl.ok(&[words, flags].concat());
     let (code, out, _) = ctl.output(&[&["raw", "get", "missing"], flags].concat());

@@ -10,6 +10,7 @@ mod bench;
 mod chaos;
 mod cluster;
 mod ctl;
+mod ctl_placement;
 mod ctl_region;
 mod examples;
 mod kill;

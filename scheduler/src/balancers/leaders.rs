@@ -2,9 +2,13 @@
 //!
 //! From the store that leads most, a region whose leadership another of its voters' stores could take
 //! is handed over, when the two differ by more than twice the tolerance: a transfer costs little, but
-//! a leader that is passed to and fro costs something each time. Each turn does that as often as the
-//! limit allows, every time with the stores as the transfers before will leave them; when no source
-//! can give, the store that leads least is asked which region it could take.
+//! a leader that is passed to and fro costs something each time. The most and the least loaded store
+//! may have no region in common: when they differ by more than that, the one gives to, and the other
+//! takes from, whomever it can.
+//!
+//! Each turn does that as often as the limit allows, every time with the stores as the transfers
+//! before will leave them; when no source can give, the store that leads least is asked which region
+//! it could take. Every transfer leaves the giver no worse off than the taker, so they come to an end.
 
 use std::sync::Arc;
 
@@ -50,8 +54,10 @@ impl Scheduler for BalanceLeader {
             let picked = pick(desk.view(), desk.candidates(), start, is_free);
             let Some((record, to)) = picked else { break };
             let transfer = desk.transfer_leader(DESCRIPTION, Purpose::Leader, &record, to);
-            let Some(operator) = transfer else { break };
-            operators.push(operator);
+            match transfer {
+                Some(operator) => operators.push(operator),
+                None => desk.pass_over(record.id()),
+            }
         }
         operators
     }
@@ -83,13 +89,14 @@ fn pick(
     is_free: impl Fn(&RegionRecord) -> bool,
 ) -> Option<(Arc<RegionRecord>, StoreId)> {
     let policy = view.policy.leader_schedule_policy;
-    let score = |candidate: &Candidate<'_>| score::leaders(candidate, policy);
+    let score = |candidate: &Candidate<'_>| score::leaders(candidate, policy, 0);
     let nothing = RegionRecord::default();
     let question = Question { record: &nothing, others: Vec::new(), view };
     let is_source = |c: &&Candidate<'_>| excluded(LEADER_SOURCE, c, &question).is_none();
     let mut sources: Vec<_> = candidates.iter().filter(is_source).collect();
     sources.sort_by_key(|source| (std::cmp::Reverse(score(source)), source.store.id()));
-    let least = candidates.iter().filter(|c| c.store.is_up()).map(score).min()?;
+    let ends = Ends::of(view, candidates)?;
+    let least = ends.least;
     let tolerated = tolerated(view);
     for source in &sources {
         // The others have less to give still.
@@ -103,7 +110,7 @@ fn pick(
             .filter(|record| is_free(record))
             .find_map(|record| {
                 let target = target_of(view, candidates, source, record)?;
-                is_worth_it(view, source, target, record)
+                is_worth_it(view, source, target, record, ends)
                     .then(|| (Arc::clone(record), target.store.id()))
             });
         if found.is_some() {
@@ -127,7 +134,7 @@ fn pick(
                 let leads = record.leader_store();
                 let source = sources.iter().find(|source| Some(source.store.id()) == leads);
                 let question = Question { record, others: Vec::new(), view };
-                source.is_some_and(|source| is_worth_it(view, source, target, record))
+                source.is_some_and(|source| is_worth_it(view, source, target, record, ends))
                     && excluded(LEADER_TARGET, target, &question).is_none()
             });
         if let Some(record) = found {
@@ -137,20 +144,42 @@ fn pick(
     None
 }
 
-/// Whether the two differ by more than is tolerated, and still in the same direction afterwards.
+/// How much the stores lead that lead most and least.
+#[derive(Clone, Copy)]
+struct Ends {
+    most: i64,
+    least: i64,
+}
+
+impl Ends {
+    fn of(view: View<'_>, candidates: &[Candidate<'_>]) -> Option<Self> {
+        let policy = view.policy.leader_schedule_policy;
+        let up = candidates.iter().filter(|candidate| candidate.store.is_up());
+        let scores: Vec<_> = up.map(|candidate| score::leaders(candidate, policy, 0)).collect();
+        Some(Self { most: *scores.iter().max()?, least: *scores.iter().min()? })
+    }
+}
+
+/// Whether the two differ by more than is tolerated, or one of them is at an end of what is too wide a
+/// spread, and they still differ in the same direction afterwards.
 fn is_worth_it(
     view: View<'_>,
     source: &Candidate<'_>,
     target: &Candidate<'_>,
     record: &RegionRecord,
+    ends: Ends,
 ) -> bool {
     let policy = view.policy.leader_schedule_policy;
     let unit = match policy {
         LeaderSchedulePolicy::Count => 1,
         LeaderSchedulePolicy::Size => i64::try_from(record.size_mib()).unwrap_or(i64::MAX / 4),
     };
-    let gap = score::leaders(source, policy) - score::leaders(target, policy);
-    gap > tolerated(view) && gap >= 2 * unit
+    let (has, would_have) = (score::leaders(source, policy, 0), score::leaders(target, policy, 0));
+    let gap = has - would_have;
+    let stays_even = score::leaders(source, policy, -unit) >= score::leaders(target, policy, unit);
+    let is_too_wide = ends.most - ends.least > tolerated(view);
+    let is_at_an_end = has >= ends.most || would_have <= ends.least;
+    stays_even && (gap > tolerated(view) || (is_too_wide && is_at_an_end))
 }
 
 /// A difference of leaders that is left alone.
@@ -182,7 +211,7 @@ fn target_of<'c, 'a>(
         if candidate.store.id() == source.store.id() {
             return i64::MAX;
         }
-        score::leaders(candidate, policy)
+        score::leaders(candidate, policy, 0)
     };
     let target = ByScore { score }.select_target(candidates, &[&may_lead])?;
     (target.store.id() != source.store.id()).then_some(target)
@@ -212,7 +241,7 @@ pub fn verdict(view: View<'_>, record: &RegionRecord) -> String {
     };
     let to = target.store.id();
     let policy = view.policy.leader_schedule_policy;
-    let (has, would_have) = (score::leaders(source, policy), score::leaders(target, policy));
+    let (has, would_have) = (score::leaders(source, policy, 0), score::leaders(target, policy, 0));
     let counts = match policy {
         LeaderSchedulePolicy::Count => {
             format!("{from} leads {has} regions, {to} leads {would_have}")
@@ -221,7 +250,8 @@ pub fn verdict(view: View<'_>, record: &RegionRecord) -> String {
             format!("{from} leads regions of {has} MiB, {to} leads {would_have} MiB")
         }
     };
-    if is_worth_it(view, source, target, record) {
+    let ends = Ends::of(view, &candidates);
+    if ends.is_some_and(|ends| is_worth_it(view, source, target, record, ends)) {
         format!("{counts}: its lead, or that of another region of {from}, goes to {to}")
     } else {
         format!("{counts}: a difference of up to {} is left alone", tolerated(view))
@@ -232,12 +262,12 @@ fn store_verdict(view: View<'_>, store: &Candidate<'_>) -> String {
     let nothing = RegionRecord::default();
     let question = Question { record: &nothing, others: Vec::new(), view };
     let policy = view.policy.leader_schedule_policy;
-    let has = score::leaders(store, policy);
+    let has = score::leaders(store, policy, 0);
     let scores: Vec<_> = view
         .candidates()
         .iter()
         .filter(|candidate| candidate.store.is_up())
-        .map(|candidate| score::leaders(candidate, policy))
+        .map(|candidate| score::leaders(candidate, policy, 0))
         .collect();
     let least = scores.iter().min().copied().unwrap_or(has);
     let most = scores.iter().max().copied().unwrap_or(has);

@@ -2,9 +2,12 @@
 //!
 //! They only propose; limits and collisions are the business of [`crate::operator::running`].
 
+pub mod hot;
 pub mod leaders;
 pub mod regions;
 pub mod score;
 
 #[cfg(test)]
 mod script;
+#[cfg(test)]
+mod tests;

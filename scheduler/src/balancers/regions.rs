@@ -25,6 +25,8 @@ use crate::scheduling::{Desk, Scheduler, Verdict};
 
 /// Regions looked at for each source store before the next is tried.
 const TRIES_PER_STORE: usize = 16;
+/// The same, counting those that cannot be moved.
+const LOOKED_AT_PER_STORE: usize = 512;
 
 const DESCRIPTION: &str = "balance-region";
 
@@ -57,8 +59,10 @@ impl Scheduler for BalanceRegion {
             let picked = pick(desk.view(), desk.candidates(), start, is_free);
             let Some((record, from, to)) = picked else { break };
             let moved = desk.move_peer(DESCRIPTION, Purpose::Region, &record, from, to);
-            let Some(operator) = moved else { break };
-            operators.push(operator);
+            match moved {
+                Some(operator) => operators.push(operator),
+                None => desk.pass_over(record.id()),
+            }
         }
         operators
     }
@@ -118,6 +122,7 @@ fn pick(
         // Of each kind only so many: a store with much of one kind has the others looked at too.
         let of_kind = |records: &mut dyn Iterator<Item = &Arc<RegionRecord>>| {
             records
+                .take(LOOKED_AT_PER_STORE)
                 .filter(|record| is_free(record) && why_not_movable(view, record).is_none())
                 .filter(|record| {
                     let tokens = source.tokens_left(Direction::RemovePeer, view);
@@ -160,14 +165,10 @@ fn is_worth_it(
 }
 
 fn why_not_movable(view: View<'_>, record: &RegionRecord) -> Option<String> {
-    let (voters, max) = (record.voters().count(), view.policy.max_replicas);
-    let learners = record.learners().count();
     if record.leader.is_none() {
         Some("no leader has spoken for it".into())
-    } else if voters != max {
-        Some(format!("it has {voters} voters and should have {max}"))
-    } else if learners > 0 {
-        Some(format!("it has {learners} learners"))
+    } else if let Some(why) = view.why_not_complete(record) {
+        Some(why)
     } else if !record.down_peers.is_empty() {
         Some(format!("{} of its peers are silent", record.down_peers.len()))
     } else if view.flow.is_hot(record.id(), view.policy.hot_region_cache_hits_threshold) {

@@ -6,6 +6,10 @@
 //! with room reaches, so that the emptier disks are filled first; beyond it only what is free
 //! counts. The score then is a straight line between the two stages' ends, so it never jumps.
 //!
+//! A store of a higher weight than another shall hold or lead as many times more: scores are divided by it.
+//!
+//! A store of a higher weight counts as emptier than it is, one of a lower weight as fuller.
+//!
 //! A store's size on disk is not the sum of its regions' sizes (compression, garbage), so a change
 //! of the regions is scaled by what one of their bytes takes there.
 
@@ -19,16 +23,25 @@ const FULL: i64 = 1 << 30;
 /// number of regions on the fullest store.
 const TOLERANCE_PER_REGION_THOUSANDTHS: u64 = 5;
 
-/// What a store leads, by the policy.
-pub fn leaders(candidate: &Candidate<'_>, policy: LeaderSchedulePolicy) -> i64 {
-    match policy {
+/// What a store leads, by the policy and for its weight, if it led `delta` more than it will.
+pub fn leaders(candidate: &Candidate<'_>, policy: LeaderSchedulePolicy, delta: i64) -> i64 {
+    let leads = match policy {
         LeaderSchedulePolicy::Count => candidate.leader_count(),
         LeaderSchedulePolicy::Size => candidate.leader_size_mib(),
-    }
+    };
+    candidate.weights.of_leaders(leads + delta)
 }
 
-/// A store's peers, if it held `delta_mib` more than it will.
+/// A store's peers, if it held `delta_mib` more than it will, for its weight.
 pub fn peers(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
+    candidate.weights.of_regions(unweighted(candidate, view, delta_mib))
+}
+
+fn unweighted(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
+    candidate.weights.of_regions(unweighed(candidate, view, delta_mib))
+}
+
+fn unweighed(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
     let size = candidate.size_mib();
     let plain = size + delta_mib;
     let Some(stats) = &candidate.store.stats else { return plain };

@@ -17,6 +17,7 @@
 //! Nothing here is told that a step is done: a heartbeat shows it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proto::{RegionId, StoreId, metapb, pdpb};
 
@@ -36,14 +37,17 @@ pub use policy::{LeaderSchedulePolicy, Policy};
 pub use record::RegionRecord;
 pub use refusal::Refusal;
 pub use regions::{Regions, Stale, StoreCounts, Verdict};
+pub use schedulers::ScatterStep;
 pub use stores::{Liveness, StoreRecord, Stores};
 pub use version::Version;
 
-use crate::checkers::{Finding, replicas};
+use crate::checkers::{self, Finding};
 use crate::flow::{Counted, Flow};
 use crate::ids::{Ids, Taken};
 use crate::operator::{Operator, RunningOperators, Step};
 use crate::placement::View;
+use crate::rules::{Edit, RuleSet, Rules};
+use crate::scatter::{Scattered, Scatterer};
 use crate::scheduling::{Bars, Catalog, Coordinator, Roster};
 
 /// Regions a patrol looks at in one tick, in the order of their ids: regions without news are
@@ -126,11 +130,13 @@ pub enum Asked {
 #[derive(Debug)]
 pub struct Cluster {
     policy: Policy,
+    rules: Arc<Rules>,
     version: Version,
     stores: Stores,
     regions: Regions,
     operators: RunningOperators,
     flow: Flow,
+    scatterer: Scatterer,
     coordinator: Coordinator,
     /// What the schedulers hold, as of their last turns.
     bars: Bars,
@@ -180,6 +186,7 @@ impl Cluster {
         let regions = Regions::load(regions);
         let unheard: BTreeSet<_> = regions.iter().map(|record| record.id()).collect();
         Self {
+            rules: Rules::of_policy(&policy),
             policy,
             version: Version::parse(cluster_version).unwrap_or_default(),
             stores: Stores::load(stores, moment),
@@ -188,6 +195,7 @@ impl Cluster {
             regions,
             operators: RunningOperators::default(),
             flow: Flow::default(),
+            scatterer: Scatterer::default(),
             coordinator: Coordinator::begin(Catalog::standard(), Roster::default(), moment.wall_ms),
             bars: Bars::default(),
             loaded_at_ms: moment.steady_ms,
@@ -220,9 +228,59 @@ impl Cluster {
         &self.policy
     }
 
-    /// New wishes, already valid and replicated.
+    /// New wishes, already valid and replicated. Rules that are made of them follow.
     pub fn set_policy(&mut self, policy: Policy) {
+        if self.rules.is_derived() {
+            self.rules = Rules::of_policy(&policy);
+        }
         self.policy = policy;
+    }
+
+    /// The placement rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Rules that somebody wrote, already valid and replicated.
+    pub fn set_rules(&mut self, rules: Arc<Rules>) {
+        self.rules = rules;
+    }
+
+    /// Changes the rules, all of these edits or none. Returns what is to be replicated.
+    pub fn edit_rules(
+        &mut self,
+        edits: impl IntoIterator<Item = Edit>,
+    ) -> Result<Vec<u8>, Refusal> {
+        if !self.policy.enable_placement_rules {
+            return Err(Refusal::RulesDisabled);
+        }
+        let rules =
+            Rules::written(self.rules.set().edited(edits)).map_err(Refusal::InvalidValue)?;
+        let json = rules.set().to_json();
+        self.rules = rules;
+        Ok(json)
+    }
+
+    /// New wishes, already valid. Returns what is to be replicated of the rules, if they follow: as long as
+    /// the default rule is the only one, it says what the wishes say.
+    pub fn adopt_policy(&mut self, policy: Policy) -> Result<Option<Vec<u8>>, Refusal> {
+        let set = self.rules.set();
+        let (before, after) = (RuleSet::of_policy(&self.policy), RuleSet::of_policy(&policy));
+        let mut json = None;
+        if !self.rules.is_derived() && policy.enable_placement_rules && before != after {
+            if *set != before {
+                return Err(Refusal::InvalidValue(
+                    "max-replicas, location-labels and isolation-level cannot be changed: there are \
+                     other placement rules than the default one; change the rules instead"
+                        .into(),
+                ));
+            }
+            let rules = Rules::written(after).map_err(Refusal::InvalidValue)?;
+            json = Some(rules.set().to_json());
+            self.rules = rules;
+        }
+        self.set_policy(policy);
+        Ok(json)
     }
 
     /// The cluster's version: the lowest of its stores', and never lower than it was.
@@ -239,6 +297,7 @@ impl Cluster {
             flow: &self.flow,
             bars: &self.bars,
             policy: &self.policy,
+            rules: &self.rules,
             moment,
         }
     }
@@ -258,9 +317,39 @@ impl Cluster {
 
     /// A store registers, or says what has changed about it.
     pub fn put_store(&mut self, store: metapb::Store, moment: Moment) -> Result<Writes, Refusal> {
-        let store = self.stores.put(store, &self.policy, self.version, moment)?;
+        let id = StoreId(store.id);
+        let is_new = self.stores.find(id).is_none();
+        let mut store = self.stores.put(store, &self.policy, self.version, moment)?;
+        if is_new && self.regions.len() >= stores::PREPARING_FROM_REGIONS {
+            store = self.stores.set_preparing(id, true).unwrap_or(store);
+        }
         let cluster_version = self.raise_version();
         Ok(Writes { cluster_version, ..Writes::of_store(store) })
+    }
+
+    /// Sets the cluster's version by hand: not below what it is, and not above what every store can do.
+    pub fn set_version(&mut self, text: &str) -> Result<Writes, Refusal> {
+        let invalid = |what: String| Err(Refusal::InvalidValue(format!("cluster-version {what}")));
+        let Some(wanted) = Version::parse(text).filter(|_| !text.is_empty()) else {
+            return invalid(format!("{text:?} is not a version"));
+        };
+        if wanted < self.version {
+            return invalid(format!("only rises, and is {} already", self.version));
+        }
+        if let Some(lowest) = self.stores.lowest_version().filter(|lowest| *lowest < wanted) {
+            return invalid(format!("cannot be {wanted}: there is a store of version {lowest}"));
+        }
+        self.version = wanted;
+        Ok(Writes { cluster_version: Some(wanted.to_string()), ..Writes::default() })
+    }
+
+    /// How many stores a cluster must keep: as many as some region shall have peers.
+    fn stores_needed(&self) -> usize {
+        if self.policy.enable_placement_rules {
+            self.rules.peers_wanted()
+        } else {
+            self.policy.max_replicas
+        }
     }
 
     fn raise_version(&mut self) -> Option<String> {
@@ -291,7 +380,8 @@ impl Cluster {
 
     /// Begins to drain a store.
     pub fn take_store_offline(&mut self, id: StoreId, destroyed: bool) -> Result<Writes, Refusal> {
-        self.stores.take_offline(id, destroyed, &self.policy).map(Writes::of_store)
+        let needed = self.stores_needed();
+        self.stores.take_offline(id, destroyed, needed).map(Writes::of_store)
     }
 
     /// Takes that back.
@@ -299,13 +389,14 @@ impl Cluster {
         self.stores.bring_up(id).map(Writes::of_store)
     }
 
-    /// Sets a store's labels, keeping those not named.
+    /// Sets a store's labels, keeping those not named, or, with `replace`, none of them.
     pub fn set_store_labels(
         &mut self,
         id: StoreId,
         labels: &[metapb::StoreLabel],
+        replace: bool,
     ) -> Result<Writes, Refusal> {
-        self.stores.set_labels(id, labels, &self.policy).map(Writes::of_store)
+        self.stores.set_labels(id, labels, replace, &self.policy).map(Writes::of_store)
     }
 
     /// Forgets the stores that are gone.
@@ -375,10 +466,11 @@ impl Cluster {
                 return (order, None);
             }
         }
-        if self.policy.halt_scheduling || self.is_checker_paused("replica", moment) {
+        if self.policy.halt_scheduling {
             return (None, None);
         }
-        match replicas::check(self.view(moment), &record, ids) {
+        let is_paused = |checker: &str| self.is_checker_paused(checker, moment);
+        match checkers::check(self.view(moment), &record, is_paused, ids) {
             Finding::Healthy | Finding::Blocked(_) => (None, None),
             Finding::NeedsIds(bound) => (None, Some(bound)),
             Finding::Wants(operator) => match self.add_operator(operator, moment) {
@@ -397,6 +489,7 @@ impl Cluster {
         let mut ticked =
             Ticked { orders: self.operators.tick(&self.regions, moment), ..Ticked::default() };
         ticked.writes = self.bury_empty_stores();
+        ticked.writes.stores.extend(self.serve_prepared_stores(moment));
         if self.policy.halt_scheduling {
             return ticked;
         }
@@ -420,6 +513,25 @@ impl Cluster {
             ticked.orders.extend(order);
             ticked.ids_wanted = ticked.ids_wanted.max(ids_wanted);
         }
+    }
+
+    /// Stores that have their share of the regions by now, or have waited for it long enough.
+    fn serve_prepared_stores(&mut self, moment: Moment) -> Vec<metapb::Store> {
+        if !self.stores.iter().any(StoreRecord::is_preparing) {
+            return Vec::new();
+        }
+        let up = self.stores.up_count().max(1);
+        let held = self.stores.iter().map(|store| self.regions.counts(store.id()).regions);
+        let peers: usize = held.sum();
+        let is_ready = |store: &StoreRecord| {
+            let has = self.regions.counts(store.id()).regions;
+            let runs_for_s = moment.wall_s().saturating_sub(store.meta.start_timestamp);
+            let is_old = store.meta.start_timestamp != 0 && runs_for_s >= stores::PREPARING_MAX_S;
+            is_old || has * up * 100 >= peers * stores::PREPARED_SHARE_PERCENT
+        };
+        let ready = self.stores.iter().filter(|store| store.is_preparing() && is_ready(store));
+        let ready: Vec<_> = ready.map(StoreRecord::id).collect();
+        ready.into_iter().filter_map(|id| self.stores.set_preparing(id, false)).collect()
     }
 
     fn bury_empty_stores(&mut self) -> Writes {
@@ -464,6 +576,7 @@ impl Cluster {
             Step::AddPeer(_)
             | Step::PromoteLearner(_)
             | Step::TransferLeader { .. }
+            | Step::LeaveJoint { .. }
             | Step::Split { .. } => None,
         });
         operator.freed_stores = left.filter(is_freed).collect();

@@ -34,8 +34,11 @@ fn epoch(text: &str) -> Result<metapb::RegionEpoch> {
 }
 
 fn peer(region: u64, text: &str) -> Result<metapb::Peer> {
-    let (text, role) = match text.strip_suffix("-learner") {
-        Some(text) => (text, metapb::PeerRole::Learner),
+    let (text, role) = match text.split_once('-') {
+        Some((text, "learner")) => (text, metapb::PeerRole::Learner),
+        Some((text, "incoming")) => (text, metapb::PeerRole::IncomingVoter),
+        Some((text, "demoting")) => (text, metapb::PeerRole::DemotingVoter),
+        Some((_, other)) => return Err(format!("{other} is no role").into()),
         None => (text, metapb::PeerRole::Voter),
     };
     let (store, id) = text.split_once('@').unwrap_or((text, ""));
@@ -109,9 +112,12 @@ pub(crate) fn describe(record: &RegionRecord) -> String {
         if record.leader.is_some_and(|leader| leader.id == peer.id) {
             text += "*";
         }
-        if proto::region::is_learner(peer) {
-            text += "-learner";
-        }
+        text += match peer.role() {
+            metapb::PeerRole::Voter => "",
+            metapb::PeerRole::Learner => "-learner",
+            metapb::PeerRole::IncomingVoter => "-incoming",
+            metapb::PeerRole::DemotingVoter => "-demoting",
+        };
         if record.is_pending(peer.id) {
             text += "-pending";
         }

@@ -7,6 +7,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::operator::store_limit::StoreRates;
 
+/// How much of everything a store shall have, beside the others, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Weights {
+    /// Of the leaders.
+    pub leader_milli: u32,
+    /// Of the peers.
+    pub region_milli: u32,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { leader_milli: 1_000, region_milli: 1_000 }
+    }
+}
+
+impl Weights {
+    /// An amount of peers, or of their sizes, as it counts for a store of this weight.
+    pub fn of_regions(self, amount: i64) -> i64 {
+        Self::weigh(amount, self.region_milli)
+    }
+
+    /// An amount of leaders as it counts for a store of this weight.
+    pub fn of_leaders(self, amount: i64) -> i64 {
+        Self::weigh(amount, self.leader_milli)
+    }
+
+    fn weigh(amount: i64, milli: u32) -> i64 {
+        if milli == 1_000 {
+            return amount;
+        }
+        // A weight of nothing counts as a very small one: the store fills last.
+        amount.saturating_mul(1_000) / i64::from(milli.max(1))
+    }
+}
+
 /// What the leaders of two stores are compared by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -43,6 +79,13 @@ pub struct Policy {
     pub isolation_level: String,
     /// Whether a store without all location labels is refused.
     pub strictly_match_label: bool,
+    /// Whether placement rules decide which peers a region has, instead of the wishes above. As long as
+    /// nobody has written rules, they say the same.
+    pub enable_placement_rules: bool,
+    /// Whether a peer of a healthy region moves to a store that keeps it further apart from the others.
+    pub enable_location_replacement: bool,
+    /// Weights of stores that were given one, by id; the others' are 1.
+    pub store_weights: BTreeMap<u64, Weights>,
     /// Milliseconds of silence after which a store counts as lost and its peers are made anew
     /// elsewhere.
     pub max_store_down_time_ms: u64,
@@ -106,6 +149,9 @@ impl Default for Policy {
             location_labels: Vec::new(),
             isolation_level: String::new(),
             strictly_match_label: false,
+            enable_placement_rules: true,
+            enable_location_replacement: true,
+            store_weights: BTreeMap::new(),
             max_store_down_time_ms: 30 * 60 * 1_000,
             low_space_percent: 80,
             high_space_percent: 70,
@@ -157,6 +203,11 @@ impl Policy {
             ));
         }
         Ok(())
+    }
+
+    /// How much of everything a store shall have.
+    pub fn weights(&self, store: StoreId) -> Weights {
+        self.store_weights.get(&store.0).copied().unwrap_or_default()
     }
 
     /// Peers that the store may be given and relieved of in a minute.

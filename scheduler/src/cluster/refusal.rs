@@ -53,6 +53,8 @@ pub enum Refusal {
         /// In words.
         reason: String,
     },
+    /// Placement rules are switched off (`enable-placement-rules`).
+    RulesDisabled,
     /// A name or id that is taken.
     Duplicate(String),
     /// A name or id that does not exist.
@@ -84,6 +86,7 @@ impl Refusal {
             | Self::InvalidRegion(_)
             | Self::InvalidRange(_)
             | Self::OperatorDeclined { .. }
+            | Self::RulesDisabled
             | Self::Forbidden(_) => pdpb::ErrorType::Unknown,
         }
     }
@@ -106,6 +109,7 @@ impl fmt::Display for Refusal {
             Self::RangesNotCovered => {
                 f.write_str("found a hole: no region holds some key of the given ranges")
             }
+            Self::RulesDisabled => f.write_str("placement rules feature is disabled"),
             Self::OperatorDeclined { region, reason } => write!(f, "{region}: {reason}"),
             Self::InvalidBootstrap(words)
             | Self::InvalidStore(words)

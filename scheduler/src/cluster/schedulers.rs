@@ -1,14 +1,28 @@
-//! The schedulers of the cluster: their turns, and what administrators do with them.
+//! The schedulers of the cluster: their turns, what administrators do with them, and scattering.
 //!
 //! Whatever changes the list of schedulers or their arguments is returned as [`Writes`]; the shell
 //! makes it durable before it answers. Pauses are part of the list.
 
+use proto::{RegionId, pdpb};
 use serde_json::Value;
 
-use super::{Cluster, Moment, Refusal, Ticked, Writes};
+use super::{Cluster, Moment, Refusal, Scattered, Ticked, Writes};
 use crate::ids::Ids;
 use crate::placement::View;
 use crate::scheduling::{Catalog, Coordinator, Roster, Scheduler};
+
+/// What became of a wish to scatter a region that was not refused.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a request, and it is taken apart at once"
+)]
+pub enum ScatterStep {
+    /// Its plan's first order, to be sent at once; `None` when it is fine where it is.
+    Done(Option<pdpb::RegionHeartbeatResponse>),
+    /// Save this bound for [`Ids::bound_saved`] and ask again.
+    NeedBound(u64),
+}
 
 impl Cluster {
     /// Begins with these schedulers rather than those of a new cluster.
@@ -40,6 +54,7 @@ impl Cluster {
                 flow: &self.flow,
                 bars: &self.bars,
                 policy: &self.policy,
+                rules: &self.rules,
                 moment,
             };
             let Some(turn) = self.coordinator.turn(number, view, ids) else { continue };
@@ -57,6 +72,30 @@ impl Cluster {
             self.coordinator.looked(number, has_acted, moment);
             self.bars = self.coordinator.bars();
         }
+    }
+
+    /// Has a region join the spread of its group. Returns the first order of its plan; `None` when it
+    /// is fine where it is.
+    pub fn scatter(
+        &mut self,
+        region: RegionId,
+        group: &str,
+        skip_store_limits: bool,
+        ids: &mut Ids,
+        moment: Moment,
+    ) -> Result<ScatterStep, Refusal> {
+        let record = self.regions.by_id(region).cloned().ok_or(Refusal::RegionNotFound)?;
+        let declined = |reason: String| Refusal::OperatorDeclined { region, reason };
+        let view = self.view(moment);
+        let scattered = self.scatterer.scatter(view, &record, group, skip_store_limits, ids);
+        let (order, places) = match scattered.map_err(declined)? {
+            Scattered::Stays(places) => (None, places),
+            Scattered::Moves(operator, places) => (self.add_operator(operator, moment)?, places),
+            Scattered::NeedsIds(bound) => return Ok(ScatterStep::NeedBound(bound)),
+        };
+        // What was not taken up has not spread anything.
+        self.scatterer.count(group, &places, moment);
+        Ok(ScatterStep::Done(order))
     }
 
     /// Steady time at which the cluster wants to be ticked again: it has more to do then. `None`
@@ -79,6 +118,7 @@ impl Cluster {
             flow: &self.flow,
             bars: &self.bars,
             policy: &self.policy,
+            rules: &self.rules,
             moment,
         };
         change(&mut self.coordinator, view)?;

@@ -10,8 +10,9 @@
 //! silent is not a state: it is derived from the steady clock whenever somebody asks. A new
 //! leader has heard nobody yet; for it silence begins when it begins to look.
 //!
-//! Left out: the state Preparing. A new store serves at once, which is right for clusters small
-//! enough to balance within minutes.
+//! A store that comes into a cluster of many regions is *Preparing* until it has its share of them, or has been
+//! there for long enough; in a small cluster it serves at once. It is only a word for people: a store that
+//! prepares gets peers and leaders like any other.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,15 @@ use super::version::Version;
 /// Silence after which a store counts as disconnected: it gets no leaders and no peers. Stores
 /// speak every ten seconds.
 pub const DISCONNECTED_AFTER_MS: u64 = 20_000;
+
+/// A store that registers in a cluster of so many regions begins as Preparing.
+pub const PREPARING_FROM_REGIONS: usize = 100;
+
+/// It serves when it has this share, in percent, of the peers that a store has on average …
+pub const PREPARED_SHARE_PERCENT: usize = 80;
+
+/// … or when it has run for so many seconds.
+pub const PREPARING_MAX_S: i64 = 48 * 60 * 60;
 
 /// One store, as far as the scheduler knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +87,11 @@ impl StoreRecord {
     /// Whether its peers are to be moved away.
     pub fn is_offline(&self) -> bool {
         self.meta.state() == StoreState::Offline
+    }
+
+    /// Whether it is new, and has yet to get its share of the regions.
+    pub fn is_preparing(&self) -> bool {
+        self.is_up() && self.meta.node_state() == NodeState::Preparing
     }
 
     /// Whether it is gone for good.
@@ -230,6 +245,14 @@ impl Stores {
         Ok(store)
     }
 
+    /// A store that has just registered begins as Preparing, or has prepared and serves.
+    pub fn set_preparing(&mut self, id: StoreId, preparing: bool) -> Option<metapb::Store> {
+        let store = self.by_id.get_mut(&id).filter(|store| store.is_up())?;
+        let state = if preparing { NodeState::Preparing } else { NodeState::Serving };
+        store.meta.set_node_state(state);
+        Some(store.meta.clone())
+    }
+
     /// A store says how it is.
     pub fn on_heartbeat(
         &mut self,
@@ -248,25 +271,25 @@ impl Stores {
     }
 
     /// Begins to drain a store. Doing it twice is doing it once. `destroyed` says that its disk
-    /// is lost, so that another store may take its address at once.
+    /// is lost, so that another store may take its address at once; nobody is asked then whether the others
+    /// are enough: `needed` of them.
     pub fn take_offline(
         &mut self,
         id: StoreId,
         destroyed: bool,
-        policy: &Policy,
+        needed: usize,
     ) -> Result<metapb::Store, Refusal> {
         let up_count = self.up_count();
         let store = self.by_id.get_mut(&id).ok_or(Refusal::UnknownStore(id))?;
         match store.meta.state() {
             StoreState::Tombstone => return Err(Refusal::StoreTombstone(id)),
             StoreState::Offline => {}
-            StoreState::Up if up_count <= policy.max_replicas => {
+            StoreState::Up if up_count <= needed && !destroyed => {
                 return Err(Refusal::InvalidStore(format!(
-                    "store {} cannot leave: {} stores would remain, fewer than the {} replicas \
+                    "store {} cannot leave: {} stores would remain, fewer than the {needed} replicas \
                      wanted",
                     id.0,
                     up_count - 1,
-                    policy.max_replicas
                 )));
             }
             StoreState::Up => store.set_state(StoreState::Offline, NodeState::Removing),
@@ -303,18 +326,26 @@ impl Stores {
         Ok(store.meta.clone())
     }
 
-    /// Sets labels, keeping those not named; an empty value removes one.
+    /// Sets labels; an empty value removes one. Those not named stay, or, with `replace`, go.
     pub fn set_labels(
         &mut self,
         id: StoreId,
         labels: &[metapb::StoreLabel],
+        replace: bool,
         policy: &Policy,
     ) -> Result<metapb::Store, Refusal> {
         let store = self.by_id.get_mut(&id).ok_or(Refusal::UnknownStore(id))?;
-        let changed = metapb::Store {
-            labels: merge_labels(&store.meta.labels, labels),
-            ..store.meta.clone()
-        };
+        if store.is_tombstone() {
+            return Err(Refusal::StoreTombstone(id));
+        }
+        if let Some(bad) = labels.iter().find(|label| !is_label_key(&label.key)) {
+            return Err(Refusal::InvalidStore(format!(
+                "{:?} is no key of a label: letters, digits, and . - _ / between them",
+                bad.key
+            )));
+        }
+        let known: &[metapb::StoreLabel] = if replace { &[] } else { &store.meta.labels };
+        let changed = metapb::Store { labels: merge_labels(known, labels), ..store.meta.clone() };
         check_labels(&changed, policy)?;
         store.meta = changed.clone();
         Ok(changed)
@@ -343,6 +374,15 @@ impl Stores {
     }
 }
 
+/// Whether tools can write it: a letter or digit (or a `$` before it) at either end, and marks between.
+fn is_label_key(key: &str) -> bool {
+    let inner = key.strip_prefix('$').unwrap_or(key);
+    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    is_end(inner.chars().next())
+        && is_end(inner.chars().last())
+        && inner.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+}
+
 /// The known labels with the new ones over them; one with an empty value goes.
 fn merge_labels(
     known: &[metapb::StoreLabel],
@@ -365,12 +405,19 @@ fn check_labels(store: &metapb::Store, policy: &Policy) -> Result<(), Refusal> {
     }
     let carries =
         |wanted: &String| store.labels.iter().any(|label| label.key.eq_ignore_ascii_case(wanted));
-    policy.location_labels.iter().find(|wanted| !carries(wanted)).map_or(Ok(()), |missing| {
-        Err(Refusal::InvalidStore(format!(
-            "store {} does not carry the location label {missing}",
-            store.id
-        )))
-    })
+    let refused = |what: String| Err(Refusal::InvalidStore(format!("store {} {what}", store.id)));
+    if let Some(missing) = policy.location_labels.iter().find(|wanted| !carries(wanted)) {
+        return refused(format!("does not carry the location label {missing}"));
+    }
+    let is_wanted =
+        |key: &str| policy.location_labels.iter().any(|wanted| wanted.eq_ignore_ascii_case(key));
+    if let Some(strange) = store.labels.iter().find(|label| !is_wanted(&label.key)) {
+        return refused(format!(
+            "carries the label {}, which is none of the location labels: they are matched strictly",
+            strange.key
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -411,7 +458,7 @@ mod tests {
             clash,
             Err(Refusal::DuplicateAddress { address: "host:1".into(), holder: StoreId(1) })
         );
-        stores.take_offline(StoreId(1), false, &Policy::default()).unwrap();
+        stores.take_offline(StoreId(1), false, 3).unwrap();
         assert!(put(&mut stores, store(9, "host:1")).is_err(), "offline is not gone");
         stores.bury(StoreId(1)).unwrap();
         assert!(put(&mut stores, store(9, "host:1")).is_ok());
@@ -422,15 +469,37 @@ mod tests {
     #[test]
     fn a_destroyed_store_gives_up_its_address_and_cannot_return() {
         let mut stores = with(4);
-        stores.take_offline(StoreId(1), true, &Policy::default()).unwrap();
+        stores.take_offline(StoreId(1), true, 3).unwrap();
         assert!(put(&mut stores, store(9, "host:1")).is_ok());
         assert!(stores.bring_up(StoreId(1)).is_err());
+        // What is lost is lost, however many are left.
+        let mut stores = with(1);
+        assert!(stores.take_offline(StoreId(1), false, 3).is_err());
+        assert!(stores.take_offline(StoreId(1), true, 3).is_ok());
+    }
+
+    #[test]
+    fn labels_are_merged_replaced_and_checked() {
+        let mut stores = with(1);
+        let policy = Policy::default();
+        let mut set = |labels: &[metapb::StoreLabel], replace| {
+            let set = stores.set_labels(StoreId(1), labels, replace, &policy);
+            set.map(|store| store.labels)
+        };
+        assert!(set(&[label("zone", "a"), label("host", "1")], false).is_ok());
+        let merged = set(&[label("zone", "b"), label("host", "")], false);
+        assert_eq!(merged, Ok(vec![label("zone", "b")]));
+        assert_eq!(set(&[label("rack", "r")], true), Ok(vec![label("rack", "r")]));
+        for bad in ["", "-zone", "a b", "$"] {
+            assert!(set(&[label(bad, "x")], false).is_err(), "{bad:?}");
+        }
+        assert!(set(&[label("$mode", "x")], false).is_ok());
     }
 
     #[test]
     fn a_tombstone_neither_registers_nor_speaks_again() {
         let mut stores = with(4);
-        stores.take_offline(StoreId(1), false, &Policy::default()).unwrap();
+        stores.take_offline(StoreId(1), false, 3).unwrap();
         stores.bury(StoreId(1)).unwrap();
         let tombstone = Err(Refusal::StoreTombstone(StoreId(1)));
         assert_eq!(put(&mut stores, store(1, "host:1")), tombstone);
@@ -443,8 +512,9 @@ mod tests {
     #[test]
     fn registering_again_keeps_the_state_and_merges_labels() {
         let mut stores = with(4);
-        stores.set_labels(StoreId(1), &[label("zone", "a")], &Policy::default()).unwrap();
-        stores.take_offline(StoreId(1), false, &Policy::default()).unwrap();
+        let zone = [label("zone", "a")];
+        stores.set_labels(StoreId(1), &zone, false, &Policy::default()).unwrap();
+        stores.take_offline(StoreId(1), false, 3).unwrap();
         let mut again = store(1, "elsewhere:1");
         again.labels = vec![label("host", "h1")];
         let written = put(&mut stores, again).unwrap();
@@ -456,12 +526,11 @@ mod tests {
     #[test]
     fn too_few_stores_would_remain() {
         let mut stores = with(3);
-        let refused = stores.take_offline(StoreId(1), false, &Policy::default()).unwrap_err();
+        let refused = stores.take_offline(StoreId(1), false, 3).unwrap_err();
         assert!(refused.to_string().contains("2 stores would remain"), "{refused}");
-        let policy = Policy { max_replicas: 2, ..Policy::default() };
-        let gone = stores.take_offline(StoreId(1), false, &policy).unwrap();
+        let gone = stores.take_offline(StoreId(1), false, 2).unwrap();
         assert_eq!(gone.node_state(), NodeState::Removing);
-        assert!(stores.take_offline(StoreId(1), false, &policy).is_ok(), "twice is once");
+        assert!(stores.take_offline(StoreId(1), false, 2).is_ok(), "twice is once");
         assert_eq!(stores.bring_up(StoreId(1)).unwrap().state(), StoreState::Up);
     }
 
@@ -503,7 +572,10 @@ mod tests {
         let mut stores = Stores::default();
         assert!(stores.put(store(1, "host:1"), &policy, VERSION, at(0)).is_err());
         let mut labelled = store(1, "host:1");
-        labelled.labels = vec![label("ZONE", "a")];
+        labelled.labels = vec![label("ZONE", "a"), label("disk", "ssd")];
+        let refused = stores.put(labelled.clone(), &policy, VERSION, at(0)).unwrap_err();
+        assert!(refused.to_string().contains("disk"), "{refused}");
+        labelled.labels.pop();
         assert!(stores.put(labelled, &policy, VERSION, at(0)).is_ok());
     }
 

@@ -208,10 +208,12 @@ fn leaders_spread_when_one_store_leads_them_all() {
         cluster.on_region_heartbeat(heartbeat(&region), &mut ids, at(1)).unwrap();
     }
     let ticked = cluster.tick(&mut ids, at(2));
-    assert_eq!(ticked.orders.len(), 1);
-    assert!(ticked.orders[0].transfer_leader.is_some());
-    let other = cluster.tick(&mut ids, at(3));
-    assert_ne!(other.orders[0].region_id, ticked.orders[0].region_id);
+    // As many as the limit allows, each for a region of its own.
+    assert_eq!(ticked.orders.len(), Policy::default().leader_schedule_limit);
+    assert!(ticked.orders.iter().all(|order| order.transfer_leader.is_some()));
+    let regions: BTreeSet<_> = ticked.orders.iter().map(|order| order.region_id).collect();
+    assert_eq!(regions.len(), ticked.orders.len());
+    assert_eq!(cluster.tick(&mut ids, at(100)).orders, [], "no more before one of them is done");
 }
 
 #[test]
@@ -242,6 +244,35 @@ fn peers_spread_onto_a_new_empty_store() {
     // stops a region or two before.
     assert!((5..=8).contains(&moved), "{moved} regions move");
     assert_eq!(cluster.operators().count(Purpose::Region), moved);
+}
+
+/// D32: a store that comes into a large cluster prepares until it has its share.
+#[test]
+fn a_new_store_of_a_large_cluster_prepares() {
+    let mut cluster = cluster(vec![]);
+    let mut ids = ids();
+    let key = |n: u64| format!("{n:03}");
+    let region_on =
+        |n: u64, version, stores: &[u64]| region(n + 1, &key(n), &key(n + 1), version, stores);
+    for n in 0..100 {
+        let known = region_on(n, 1, &[1, 2, 3]);
+        cluster.on_region_heartbeat(heartbeat(&known), &mut ids, at(1)).unwrap();
+    }
+    let node_state =
+        |cluster: &Cluster| cluster.stores().get(StoreId(4)).unwrap().meta.node_state();
+    let writes = cluster.put_store(store(4), at(2)).unwrap();
+    assert_eq!(writes.stores[0].node_state(), metapb::NodeState::Preparing);
+    cluster.set_policy(Policy { halt_scheduling: true, ..Policy::default() });
+    assert_eq!(cluster.tick(&mut ids, at(3)).writes.stores, []);
+    assert_eq!(node_state(&cluster), metapb::NodeState::Preparing);
+    // 60 of 300 peers are four fifths of a store's share, which is 75.
+    for n in 0..60 {
+        let moved = region_on(n, 2, &[1, 2, 4]);
+        cluster.on_region_heartbeat(heartbeat(&moved), &mut ids, at(4)).unwrap();
+    }
+    let written = cluster.tick(&mut ids, at(5)).writes.stores;
+    assert_eq!(written[0].node_state(), metapb::NodeState::Serving);
+    assert_eq!(node_state(&cluster), metapb::NodeState::Serving);
 }
 
 #[test]

@@ -158,6 +158,10 @@ impl Flow {
     pub fn on_region(&mut self, record: &RegionRecord, counted: Counted, moment: Moment) {
         let id = record.id();
         let leader = record.leader_store();
+        // With this region among the others: before it is taken out.
+        let at = leader.unwrap_or_default();
+        let hot_written = self.threshold(at, Traffic::Write, moment);
+        let hot_read = self.threshold(at, Traffic::Read, moment);
         let mut flow = self.take(id);
         let heard_before = flow.heard_at_ms.replace(moment.steady_ms);
         self.settle(&mut flow, record);
@@ -169,15 +173,14 @@ impl Flow {
         };
         if ms > 0 {
             if flow.written.count(Sample { ms, ..counted.written }) {
-                let at = leader.unwrap_or_default();
-                flow.written.judge(self.threshold(at, Traffic::Write, moment));
+                flow.written.judge(hot_written);
             }
             if let Some(leader) = leader
                 && !self.tells_by_peer(leader)
             {
                 let read = flow.read.entry(leader).or_default();
                 if read.count(Sample { ms, ..counted.read }) {
-                    read.judge(self.threshold(leader, Traffic::Read, moment));
+                    read.judge(hot_read);
                 }
             }
         }
@@ -240,10 +243,11 @@ impl Flow {
             if !self.regions.get(&id).is_some_and(|flow| flow.stores.contains(&store)) {
                 continue;
             }
+            let hot = self.threshold(store, Traffic::Read, moment);
             let mut flow = self.take(id);
             let read = flow.read.entry(store).or_default();
             if read.count(sample) {
-                read.judge(self.threshold(store, Traffic::Read, moment));
+                read.judge(hot);
             }
             self.put(id, flow);
         }

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use proto::{pdpb, schedulerpb};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Failure, Json, Reply, Shared, no_leader, serving};
+use super::{Failure, Json, Reply, Shared, forward, no_leader, serving};
 use crate::member::Membership;
 use crate::server::node::{Node, Said};
 use crate::service::VERSION;
 use crate::service::members::{member_of, members as members_of};
 
-/// How long a member may take to accept a connection and still count as healthy.
-const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a member may take to answer and still count as healthy.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 pub(super) struct Header {
@@ -30,6 +32,13 @@ pub(super) struct Member {
     deploy_path: String,
     binary_version: String,
     git_hash: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    leader_priority: i32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 impl From<pdpb::Member> for Member {
@@ -42,6 +51,7 @@ impl From<pdpb::Member> for Member {
             deploy_path: member.deploy_path,
             binary_version: member.binary_version,
             git_hash: member.git_hash,
+            leader_priority: member.leader_priority,
         }
     }
 }
@@ -78,12 +88,12 @@ pub(super) struct Health {
     health: bool,
 }
 
-/// A member is healthy when its client port accepts a connection.
+/// A member is healthy when it answers on its client port: one that stands still accepts connections too.
 pub(super) async fn health(State(node): Shared) -> Json<Vec<Health>> {
     let checks = node.members().into_iter().map(|member| {
         let is_self = member.member_id == node.member_id;
         async move {
-            let health = is_self || accepts(&member.client_urls).await;
+            let health = is_self || answers(&member.client_urls).await;
             let schedulerpb::Member { name, member_id, client_urls, .. } = member;
             Health { name, member_id, client_urls, health }
         }
@@ -91,11 +101,11 @@ pub(super) async fn health(State(node): Shared) -> Json<Vec<Health>> {
     Json(futures_util::future::join_all(checks).await)
 }
 
-async fn accepts(urls: &[String]) -> bool {
+async fn answers(urls: &[String]) -> bool {
     for url in urls {
-        let address = url.trim_start_matches("http://").trim_end_matches('/');
-        let attempt = tokio::net::TcpStream::connect(address);
-        if let Ok(Ok(_)) = tokio::time::timeout(HEALTH_TIMEOUT, attempt).await {
+        let ping = forward::get(url, "/pd/api/v1/ping");
+        let answer = tokio::time::timeout(HEALTH_TIMEOUT, ping).await;
+        if answer.ok().flatten().is_some_and(|response| response.status() == StatusCode::OK) {
             return true;
         }
     }
@@ -143,10 +153,45 @@ pub(super) async fn resign(State(node): Shared) -> Reply<&'static str> {
 
 pub(super) async fn transfer(State(node): Shared, Path(name): Path<String>) -> Reply<&'static str> {
     let member = node.members().into_iter().find(|member| member.name == name);
-    let member =
-        member.ok_or_else(|| Failure::not_found(format!("member {name:?} does not exist")))?;
+    let member = member.ok_or_else(|| no_member(&name))?;
+    if member.is_learner {
+        return Err(Failure::bad_request(format!("member {name:?} has no vote yet")));
+    }
     node.tell(Said::HandOver { to: member.member_id });
     Ok(Json("The transfer command is submitted."))
+}
+
+/// What can be set of a member.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedMember {
+    #[serde(rename = "leader-priority")]
+    leader_priority: f64,
+}
+
+/// A healthy member of a higher priority is to lead: within seconds, by an orderly hand-over.
+pub(super) async fn set_priority(
+    State(node): Shared,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Reply<&'static str> {
+    let wanted: WantedMember =
+        serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let priority = wanted.leader_priority;
+    let leader_priority = priority as i32;
+    if f64::from(leader_priority) != priority {
+        return Err(Failure::bad_request(format!("leader-priority {priority} is no whole number")));
+    }
+    let member = node.members().into_iter().find(|member| member.name == name);
+    let member_id = member.ok_or_else(|| no_member(&name))?.member_id;
+    let put_priorities = vec![schedulerpb::MemberPriority { member_id, leader_priority }];
+    let change = schedulerpb::Change { put_priorities, ..Default::default() };
+    serving(&node)?.change(&node, |_, _| Ok((change, ()))).await?.map_err(Failure::from)?;
+    Ok(Json("The leader priority is updated."))
+}
+
+fn no_member(name: &str) -> Failure {
+    Failure::not_found(format!("member {name:?} does not exist"))
 }
 
 pub(super) async fn dismiss_by_name(

@@ -8,21 +8,33 @@
 //! | file | paths under `/pd/api/v1` |
 //! |---|---|
 //! | `members.rs` | `/members`, `/leader`, `/health`, `/ping`, `/version`, `/status` |
-//! | `stores.rs` | `/stores`, `/store/{id}` |
+//! | `stores.rs` | `/stores`, `/store/{id}`, `/labels` |
 //! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}` |
+//! | `limits.rs` | `/stores/limit`, `/store/{id}/limit` |
+//! | `spread.rs` | `/regions/split`, `/regions/scatter` |
+//! | `hotspot.rs` | `/hotspot/regions/read`, `/hotspot/regions/write`, `/hotspot/stores` |
+//! | `schedulers.rs` | `/schedulers`, `/scheduler-config`, `/checker/{name}` |
+//! | `region_lists.rs` | `/regions/check/{kind}`, `/regions/{writeflow,readflow,confver,version,size,keys}`, `/stats/region` |
 //! | `operators.rs` | `/operators`, `/operators/{region id}`, `/operators/records` |
 //! | `explain.rs` | `/explain/region/{id}`, `/explain/store/{id}`: ours, PD has none |
+//! | `rules.rs` | `/config/rules…`, `/config/rule…`, `/config/rule_group…`, `/config/placement-rule…` |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 
 mod explain;
 mod format;
 mod forward;
+mod hotspot;
 mod keyspaces;
+mod limits;
 mod members;
 mod operators;
+mod region_lists;
 mod regions;
+mod schedulers;
+mod rules;
 mod settings;
+mod spread;
 mod stores;
 
 use std::sync::Arc;
@@ -75,6 +87,7 @@ impl From<Refusal> for Failure {
             }
             Refusal::StoreTombstone(_) => StatusCode::GONE,
             Refusal::NotBootstrapped => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::RulesDisabled => StatusCode::PRECONDITION_FAILED,
             Refusal::AlreadyBootstrapped
             | Refusal::InvalidBootstrap(_)
             | Refusal::DuplicateAddress { .. }
@@ -142,31 +155,59 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/leader", get(members::leader))
         .route("/leader/resign", post(members::resign))
         .route("/leader/transfer/{name}", post(members::transfer))
-        .route("/members/name/{name}", delete(members::dismiss_by_name))
+        .route("/members/name/{name}", delete(members::dismiss_by_name).post(members::set_priority))
         .route("/members/id/{id}", delete(members::dismiss_by_id))
         .route("/stores", get(stores::stores))
+        .route("/stores/check", get(stores::check))
         .route("/stores/remove-tombstone", delete(stores::forget_tombstones))
+        .route("/stores/limit", get(limits::all).post(limits::set_all))
+        .route("/store/{id}/limit", post(limits::set))
+        .route("/labels", get(stores::labels))
+        .route("/labels/stores", get(stores::with_label))
         .route("/store/{id}", get(stores::store).delete(stores::take_offline))
         .route("/store/{id}/state", post(stores::set_state))
-        .route("/store/{id}/label", post(stores::set_labels))
+        .route("/store/{id}/label", post(stores::set_labels).delete(stores::remove_label))
+        .route("/store/{id}/weight", post(stores::set_weight))
         .route("/regions", get(regions::regions))
         .route("/regions/count", get(regions::count))
         .route("/regions/key", get(regions::scan))
         .route("/regions/store/{id}", get(regions::on_store))
         .route("/regions/sibling/{id}", get(regions::siblings))
+        .route("/regions/split", post(spread::split))
+        .route("/regions/scatter", post(spread::scatter))
+        .route("/regions/check/{kind}", get(region_lists::check))
+        .route("/regions/{list}", get(region_lists::top))
+        .route("/stats/region", get(region_lists::statistics))
         .route("/region/id/{id}", get(regions::by_id))
         .route("/region/key/{key}", get(regions::by_key))
         .route("/operators", get(operators::list).post(operators::create))
         .route("/operators/records", get(operators::records))
         .route("/operators/{id}", get(operators::show).delete(operators::cancel))
+        .route("/schedulers", get(schedulers::list).post(schedulers::add))
+        .route("/schedulers/{name}", post(schedulers::pause).delete(schedulers::remove))
+        .route("/scheduler-config", get(schedulers::configs))
+        .route("/scheduler-config/{name}", get(schedulers::config))
+        .route("/scheduler-config/{name}/list", get(schedulers::config))
+        .route("/scheduler-config/{name}/config", post(schedulers::configure))
+        .route("/scheduler-config/{name}/roles", get(schedulers::roles).post(schedulers::set_roles))
+        .route("/scheduler-config/{name}/delete/{store}", delete(schedulers::let_go))
+        .route("/checker/{name}", get(schedulers::checker).post(schedulers::pause_checker))
+        .route("/hotspot/regions/{traffic}", get(hotspot::regions))
+        .route("/hotspot/stores", get(hotspot::stores))
         .route("/explain/region/{id}", get(explain::region))
         .route("/explain/store/{id}", get(explain::store))
         .route("/cluster", get(settings::cluster))
         .route("/cluster/status", get(settings::cluster_status))
         .route("/config", get(settings::config).post(settings::set_config))
-        .route("/config/replicate", get(settings::replication).post(settings::set_config))
-        .route("/config/schedule", get(settings::schedule).post(settings::set_config))
-        .route("/config/cluster-version", get(settings::cluster_version))
+        .route("/config/default", get(settings::default_config))
+        .route("/config/replicate", get(settings::replication).post(settings::set_replication))
+        .route("/config/schedule", get(settings::schedule).post(settings::set_schedule))
+        .route("/config/pd-server", get(settings::pd_server))
+        .route(
+            "/config/cluster-version",
+            get(settings::cluster_version).post(settings::set_cluster_version),
+        )
+        .merge(rule_paths())
         .route("/gc/safepoint", get(settings::safe_points));
     let keyspaces = Router::new()
         .route("/keyspaces", get(keyspaces::list).post(keyspaces::create))
@@ -183,6 +224,27 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(no_head))
         .with_state(Arc::clone(node))
+}
+
+/// The paths of placement rules.
+fn rule_paths() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/config/rules", get(rules::all).post(rules::set_all))
+        .route("/config/rules/batch", post(rules::batch))
+        .route("/config/rules/group/{group}", get(rules::of_group))
+        .route("/config/rules/region/{id}", get(rules::of_region))
+        .route("/config/rules/region/{id}/detail", get(rules::fit))
+        .route("/config/rules/key/{key}", get(rules::of_key))
+        .route("/config/rule", post(rules::put))
+        .route("/config/rule/{group}/{id}", get(rules::rule).delete(rules::delete))
+        .route("/config/rule_groups", get(rules::groups))
+        .route("/config/rule_group", post(rules::put_group))
+        .route("/config/rule_group/{id}", get(rules::group).delete(rules::delete_group))
+        .route("/config/placement-rule", get(rules::bundles).post(rules::set_bundles))
+        .route(
+            "/config/placement-rule/{group}",
+            get(rules::bundle).post(rules::set_bundle).delete(rules::delete_bundle),
+        )
 }
 
 /// A page for whoever points a browser here.
@@ -232,6 +294,10 @@ async fn to_leader(State(node): Shared, request: Request, next: Next) -> Respons
     }
     if request.headers().contains_key(forward::PASSED_ON) {
         return no_leader().into_response();
+    }
+    // What only a leader knows it does not say.
+    if request.method() == Method::GET && request.headers().contains_key(forward::ANSWER_YOURSELF) {
+        return next.run(request).await;
     }
     let leader = node.leader().filter(|leader| leader.member_id != node.member_id);
     let url = leader.and_then(|leader| leader.client_urls.into_iter().next());

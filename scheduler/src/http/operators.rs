@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::regions::Epoch;
-use super::{Failure, Json, Reply, Shared, format, serving};
+use super::{Failure, Json, Reply, Shared, format, serving, spread};
 use crate::cluster::{Moment, Refusal, RegionRecord};
 use crate::instructions::{Act, Instruction, Role};
 use crate::operator::{Operator, Standing};
@@ -74,7 +74,7 @@ impl Plan {
             region_epoch: Epoch::from(operator.epoch),
             kind: operator.kind(),
             priority: operator.priority.name(),
-            status: standing.status().to_wire().as_str_name(),
+            status: standing.status().name(),
             reason: standing.reason().map(str::to_owned),
             timeout: format::duration(timeout_ms / 1_000),
             created_at: format::time(operator.taken.wall_ms),
@@ -90,7 +90,7 @@ fn wants_objects(query: &BTreeMap<String, String>) -> bool {
 }
 
 /// PD says 500 to whatever it refuses here.
-fn refused(refusal: Refusal) -> Failure {
+pub(super) fn refused(refusal: Refusal) -> Failure {
     Failure(StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string())
 }
 
@@ -183,6 +183,10 @@ pub(super) async fn create(
     Query(query): Parameters,
     body: Bytes,
 ) -> Result<Response, Failure> {
+    if let Some(wish) = spread::scatter_of(&body).map_err(Failure::bad_request)? {
+        spread::scatter_all(&node, wish).await?;
+        return Ok(Json("The operator is created.").into_response());
+    }
     let instruction = read(&body).map_err(Failure::bad_request)?;
     let serving = serving(&node)?;
     let number = instruct(&node, &serving, &instruction).await?.map_err(refused)?;
@@ -235,7 +239,7 @@ fn read(body: &[u8]) -> Result<Instruction, String> {
         },
         "transfer-region" => Act::TransferRegion { to: places(&input)? },
         "split-region" => split(&input)?,
-        "merge-region" | "scatter-region" | "scatter-regions" => {
+        "merge-region" => {
             return Err(format!("the operator {name} is not offered here"));
         }
         name => return Err(format!("unknown operator {name}")),
@@ -244,7 +248,7 @@ fn read(body: &[u8]) -> Result<Instruction, String> {
 }
 
 /// A whole number; some tools write `5.0`.
-fn whole(value: &Value) -> Option<u64> {
+pub(super) fn whole(value: &Value) -> Option<u64> {
     let fraction = || value.as_f64().filter(|number| *number >= 0.0 && number.fract() == 0.0);
     value.as_u64().or_else(|| fraction().map(|number| number as u64))
 }

@@ -9,6 +9,7 @@ use super::{Failure, Json, Reply, Shared, format, serving};
 use crate::cluster::Policy;
 use crate::gc::Barrier;
 use crate::server::node::Node;
+use crate::server::serving::change_of;
 use crate::service::VERSION;
 use crate::service::stores::set_policy;
 
@@ -18,7 +19,7 @@ fn replication_of(policy: &Policy) -> Value {
         "max-replicas": policy.max_replicas,
         "location-labels": policy.location_labels.join(","),
         "strictly-match-label": policy.strictly_match_label.to_string(),
-        "enable-placement-rules": "false",
+        "enable-placement-rules": policy.enable_placement_rules.to_string(),
         "isolation-level": policy.isolation_level,
     })
 }
@@ -28,9 +29,19 @@ fn schedule_of(policy: &Policy) -> Value {
     json!({
         "max-store-down-time": format::duration(policy.max_store_down_time_ms / 1_000),
         "low-space-ratio": policy.low_space_percent as f64 / 100.0,
+        "high-space-ratio": policy.high_space_percent as f64 / 100.0,
         "leader-schedule-limit": policy.leader_schedule_limit,
         "region-schedule-limit": policy.region_schedule_limit,
         "replica-schedule-limit": policy.replica_schedule_limit,
+        "hot-region-schedule-limit": policy.hot_region_schedule_limit,
+        "hot-region-cache-hits-threshold": policy.hot_region_cache_hits_threshold,
+        "max-movable-hot-peer-size": policy.max_movable_hot_peer_size_mib,
+        "leader-schedule-policy": policy.leader_schedule_policy.name(),
+        "tolerant-size-ratio": policy.tolerant_size_percent as f64 / 100.0,
+        "slow-store-evicting-affected-store-ratio-threshold":
+            policy.slow_store_affected_percent as f64 / 100.0,
+        "store-limit": policy.store_limit,
+        "enable-location-replacement": policy.enable_location_replacement.to_string(),
         "max-snapshot-count": policy.max_snapshot_count,
         "max-pending-peer-count": policy.max_pending_peer_count,
         "store-adding-max": policy.store_adding_max,
@@ -56,14 +67,31 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(bad()),
     };
     let text = || value.as_str().ok_or_else(bad);
+    let percent = |max: f64| {
+        let ratio = value.as_f64().filter(|ratio| (0.0..=max).contains(ratio));
+        ratio.map(|ratio| (ratio * 100.0).round() as u64).ok_or_else(bad)
+    };
     match name {
         "max-replicas" => policy.max_replicas = count()?,
         "location-labels" => {
-            let labels = text()?.split(',').map(str::trim).filter(|label| !label.is_empty());
+            // As text or as a list.
+            let text = match value {
+                Value::Array(labels) => {
+                    let labels: Option<Vec<_>> = labels.iter().map(Value::as_str).collect();
+                    labels.ok_or_else(bad)?.join(",")
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                    return Err(bad());
+                }
+                Value::String(text) => text.clone(),
+            };
+            let labels = text.split(',').map(str::trim).filter(|label| !label.is_empty());
             policy.location_labels = labels.map(str::to_owned).collect();
         }
         "strictly-match-label" => policy.strictly_match_label = flag()?,
         "isolation-level" => policy.isolation_level = text()?.to_owned(),
+        "enable-placement-rules" => policy.enable_placement_rules = flag()?,
+        "enable-location-replacement" => policy.enable_location_replacement = flag()?,
         "max-store-down-time" => {
             policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
@@ -73,13 +101,25 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         "gc-run-interval" => {
             policy.gc_run_interval_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
-        "low-space-ratio" => {
-            let ratio = value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio));
-            policy.low_space_percent = (ratio.ok_or_else(bad)? * 100.0).round() as u64;
-        }
+        "low-space-ratio" => policy.low_space_percent = percent(1.0)?,
+        "high-space-ratio" => policy.high_space_percent = percent(1.0)?,
         "leader-schedule-limit" => policy.leader_schedule_limit = count()?,
         "region-schedule-limit" => policy.region_schedule_limit = count()?,
         "replica-schedule-limit" => policy.replica_schedule_limit = count()?,
+        "hot-region-schedule-limit" => policy.hot_region_schedule_limit = count()?,
+        "hot-region-cache-hits-threshold" => policy.hot_region_cache_hits_threshold = small()?,
+        "max-movable-hot-peer-size" => policy.max_movable_hot_peer_size_mib = number()?,
+        "leader-schedule-policy" => {
+            policy.leader_schedule_policy =
+                serde_json::from_value(value.clone()).map_err(|_| bad())?;
+        }
+        "tolerant-size-ratio" => policy.tolerant_size_percent = percent(f64::MAX)?,
+        "slow-store-evicting-affected-store-ratio-threshold" => {
+            policy.slow_store_affected_percent = percent(1.0)?;
+        }
+        "store-limit" => {
+            policy.store_limit = serde_json::from_value(value.clone()).map_err(|_| bad())?;
+        }
         "max-snapshot-count" => policy.max_snapshot_count = small()?,
         "max-pending-peer-count" => policy.max_pending_peer_count = count()?,
         "store-adding-max" => policy.store_adding_max = count()?,
@@ -128,19 +168,110 @@ pub(super) async fn cluster_version(State(node): Shared) -> Json<String> {
     Json(node.state.read().cluster_version().to_owned())
 }
 
-/// Some settings; names may carry their group: "replication.max-replicas".
-pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Reply<&'static str> {
-    let wanted: Map<String, Value> =
-        serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
-    let serving = serving(&node)?;
-    let decided = set_policy(&node, &serving, |policy| {
-        wanted.iter().try_for_each(|(name, value)| {
-            let name = name.rsplit_once('.').map_or(name.as_str(), |(_, name)| name);
-            set(policy, name, value)
-        })
-    });
+/// What a new cluster of this version begins with.
+pub(super) async fn default_config() -> Json<Value> {
+    let policy = Policy::default();
+    Json(json!({ "schedule": schedule_of(&policy), "replication": replication_of(&policy) }))
+}
+
+/// There is nothing to set.
+pub(super) async fn pd_server() -> Json<Value> {
+    Json(json!({ "dashboard-address": "none" }))
+}
+
+/// The groups of settings that can be changed, each with those in it.
+fn groups(policy: &Policy) -> [(&'static str, Value); 2] {
+    [("schedule", schedule_of(policy)), ("replication", replication_of(policy))]
+}
+
+/// Takes over settings in any of PD's forms: `{"max-replicas": 3}`, `{"replication.max-replicas": 3}`,
+/// `{"replication": {"max-replicas": 3}}`. With `only` they must be of that group. A name that is not one is
+/// refused, and so is one in the wrong group.
+fn set_all(
+    policy: &mut Policy,
+    wanted: &Map<String, Value>,
+    only: Option<&str>,
+) -> Result<(), String> {
+    if wanted.is_empty() {
+        return Err("no config item is given".into());
+    }
+    let groups = groups(policy);
+    for (name, value) in wanted {
+        let group = groups.iter().find(|(group, _)| *group == name.as_str());
+        if let (Some((group, _)), Value::Object(inner), None) = (group, value, only) {
+            set_all(policy, inner, Some(group))?;
+            continue;
+        }
+        let (of, item) = match name.split_once('.') {
+            Some((group, item)) => (Some(group), item),
+            None => (only, name.as_str()),
+        };
+        if only.is_some_and(|only| of != Some(only)) {
+            return Err(format!("config item {name} not found"));
+        }
+        let is_in = |group: &str| {
+            groups.iter().any(|(name, items)| *name == group && items.get(item).is_some())
+        };
+        if of.is_some_and(|of| !is_in(of)) {
+            return Err(format!("config item {name} not found"));
+        }
+        set(policy, item, value)?;
+    }
+    Ok(())
+}
+
+async fn change(
+    node: &Node,
+    wanted: &Map<String, Value>,
+    only: Option<&str>,
+) -> Reply<&'static str> {
+    let serving = serving(node)?;
+    let decided = set_policy(node, &serving, |policy| set_all(policy, wanted, only));
     decided.await?.map_err(Failure::from)?;
     Ok(Json("The config is updated."))
+}
+
+fn read(body: &[u8]) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::bad_request(format!("a JSON object of config items is expected: {error}"))
+    })
+}
+
+/// Some settings of any group; the cluster's version alone.
+pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Reply<&'static str> {
+    let wanted = read(&body)?;
+    match wanted.get("cluster-version") {
+        None => change(&node, &wanted, None).await,
+        Some(version) if wanted.len() == 1 => set_version(&node, version).await,
+        Some(_) => Err(Failure::bad_request("cluster-version is set by itself")),
+    }
+}
+
+/// Some settings of the group `replication`.
+pub(super) async fn set_replication(State(node): Shared, body: Bytes) -> Reply<&'static str> {
+    change(&node, &read(&body)?, Some("replication")).await
+}
+
+/// Some settings of the group `schedule`.
+pub(super) async fn set_schedule(State(node): Shared, body: Bytes) -> Reply<&'static str> {
+    change(&node, &read(&body)?, Some("schedule")).await
+}
+
+pub(super) async fn set_cluster_version(State(node): Shared, body: Bytes) -> Reply<&'static str> {
+    let wanted = read(&body)?;
+    let version = wanted
+        .get("cluster-version")
+        .ok_or_else(|| Failure::bad_request("not set cluster-version"))?;
+    set_version(&node, version).await
+}
+
+async fn set_version(node: &Node, version: &Value) -> Reply<&'static str> {
+    let text = version.as_str().unwrap_or_default();
+    let decided = serving(node)?
+        .change(node, |affairs, _| Ok((change_of(affairs.cluster()?.set_version(text)?), ())))
+        .await?;
+    decided.map_err(Failure::from)?;
+    Ok(Json("The cluster version is updated."))
 }
 
 #[derive(Serialize)]
@@ -212,7 +343,11 @@ pub(super) async fn safe_points(State(node): Shared) -> Reply<SafePoints> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cluster::LeaderSchedulePolicy;
+    use crate::operator::store_limit::StoreRates;
 
     #[test]
     fn settings_are_read_as_they_are_shown() {
@@ -224,17 +359,50 @@ mod tests {
             isolation_level: "zone".into(),
             max_store_down_time_ms: 3_723_000,
             low_space_percent: 70,
+            high_space_percent: 55,
+            leader_schedule_policy: LeaderSchedulePolicy::Size,
+            tolerant_size_percent: 250,
+            store_limit: BTreeMap::from([(4, StoreRates::default())]),
+            enable_placement_rules: false,
+            enable_location_replacement: false,
             halt_scheduling: true,
             ..Policy::default()
         };
         for group in [replication_of(&changed), schedule_of(&changed)] {
             for (name, value) in group.as_object().unwrap() {
-                if name != "enable-placement-rules" {
-                    set(&mut policy, name, value).unwrap();
-                }
+                set(&mut policy, name, value).unwrap();
             }
         }
         assert_eq!(policy, changed);
+    }
+
+    #[test]
+    fn settings_come_alone_with_their_group_or_in_it() {
+        let read = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        for text in [
+            r#"{"max-replicas": 5, "halt-scheduling": true}"#,
+            r#"{"replication.max-replicas": 5, "schedule.halt-scheduling": "true"}"#,
+            r#"{"replication": {"max-replicas": 5}, "schedule": {"halt-scheduling": true}}"#,
+        ] {
+            let mut policy = Policy::default();
+            assert_eq!(set_all(&mut policy, &read(text), None), Ok(()), "{text}");
+            assert!(policy.max_replicas == 5 && policy.halt_scheduling, "{text}");
+        }
+        for (text, only, named) in [
+            (r#"{"schedule.max-replicas": 5}"#, None, "schedule.max-replicas"),
+            (r#"{"schedule": {"max-replicas": 5}}"#, None, "max-replicas"),
+            (r#"{"max-replicas": 5}"#, Some("schedule"), "max-replicas"),
+            (r#"{"nothing.max-replicas": 5}"#, None, "nothing.max-replicas"),
+            (r#"{"replication": {"schedule": {}}}"#, None, "schedule"),
+            (r#"{"no-such-thing": 5}"#, None, "no-such-thing"),
+        ] {
+            let error = set_all(&mut Policy::default(), &read(text), only).unwrap_err();
+            assert_eq!(error, format!("config item {named} not found"), "{text}");
+        }
+        assert!(set_all(&mut Policy::default(), &read("{}"), None).is_err());
+        let mut policy = Policy::default();
+        set_all(&mut policy, &read(r#"{"location-labels": ["zone", "host"]}"#), None).unwrap();
+        assert_eq!(policy.location_labels, ["zone", "host"]);
     }
 
     #[test]

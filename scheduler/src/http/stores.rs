@@ -1,6 +1,6 @@
 //! Stores: what they are and how they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -14,6 +14,7 @@ use crate::cluster::Refusal;
 use crate::cluster::{Cluster, Moment, StoreRecord, Writes};
 use crate::server::node::Node;
 use crate::server::serving::change_of;
+use crate::service::stores::set_policy;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Label {
@@ -103,6 +104,11 @@ fn describe(cluster: &Cluster, record: &StoreRecord, moment: Moment) -> Store {
     let counts = cluster.regions().counts(record.id());
     let started_ms = u64::from(stats.start_time) * 1_000;
     let heard_ms = record.heard_at_wall_ms();
+    let weights = cluster.policy().weights(record.id());
+    let (leader_weight, region_weight) =
+        (f64::from(weights.leader_milli) / 1_000.0, f64::from(weights.region_milli) / 1_000.0);
+    // As the schedulers weigh it: next to nothing is not nothing.
+    let weighed = |amount: f64, weight: f64| amount / weight.max(0.001);
     let time = |ms: u64| if ms == 0 { String::new() } else { format::time(ms) };
     Store {
         store: Description {
@@ -130,12 +136,12 @@ fn describe(cluster: &Cluster, record: &StoreRecord, moment: Moment) -> Store {
             available: format::size(stats.available),
             used_size: format::size(stats.used_size),
             leader_count: counts.leaders,
-            leader_weight: 1.0,
-            leader_score: counts.leaders as f64,
+            leader_weight,
+            leader_score: weighed(counts.leaders as f64, leader_weight),
             leader_size: counts.leader_size_mib,
             region_count: counts.regions,
-            region_weight: 1.0,
-            region_score: counts.region_size_mib as f64,
+            region_weight,
+            region_score: weighed(counts.region_size_mib as f64, region_weight),
             region_size: counts.region_size_mib,
             slow_score: (stats.slow_score != 0).then_some(stats.slow_score),
             start_ts: time(started_ms),
@@ -169,17 +175,63 @@ pub(super) async fn stores(
     if wanted.is_empty() {
         wanted = vec![StoreState::Up.into(), StoreState::Offline.into()];
     }
+    list(&node, |_, record| wanted.contains(&record.meta.state))
+}
+
+/// The stores that pass, described.
+fn list(node: &Node, passes: impl Fn(&'static str, &StoreRecord) -> bool) -> Reply<Stores> {
     let moment = node.clock.moment();
-    let serving = serving(&node)?;
+    let serving = serving(node)?;
     let mut affairs = serving.lock();
     let cluster = affairs.cluster()?;
     let stores: Vec<_> = cluster
         .stores()
         .iter()
-        .filter(|record| wanted.contains(&record.meta.state))
+        .filter(|record| passes(record.state_name(cluster.policy(), moment), record))
         .map(|record| describe(cluster, record, moment))
         .collect();
     Ok(Json(Stores { count: stores.len(), stores }))
+}
+
+/// The stores in one of these states by name, the derived ones too: `?state=Down&state=Offline`.
+pub(super) async fn check(
+    State(node): Shared,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Reply<Stores> {
+    const NAMES: [&str; 5] = ["Up", "Disconnected", "Down", "Offline", "Tombstone"];
+    let mut wanted = Vec::new();
+    for value in pairs.iter().filter(|(key, _)| key == "state").flat_map(|(_, v)| v.split(',')) {
+        let known = NAMES.iter().find(|name| name.eq_ignore_ascii_case(value));
+        let name = known.ok_or_else(|| {
+            Failure::bad_request(format!("state {value:?} is none of {}", NAMES.join(", ")))
+        })?;
+        wanted.push(*name);
+    }
+    list(&node, |name, _| wanted.contains(&name))
+}
+
+/// Every label that some store carries, each once.
+pub(super) async fn labels(State(node): Shared) -> Reply<Vec<Label>> {
+    let serving = serving(&node)?;
+    let mut affairs = serving.lock();
+    let stores = affairs.cluster()?.stores().iter();
+    let carried = stores.flat_map(|record| &record.meta.labels);
+    let labels: BTreeSet<_> =
+        carried.map(|label| (label.key.clone(), label.value.clone())).collect();
+    Ok(Json(labels.into_iter().map(|(key, value)| Label { key, value }).collect()))
+}
+
+/// The stores that carry a label of this name, and of this value if one is given.
+pub(super) async fn with_label(
+    State(node): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Reply<Stores> {
+    let name = query.get("name").cloned().unwrap_or_default();
+    let value = query.get("value").filter(|value| !value.is_empty());
+    list(&node, |_, record| {
+        let carried = record.label(&name);
+        carried.is_some_and(|carried| value.is_none_or(|value| value.as_str() == carried))
+    })
 }
 
 pub(super) async fn store(State(node): Shared, Path(id): Path<u64>) -> Reply<Store> {
@@ -231,16 +283,83 @@ pub(super) async fn set_state(
     Ok(Json(format!("The store's state is updated to {state}.")))
 }
 
+/// Labels as a JSON object; with `?force` the store carries no others.
 pub(super) async fn set_labels(
     State(node): Shared,
     Path(id): Path<u64>,
+    Query(query): Query<BTreeMap<String, String>>,
     body: Bytes,
 ) -> Reply<&'static str> {
     let labels: BTreeMap<String, String> =
         serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
     let labels: Vec<_> = labels.into_iter().map(|(key, value)| StoreLabel { key, value }).collect();
-    change(&node, |cluster| cluster.set_store_labels(StoreId(id), &labels)).await?;
+    let replace = query.contains_key("force");
+    change(&node, |cluster| cluster.set_store_labels(StoreId(id), &labels, replace)).await?;
     Ok(Json("The store's label is updated."))
+}
+
+/// One label by its key, a JSON string.
+pub(super) async fn remove_label(
+    State(node): Shared,
+    Path(id): Path<u64>,
+    body: Bytes,
+) -> Reply<String> {
+    let key: String =
+        serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let id = StoreId(id);
+    let label = StoreLabel { key: key.clone(), value: String::new() };
+    change(&node, |cluster| {
+        if cluster.stores().get(id)?.label(&key).is_none() {
+            return Err(Refusal::NotFound(format!("store {} carries no label {key}", id.0)));
+        }
+        cluster.set_store_labels(id, &[label], false)
+    })
+    .await?;
+    Ok(Json(format!("The label {key} is deleted for store {}.", id.0)))
+}
+
+/// Highest weight; a store of it gets so many times the peers or leaders of one without a weight.
+const WEIGHT_MAX: f64 = 1_000.0;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedWeights {
+    leader: Option<f64>,
+    region: Option<f64>,
+}
+
+/// Of the leaders and of the peers; one that is not named stays.
+pub(super) async fn set_weight(
+    State(node): Shared,
+    Path(id): Path<u64>,
+    body: Bytes,
+) -> Reply<&'static str> {
+    let wanted: WantedWeights =
+        serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let milli = |what: &str, weight: Option<f64>| match weight {
+        None => Ok(None),
+        Some(weight) if (0.0..=WEIGHT_MAX).contains(&weight) => {
+            Ok(Some((weight * 1_000.0).round() as u32))
+        }
+        Some(weight) => Err(Failure::bad_request(format!(
+            "{what} weight {weight} does not lie between 0 and {WEIGHT_MAX}"
+        ))),
+    };
+    let (leader, region) = (milli("leader", wanted.leader)?, milli("region", wanted.region)?);
+    if leader.is_none() && region.is_none() {
+        return Err(Failure::bad_request("a weight of leader or region must be given"));
+    }
+    let serving = serving(&node)?;
+    serving.lock().cluster()?.stores().get(StoreId(id))?;
+    let decided = set_policy(&node, &serving, |policy| {
+        let mut weights = policy.weights(StoreId(id));
+        weights.leader_milli = leader.unwrap_or(weights.leader_milli);
+        weights.region_milli = region.unwrap_or(weights.region_milli);
+        policy.store_weights.insert(id, weights);
+        Ok(())
+    });
+    decided.await?.map_err(Failure::from)?;
+    Ok(Json("The store's weight is updated."))
 }
 
 pub(super) async fn forget_tombstones(State(node): Shared) -> Reply<&'static str> {

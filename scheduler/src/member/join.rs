@@ -15,11 +15,23 @@
 //!   caught up, so a member that never comes up costs no quorum.
 //! - *Coming back*: what is on disk counts; the flags name addresses only, and may have changed.
 //!
-//! What can go wrong when joining, and what is said: joining oneself; a name that a member has
-//! already; a peer URL that a member has already; both `join` and `initial-cluster`; data of
-//! another member; nobody there. Data of another cluster is noticed when the others are asked.
+//! With `join` given there are six outcomes:
+//!
+//! | data here | member of that name | |
+//! |---|---|---|
+//! | | (`join` names this member itself) | refused |
+//! | yes | this one | it comes back; `join` is not looked at |
+//! | yes | none: it was removed while it was away | refused, once a member says so ([`is_removed`]) |
+//! | no | none, and there never was | let in |
+//! | no | none: it was removed, and its data cleared | let in, as a new member |
+//! | no | there is one: it has lost its data | refused: it must be removed first, then it may join again |
+//!
+//! Other mistakes that are named: a peer URL that a member has already; both `join` and `initial-cluster`; data
+//! of another member; nobody there. Data of another cluster is noticed when the others are asked.
 
 use proto::schedulerpb::{Identity, Member};
+
+use super::machine::State;
 
 /// What a member does first.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +154,7 @@ fn found(flags: Flags<'_>) -> Result<Beginning, String> {
             peer_urls: vec![url.clone()],
             client_urls: Vec::new(),
             is_learner: false,
+            leader_priority: 0,
         })
         .collect();
     let group_id = digest(cluster.iter().flat_map(|(name, url)| [name.as_str(), url.as_str()]));
@@ -170,7 +183,7 @@ pub fn may_join<'a>(
         if member.name == asking.name {
             return Err(format!(
                 "there is a member named {:?} already; its data is missing here, or the name is \
-                 taken",
+                 taken: remove that member before this one joins",
                 asking.name
             ));
         }
@@ -179,6 +192,14 @@ pub fn may_join<'a>(
         }
     }
     Ok(false)
+}
+
+/// Whether a member has been removed, by what another says: its members as of the log entry `index`. Only one
+/// that knows as much as the member's own data can tell removal from not having heard of it yet.
+pub fn is_removed(member_id: u64, own: &State, index: u64, members: &[Member]) -> bool {
+    own.members().contains_key(&member_id)
+        && index >= own.index()
+        && !members.iter().any(|member| member.member_id == member_id)
 }
 
 /// A number for a list of texts (FNV-1a, 64 bits), never 0. Not a secret, only unlikely to repeat.
@@ -294,6 +315,44 @@ mod tests {
             let error = began(&written, on_disk).unwrap_err();
             assert!(error.contains(expected), "{error:?} should say {expected:?}");
         }
+    }
+
+    /// S1.4: what becomes of a member that is started with `join`.
+    #[test]
+    fn the_six_outcomes_of_joining() {
+        let join = ["http://a:2379"];
+        let asking = |member_id| Member {
+            member_id,
+            name: "c".into(),
+            peer_urls: vec!["http://c:2380".into()],
+            ..Default::default()
+        };
+        let founder = Member {
+            member_id: 1,
+            name: "a".into(),
+            peer_urls: vec!["http://a:2380".into()],
+            ..Default::default()
+        };
+        // 1: it names itself.
+        let itself = began(&flags("c", &[], &["http://a:2379", "http://c:2379"]), None);
+        assert!(itself.unwrap_err().contains("itself"));
+        // 2: it has data, so it comes back.
+        let back = began(&flags("c", &[], &join), Some(identity("c", false)));
+        assert_eq!(back, Ok(Beginning::ComeBack { identity: identity("c", false) }));
+        // 3: it has data, but was removed. One that knows less than its data cannot say so.
+        let own = State::founding([founder.clone(), asking(6)], 7, 1);
+        assert!(is_removed(6, &own, 7, std::slice::from_ref(&founder)));
+        assert!(!is_removed(6, &own, 6, std::slice::from_ref(&founder)));
+        assert!(!is_removed(6, &own, 9, &[founder.clone(), asking(6)]));
+        assert!(!is_removed(6, &State::default(), 9, std::slice::from_ref(&founder)));
+        // 4 and 5: no data and no member of its name, whether there never was or was removed.
+        let begun = began(&flags("c", &[], &join), None);
+        assert!(matches!(begun, Ok(Beginning::Join { identity }) if identity.member_id == RANDOM));
+        assert_eq!(may_join(&asking(RANDOM), [&founder]), Ok(false));
+        // 6: no data, and there is a member of its name.
+        let failed = asking(6);
+        let refused = may_join(&asking(RANDOM), [&founder, &failed]).unwrap_err();
+        assert!(refused.contains("its data is missing") && refused.contains("remove"), "{refused}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::keyspacepb::{KeyspaceMeta, keyspace_meta};
+#[cfg(test)]
+use proto::schedulerpb::MemberPriority;
 use proto::schedulerpb::{Change, KeyValue, Member, StateSnapshot};
 use proto::{KeyRange, eraftpb, metapb};
 
@@ -34,6 +36,8 @@ pub struct State {
     keyspaces: BTreeMap<u32, KeyspaceMeta>,
     gc: Bytes,
     settings: Bytes,
+    roster: Bytes,
+    rules: Bytes,
     cluster_version: String,
     external_timestamp: u64,
     values: BTreeMap<Bytes, KeyValue>,
@@ -81,6 +85,10 @@ impl State {
                 put_keyspaces: self.keyspaces.values().cloned().collect(),
                 gc: self.gc.clone(),
                 settings: self.settings.clone(),
+                roster: self.roster.clone(),
+                rules: self.rules.clone(),
+                // Members carry theirs.
+                put_priorities: Vec::new(),
                 cluster_version: self.cluster_version.clone(),
                 external_timestamp: self.external_timestamp,
                 put_values: self.values.values().cloned().collect(),
@@ -104,7 +112,13 @@ impl State {
         for member in change.put_members {
             // A member that was removed does not come back by a late word of its own.
             if let Some(known) = self.members.get_mut(&member.member_id) {
-                *known = Member { is_learner: known.is_learner, ..member };
+                let Member { is_learner, leader_priority, .. } = *known;
+                *known = Member { is_learner, leader_priority, ..member };
+            }
+        }
+        for priority in change.put_priorities {
+            if let Some(member) = self.members.get_mut(&priority.member_id) {
+                member.leader_priority = priority.leader_priority;
             }
         }
         for store in change.put_stores {
@@ -127,6 +141,12 @@ impl State {
         }
         if !change.settings.is_empty() {
             self.settings = change.settings;
+        }
+        if !change.roster.is_empty() {
+            self.roster = change.roster;
+        }
+        if !change.rules.is_empty() {
+            self.rules = change.rules;
         }
         if !change.cluster_version.is_empty() {
             self.cluster_version = change.cluster_version;
@@ -285,6 +305,16 @@ impl State {
         &self.settings
     }
 
+    /// The schedulers and their arguments as JSON; empty before anybody has changed them.
+    pub fn roster(&self) -> &Bytes {
+        &self.roster
+    }
+
+    /// The placement rules as JSON; empty before anybody has written one.
+    pub fn rules(&self) -> &Bytes {
+        &self.rules
+    }
+
     /// The lowest version among the stores, as it was agreed; empty before the first store.
     pub fn cluster_version(&self) -> &str {
         &self.cluster_version
@@ -348,6 +378,8 @@ mod tests {
                 put_regions: vec![region(2, "", "m", 2), region(3, "m", "", 2)],
                 put_keyspaces: vec![KeyspaceMeta { name: "DEFAULT".into(), ..Default::default() }],
                 settings: "{}".into(),
+                roster: "{}".into(),
+                rules: r#"{"rules":[],"groups":[]}"#.into(),
                 cluster_version: "8.5.5".into(),
                 external_timestamp: 3,
                 put_values: vec![KeyValue {
@@ -412,6 +444,22 @@ mod tests {
         put(&mut state, region(2, "", "", 3));
         assert_eq!(ids(&state), [2], "a merge takes the other's place");
         assert!(state.region(1).is_none());
+    }
+
+    #[test]
+    fn a_priority_stays_when_the_member_says_where_it_is() {
+        let member = Member { member_id: 7, ..Default::default() };
+        let mut state = State::founding([member.clone()], 1, 1);
+        let priority = MemberPriority { member_id: 7, leader_priority: 3 };
+        let unknown = MemberPriority { member_id: 8, leader_priority: 3 };
+        let change = Change { put_priorities: vec![priority, unknown], ..Default::default() };
+        state.apply(2, 1, change);
+        let moved = Member { client_urls: vec!["http://x:1".into()], ..member };
+        state.apply(3, 1, Change { put_members: vec![moved], ..Default::default() });
+        assert_eq!(state.members()[&7].leader_priority, 3);
+        assert_eq!(state.members()[&7].client_urls, ["http://x:1"]);
+        let copy = State::restore(state.snapshot(eraftpb::ConfState::default()));
+        assert_eq!(copy.members(), state.members());
     }
 
     #[test]

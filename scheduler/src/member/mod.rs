@@ -23,7 +23,10 @@
 //! **Membership.** One change at a time; the entry carries who the member is. A new member begins
 //! as a learner, gets the state as a snapshot, and is promoted by the leader when it has caught up.
 //!
-//! Left out: joint consensus, and leader priorities.
+//! **Resigning.** A leader hands over to a member of a higher priority, and when its log no longer moves
+//! (`resign.rs`).
+//!
+//! Left out: joint consensus.
 
 pub mod join;
 mod lease;
@@ -31,6 +34,7 @@ pub mod machine;
 mod proposals;
 pub mod records;
 pub mod reign;
+mod resign;
 
 use std::collections::BTreeMap;
 
@@ -49,6 +53,8 @@ use lease::Lease;
 use machine::State;
 pub use proposals::Outcome;
 use proposals::{Kind, Proposals};
+use resign::Stuck;
+pub use resign::{PRIORITY_TICKS, STUCK_TICKS};
 
 /// Recent entries kept in memory, in bytes.
 const ENTRY_CACHE_BYTES: usize = 4 << 20;
@@ -158,6 +164,12 @@ pub struct Member<L: LogEngine> {
     copy: Option<schedulerpb::StateSnapshot>,
     /// Snapshots under way, and since which tick.
     snapshots: BTreeMap<u64, u64>,
+    /// Whether this member's log, as leader's, moves.
+    stuck: Stuck,
+    /// Having resigned, it does not campaign before this tick.
+    rests_until_tick: u64,
+    /// From this tick on it hands over to a member of a higher priority.
+    yields_from_tick: u64,
 }
 
 impl<L: LogEngine> std::fmt::Debug for Member<L> {
@@ -197,6 +209,9 @@ impl<L: LogEngine> Member<L> {
             copied_index: applied.index,
             copy: None,
             snapshots: BTreeMap::new(),
+            stuck: Stuck::default(),
+            rests_until_tick: 0,
+            yields_from_tick: 0,
             options,
         };
         Ok((member, state))
@@ -256,7 +271,9 @@ impl<L: LogEngine> Member<L> {
     /// that counts a pause as the leader's silence would break the leader's lease.
     pub fn tick(&mut self, now: Now, state: &State, effects: &mut Effects) {
         self.ticks += 1;
-        self.group.tick();
+        if self.ticks >= self.rests_until_tick || self.group.is_leader() {
+            self.group.tick();
+        }
         self.notice_leadership();
         effects.replies.extend(self.proposals.expired(self.ticks));
         if self.group.is_leader() {
@@ -287,6 +304,7 @@ impl<L: LogEngine> Member<L> {
             self.snapshot_failed(id);
         }
         self.promote_learners(state);
+        self.maybe_resign(state);
     }
 
     /// Asks everybody whether this member still leads, unless it is about to stop leading.
@@ -338,6 +356,8 @@ impl<L: LogEngine> Member<L> {
             self.lease.give_up();
             self.lease_term = term;
             self.snapshots.clear();
+            self.stuck = Stuck::default();
+            self.yields_from_tick = self.ticks + PRIORITY_TICKS;
         }
     }
 

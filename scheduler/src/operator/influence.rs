@@ -58,7 +58,7 @@ impl Influence {
                         change.leader_size_mib += sign * size_mib;
                     }
                 }
-                Step::PromoteLearner(_) | Step::Split { .. } => {}
+                Step::PromoteLearner(_) | Step::LeaveJoint { .. } | Step::Split { .. } => {}
             }
         }
         by_store

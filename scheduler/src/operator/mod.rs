@@ -256,6 +256,7 @@ impl Operator {
             Step::PromoteLearner(_)
             | Step::RemovePeer(_)
             | Step::TransferLeader { .. }
+            | Step::LeaveJoint { .. }
             | Step::Split { .. } => None,
         })
     }

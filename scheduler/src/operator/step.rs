@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use proto::region::{is_learner, peer_by_id};
+use proto::region::{is_incoming, is_joint, is_learner, is_outgoing, peer_by_id};
 use proto::{PeerId, StoreId, eraftpb, metapb, pdpb};
 
 use crate::cluster::RegionRecord;
@@ -26,6 +26,11 @@ pub enum Step {
         from: StoreId,
         /// Who shall.
         to: StoreId,
+    },
+    /// A joint membership is left. Done when it is none any more.
+    LeaveJoint {
+        /// By how much that raises the conf version.
+        changes: u64,
     },
     /// The region is cut at these keys. Done when its version has grown.
     Split {
@@ -50,6 +55,13 @@ const SLOW_RESEND_MS: u64 = 5_000;
 const FAST_RESEND_MS: u64 = 2_000;
 
 impl Step {
+    /// Leaves the joint membership that the region is in.
+    pub fn leave_joint(record: &RegionRecord) -> Self {
+        let peers = record.region.peers.iter();
+        let changes = peers.filter(|peer| is_incoming(peer) != is_outgoing(peer)).count() as u64;
+        Self::LeaveJoint { changes }
+    }
+
     /// Whether the region, as it is now seen, shows this step done.
     pub fn is_done(&self, record: &RegionRecord) -> bool {
         match self {
@@ -61,6 +73,7 @@ impl Step {
             }
             Self::RemovePeer(peer) => record.peer_on(StoreId(peer.store_id)).is_none(),
             Self::TransferLeader { to, .. } => record.leader_store() == Some(*to),
+            Self::LeaveJoint { .. } => !is_joint(&record.region),
             Self::Split { version, .. } => record.epoch().version > *version,
         }
     }
@@ -73,6 +86,9 @@ impl Step {
                 record.peer_on(StoreId(peer.store_id)).is_some_and(|have| have.id == peer.id)
             }
             Self::PromoteLearner(_) | Self::RemovePeer(_) => self.is_done(record),
+            Self::LeaveJoint { changes } => {
+                return if self.is_done(record) { *changes } else { 0 };
+            }
             Self::TransferLeader { .. } | Self::Split { .. } => false,
         };
         u64::from(changed)
@@ -109,7 +125,7 @@ impl Step {
                 }
                 Some(_) => None,
             },
-            Self::Split { .. } => None,
+            Self::LeaveJoint { .. } | Self::Split { .. } => None,
         }
     }
 
@@ -143,6 +159,8 @@ impl Step {
                 order.transfer_leader =
                     Some(pdpb::TransferLeader { peer, peers: peer.into_iter().collect() });
             }
+            // No changes: the way out.
+            Self::LeaveJoint { .. } => order.change_peer_v2 = Some(pdpb::ChangePeerV2::default()),
             Self::Split { keys, policy, .. } => {
                 order.split_region =
                     Some(pdpb::SplitRegion { policy: (*policy).into(), keys: keys.clone() });
@@ -158,6 +176,7 @@ impl Step {
             Self::PromoteLearner(_)
             | Self::RemovePeer(_)
             | Self::TransferLeader { .. }
+            | Self::LeaveJoint { .. }
             | Self::Split { .. } => FAST_STEP_MS.max(FAST_MS_PER_MIB * size_mib),
         }
     }
@@ -169,6 +188,7 @@ impl Step {
             Self::PromoteLearner(_)
             | Self::RemovePeer(_)
             | Self::TransferLeader { .. }
+            | Self::LeaveJoint { .. }
             | Self::Split { .. } => FAST_RESEND_MS,
         }
     }
@@ -223,6 +243,7 @@ impl fmt::Display for Step {
             }
             Self::RemovePeer(peer) => write!(f, "remove peer p{} on s{}", peer.id, peer.store_id),
             Self::TransferLeader { from, to } => write!(f, "transfer leader from {from} to {to}"),
+            Self::LeaveJoint { .. } => f.write_str("leave the joint membership"),
             Self::Split { keys, .. } if keys.is_empty() => f.write_str("split"),
             Self::Split { keys, .. } => {
                 f.write_str("split at")?;

@@ -122,7 +122,12 @@ impl Coordinator {
     /// Gives one scheduler its turn, if it is due and may act.
     pub fn turn(&mut self, number: usize, view: View<'_>, ids: &mut Ids) -> Option<Turn> {
         let seat = self.seats.get_mut(number)?;
-        if !seat.controller.is_due(view.moment) || !seat.allow_schedule(view) {
+        if !seat.controller.is_due(view.moment) {
+            return None;
+        }
+        if !seat.allow_schedule(view) {
+            // As good as a look in vain: what is held up for long is looked at ever more seldom.
+            self.looked(number, false, view.moment);
             return None;
         }
         let room = view.operators.room(seat.scheduler.purpose(), view.policy);
@@ -148,9 +153,9 @@ impl Coordinator {
     pub fn add(&mut self, name: &str, arguments: &Value, view: View<'_>) -> Result<(), Refusal> {
         let name = name_of(type_of(name));
         if let Some(number) = self.number_of(&name) {
-            let held = self.seats[number].scheduler.arguments();
+            let holds = self.seats[number].scheduler.arguments();
             // Only those that hold stores can take one more.
-            if held.is_null() {
+            if holds.get("store-id-ranges").is_none() {
                 return Err(Refusal::Duplicate("scheduler existed".into()));
             }
             return self.configure(&name, arguments, view);
@@ -254,7 +259,7 @@ impl Coordinator {
 }
 
 /// The checkers that can pause, as tools name them.
-pub const CHECKERS: &[&str] = &["learner", "replica", "rule", "split", "merge", "joint-state"];
+const CHECKERS: &[&str] = &["learner", "replica", "rule", "split", "merge", "joint-state"];
 
 fn not_found() -> Refusal {
     Refusal::NotFound("scheduler not found".into())

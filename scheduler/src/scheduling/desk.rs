@@ -16,6 +16,9 @@ use crate::operator::store_limit::cost;
 use crate::operator::{Builder, Operator, Purpose, Step};
 use crate::placement::{Candidate, View};
 
+/// Regions that may be passed over in one turn; then it ends.
+const PASSED_OVER_MAX: usize = 16;
+
 /// One turn of one scheduler.
 pub struct Desk<'a> {
     view: View<'a>,
@@ -24,6 +27,7 @@ pub struct Desk<'a> {
     dice: &'a mut Dice,
     room: usize,
     planned: BTreeSet<RegionId>,
+    passed_over: BTreeSet<RegionId>,
     ids_wanted: Option<u64>,
 }
 
@@ -37,6 +41,7 @@ impl<'a> Desk<'a> {
             dice,
             room,
             planned: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
             ids_wanted: None,
         }
     }
@@ -56,19 +61,39 @@ impl<'a> Desk<'a> {
         self.candidates.iter().find(|candidate| candidate.store.id() == store)
     }
 
+    /// The best store to lead the region among those in `allowed`: the one that will lead fewest.
+    pub fn best_leader(
+        &self,
+        record: &RegionRecord,
+        allowed: impl Fn(StoreId) -> bool,
+    ) -> Option<StoreId> {
+        self.view.best_leader_of(&self.candidates, record, allowed)
+    }
+
     /// Chance.
     pub fn dice(&mut self) -> &mut Dice {
         self.dice
     }
 
-    /// How many more plans there may be in this turn.
+    /// How many more plans there may be in this turn. None, when ids have to be reserved first, or when
+    /// too many regions were passed over.
     pub fn room(&self) -> usize {
+        if self.ids_wanted.is_some() || self.passed_over.len() >= PASSED_OVER_MAX {
+            return 0;
+        }
         self.room.saturating_sub(self.planned.len())
     }
 
     /// Whether nobody has a plan for the region.
     pub fn is_free(&self, region: RegionId) -> bool {
-        self.view.operators.of(region).is_none() && !self.planned.contains(&region)
+        self.view.operators.of(region).is_none()
+            && !self.planned.contains(&region)
+            && !self.passed_over.contains(&region)
+    }
+
+    /// No plan could be made for the region: it is looked at no more in this turn.
+    pub fn pass_over(&mut self, region: RegionId) {
+        self.passed_over.insert(region);
     }
 
     /// An id for a new peer; `None` when ids have to be reserved first. The turn ends then.
@@ -137,9 +162,10 @@ impl<'a> Desk<'a> {
             let (store, is_added) = match step {
                 Step::AddPeer(peer) => (StoreId(peer.store_id), true),
                 Step::RemovePeer(peer) => (StoreId(peer.store_id), false),
-                Step::PromoteLearner(_) | Step::TransferLeader { .. } | Step::Split { .. } => {
-                    continue;
-                }
+                Step::PromoteLearner(_)
+                | Step::TransferLeader { .. }
+                | Step::LeaveJoint { .. }
+                | Step::Split { .. } => continue,
             };
             let mut candidates = self.candidates.iter_mut();
             if let Some(candidate) = candidates.find(|candidate| candidate.store.id() == store) {

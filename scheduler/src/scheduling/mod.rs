@@ -163,4 +163,8 @@ fn after(moment: Moment, seconds: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod articles;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod world;

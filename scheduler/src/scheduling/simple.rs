@@ -107,6 +107,7 @@ impl Act for Plan {
             Step::AddPeer(_)
             | Step::PromoteLearner(_)
             | Step::RemovePeer(_)
+            | Step::LeaveJoint { .. }
             | Step::Split { .. } => ResourceKind::Storage,
         }
     }

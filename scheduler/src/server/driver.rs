@@ -15,7 +15,7 @@ use raftstore::msg::{Now, ReplyId};
 use tokio::sync::oneshot;
 
 use super::links::Links;
-use super::node::{Node, Said};
+use super::node::{Node, REMOVED, Said};
 use super::serving::Serving;
 use crate::member::{Effects, Member, Outcome};
 
@@ -49,6 +49,8 @@ struct Run<L: LogEngine> {
     stopping: Stopping,
     serving: Option<Arc<Serving>>,
     is_published: bool,
+    /// Whether the others have removed this member.
+    is_removed: bool,
 }
 
 impl<L: LogEngine> Driver<L> {
@@ -62,6 +64,7 @@ impl<L: LogEngine> Driver<L> {
             stopping: Stopping::No,
             serving: None,
             is_published: false,
+            is_removed: false,
         };
         let ended = run.go_on();
         run.end_serving();
@@ -70,6 +73,8 @@ impl<L: LogEngine> Driver<L> {
         run.answer(effects.replies);
         if let Err(fault) = ended {
             run.driver.node.fail(fault.to_string());
+        } else if run.is_removed {
+            run.driver.node.fail(REMOVED.to_owned());
         }
     }
 }
@@ -117,6 +122,7 @@ impl<L: LogEngine> Run<L> {
             }
             Said::Unreachable { member: id } => member.unreachable(id),
             Said::HandOver { to } => member.hand_over(to),
+            Said::Removed => self.is_removed = true,
             Said::Stop { hand_over } => {
                 self.stopping = Stopping::Now;
                 if hand_over && member.view().leader_id == member.id() {
@@ -138,6 +144,9 @@ impl<L: LogEngine> Run<L> {
     }
 
     fn is_done(&self) -> bool {
+        if self.is_removed {
+            return true;
+        }
         match self.stopping {
             Stopping::No => false,
             Stopping::Now => true,
@@ -177,6 +186,8 @@ impl<L: LogEngine> Run<L> {
         if effects.is_membership_changed {
             let state = node.state.read();
             links.keep_only(|id| state.members().contains_key(&id));
+            // Its own removal may reach it while it still listens.
+            self.is_removed |= !state.members().contains_key(&node.member_id);
         }
         self.see_to_serving(&effects.applied);
         self.answer(effects.replies);
@@ -203,7 +214,7 @@ impl<L: LogEngine> Run<L> {
             Arc::new(serving)
         });
         for change in applied {
-            serving.on_applied(change);
+            serving.on_applied(&node, change);
         }
         serving.extend_lease(self.driver.member.lease_until().0);
         // Clients that find a leader want to know where it is.

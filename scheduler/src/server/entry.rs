@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::pdpb::pd_client::PdClient;
 use proto::pdpb::{GetMembersRequest, GetMembersResponse};
-use proto::schedulerpb::{DescribeRequest, JoinRequest, JoinResponse, Member};
+use proto::schedulerpb::{DescribeRequest, DescribeResponse, JoinRequest, JoinResponse, Member};
 use tonic::{Code, Status};
 
 use super::links;
@@ -67,14 +67,13 @@ async fn members_at(client_url: &str) -> Result<GetMembersResponse, Status> {
     within(ANSWER_TIMEOUT, attempt).await
 }
 
-/// The group and cluster of the member at this peer URL; `None` when nobody answers there.
-pub(super) async fn describe(peer_url: &str) -> Option<(u64, u64)> {
+/// What the member at this peer URL says of its cluster; `None` when nobody answers there.
+pub(super) async fn describe(peer_url: &str) -> Option<DescribeResponse> {
     let attempt = async {
         let channel = links::connect(peer_url).await.map_err(unreachable)?;
         links::client(channel).describe(DescribeRequest {}).await
     };
-    let response = within(DESCRIBE_TIMEOUT, attempt).await.ok()?.into_inner();
-    Some((response.group_id, response.cluster_id))
+    Some(within(DESCRIBE_TIMEOUT, attempt).await.ok()?.into_inner())
 }
 
 async fn within<T>(

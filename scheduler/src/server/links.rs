@@ -14,9 +14,10 @@ use proto::schedulerpb::RaftBatch;
 use proto::schedulerpb::peer_client::PeerClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use super::node::{Node, Said};
+use super::node::{Node, REMOVED, Said};
 
 /// Messages waiting for one member; more are dropped.
 const QUEUE_MESSAGES_MAX: usize = 4_096;
@@ -141,7 +142,12 @@ async fn stream(
         biased;
         result = call => Some(match result {
             Ok(_) => "the member ended the stream".into(),
-            Err(status) => status.message().to_owned(),
+            Err(status) => {
+                if status.code() == Code::PermissionDenied && status.message() == REMOVED {
+                    node.tell(Said::Removed);
+                }
+                status.message().to_owned()
+            }
         }),
         () = pump => None,
     }

@@ -15,7 +15,10 @@ mod entry;
 pub(crate) mod front;
 mod links;
 pub(crate) mod node;
+mod outbox;
 mod peers;
+mod relay;
+mod self_test;
 pub(crate) mod serving;
 
 use std::collections::BTreeMap;
@@ -44,10 +47,14 @@ use crate::member::machine::State;
 use crate::member::{Member, Options, records};
 use crate::{http, service};
 
-/// How often the cluster is looked at: orders repeated, regions patrolled, stores balanced.
+/// How often the cluster is looked at: orders repeated, regions patrolled, stores balanced. While a
+/// scheduler finds something to do it is looked at more often, but no more than
+/// [`BUSY_INTERVAL`] allows.
 const PATROL_INTERVAL: Duration = Duration::from_millis(100);
-/// The bounds of keyspaces are looked at every so many rounds of that.
-const KEYSPACES_EVERY_ROUNDS: u64 = 10;
+/// See [`PATROL_INTERVAL`].
+const BUSY_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the bounds of keyspaces are looked at.
+const KEYSPACES_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of a memtable of the member's log: it holds little.
 const LOG_WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes of cached blocks of the member's log.
@@ -362,6 +369,7 @@ async fn run<L: LogEngine>(
     }));
     serve(&node, clients, peers)?;
     tokio::spawn(patrol(Arc::clone(&node), config.split_keyspaces));
+    tokio::spawn(self_test::run(Arc::clone(&node)));
     let driver = Driver {
         node: Arc::clone(&node),
         member,
@@ -414,6 +422,7 @@ async fn become_member(
                 peer_urls: config.peer_urls.clone(),
                 client_urls: config.client_urls.clone(),
                 is_learner: true,
+                leader_priority: 0,
             };
             let response = entry::ask_to_join(&config.join, &member, config.join_timeout)
                 .await
@@ -430,25 +439,43 @@ async fn become_member(
     }
 }
 
-/// Members named by the flags that answer must be of the cluster that the data is of.
+/// Members that answer, of those that the flags name and those that the data knows, must be of the cluster
+/// that the data is of, and must know this member: unless one that knows as much as the data, or more, has
+/// seen it go.
 async fn refuse_other_cluster(
     config: &Resolved,
     identity: &Identity,
     state: &State,
     directory: &str,
 ) -> Result<(), StartError> {
-    let others = config.initial_cluster.iter().filter(|(name, _)| *name != config.name);
-    let answers = others.map(|(name, url)| async move { (name, entry::describe(url).await) });
+    let flags = config.initial_cluster.iter().cloned();
+    let known = state
+        .members()
+        .values()
+        .flat_map(|member| member.peer_urls.iter().map(|url| (member.name.clone(), url.clone())));
+    let others: BTreeMap<String, String> = flags
+        .chain(known)
+        .filter(|(name, _)| *name != config.name)
+        .map(|(name, url)| (url, name))
+        .collect();
+    let answers =
+        others.iter().map(|(url, name)| async move { (name, entry::describe(url).await) });
     for (name, answer) in futures_util::future::join_all(answers).await {
-        let Some((group_id, cluster_id)) = answer else { continue };
-        let is_other_cluster =
-            cluster_id != 0 && state.cluster_id() != 0 && cluster_id != state.cluster_id();
-        if group_id != identity.group_id || is_other_cluster {
+        let Some(answer) = answer else { continue };
+        let is_other_cluster = answer.cluster_id != 0
+            && state.cluster_id() != 0
+            && answer.cluster_id != state.cluster_id();
+        let is_named = config.initial_cluster.iter().any(|(named, _)| named == name);
+        if is_named && (answer.group_id != identity.group_id || is_other_cluster) {
             return Err(StartError::WrongDirectory {
                 directory: directory.to_owned(),
                 owner: format!("cluster {}", state.cluster_id()),
-                expected: format!("cluster {cluster_id}, of which {name:?} is a member"),
+                expected: format!("cluster {}, of which {name:?} is a member", answer.cluster_id),
             });
+        }
+        let is_same = answer.group_id == identity.group_id && !is_other_cluster;
+        if is_same && join::is_removed(identity.member_id, state, answer.index, &answer.members) {
+            return Err(StartError::Removed { name: config.name.clone(), by: name.clone() });
         }
     }
     Ok(())
@@ -464,6 +491,8 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
     // What is neither is told so in the caller's language.
     let routes =
         service::routes(node).into_axum_router().merge(http::router(node)).fallback(http::unknown);
+    let relay = (Arc::clone(node), Arc::new(relay::Relay::default()));
+    let routes = routes.layer(axum::middleware::from_fn_with_state(relay, relay::pass_on));
     let client_front = front::server()
         .accept_http1(true)
         .add_routes(routes.into())
@@ -484,14 +513,19 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
 
 /// Looks after the cluster whenever this member leads.
 async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
-    let mut interval = tokio::time::interval(PATROL_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for round in 0_u64.. {
-        interval.tick().await;
+    let mut wait = PATROL_INTERVAL;
+    let mut since_keyspaces = KEYSPACES_INTERVAL;
+    loop {
+        tokio::time::sleep(wait).await;
+        since_keyspaces += wait;
+        wait = PATROL_INTERVAL;
         let Some(serving) = node.serving() else { continue };
-        serving.tick(&node);
+        if let Some(wanted) = serving.tick(&node) {
+            wait = wanted.clamp(BUSY_INTERVAL, PATROL_INTERVAL);
+        }
         service::gc::collect(&node, &serving).await;
-        if split_keyspaces && round.is_multiple_of(KEYSPACES_EVERY_ROUNDS) {
+        if split_keyspaces && since_keyspaces >= KEYSPACES_INTERVAL {
+            since_keyspaces = Duration::ZERO;
             service::keyspaces::plan_bounds(&node, &serving);
         }
     }

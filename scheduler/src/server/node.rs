@@ -25,6 +25,9 @@ const INBOX_MESSAGES_MAX: usize = 16_384;
 /// seconds.
 pub(crate) const PROPOSAL_WAIT: Duration = Duration::from_secs(3);
 
+/// What a member that was removed from its cluster is told, and says when it stops for it.
+pub(crate) const REMOVED: &str = "this member was removed from its cluster: to come back, it joins again with an empty data directory";
+
 /// Something for the member's thread.
 #[derive(Debug)]
 pub(crate) enum Said {
@@ -38,6 +41,8 @@ pub(crate) enum Said {
     Unreachable { member: u64 },
     /// Lead no more: this member, or the most fitting one when 0, shall.
     HandOver { to: u64 },
+    /// The others have removed this member: it ends.
+    Removed,
     /// The process wants to end. A leader that hands over first spares the others a timeout.
     Stop { hand_over: bool },
 }
@@ -232,7 +237,7 @@ impl Node {
             name: self.name.clone(),
             peer_urls: self.peer_urls.clone(),
             client_urls: self.client_urls.clone(),
-            is_learner: false,
+            ..schedulerpb::Member::default()
         }
     }
 

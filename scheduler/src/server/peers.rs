@@ -9,7 +9,7 @@ use proto::schedulerpb::{
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::node::{Node, Said, not_leader};
+use super::node::{Node, REMOVED, Said, not_leader};
 use crate::member::{Membership, join};
 
 /// The service on the peer listener.
@@ -36,6 +36,19 @@ impl PeerService {
     }
 }
 
+impl PeerService {
+    /// One that is no member any more does not know: nobody sends it anything. A leader that serves has seen
+    /// everybody come who has come, and says so; nobody else can be sure.
+    fn refuse_removed(&self, sender: Option<u64>) -> Result<(), Status> {
+        let is_member = |id: u64| self.node.state.read().members().contains_key(&id);
+        let may_tell = self.node.serving().is_some_and(|serving| serving.holds_lease(&self.node));
+        match sender {
+            Some(id) if may_tell && !is_member(id) => Err(Status::permission_denied(REMOVED)),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn raft(
@@ -43,8 +56,11 @@ impl Peer for PeerService {
         request: Request<Streaming<RaftBatch>>,
     ) -> Result<Response<RaftDone>, Status> {
         let mut batches = request.into_inner();
+        let mut sender = None;
         while let Some(batch) = batches.message().await? {
             self.check(&batch)?;
+            sender = batch.from.as_ref().map(|from| from.member_id).or(sender);
+            self.refuse_removed(sender)?;
             if let Some(from) = batch.from {
                 self.node.heard(from);
             }
@@ -82,11 +98,14 @@ impl Peer for PeerService {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
+        let leader_id = self.node.view().leader_id;
+        let state = self.node.state.read();
         Ok(Response::new(DescribeResponse {
             group_id: self.node.group_id,
-            cluster_id: self.node.cluster_id(),
-            members: self.node.members(),
-            leader_id: self.node.view().leader_id,
+            cluster_id: state.cluster_id(),
+            members: state.members().values().cloned().collect(),
+            leader_id,
+            index: state.index(),
         }))
     }
 }

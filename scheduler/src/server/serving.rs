@@ -6,6 +6,7 @@
 //! answer; what it decided is in nobody's memory but its own, which goes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use super::node::{Node, PROPOSAL_WAIT, not_leader};
+use super::outbox::{Order, Outbox};
 use crate::cluster::{Cluster, Moment, Refusal, Ticked, Writes};
 use crate::collection::Collection;
 use crate::gc::GcState;
@@ -23,6 +25,8 @@ use crate::keyspaces::Keyspaces;
 use crate::member::Outcome;
 use crate::member::machine::State;
 use crate::member::reign::{NotYet, Reign};
+use crate::rules::{RuleSet, Rules};
+use crate::scheduling::Roster;
 use crate::timestamps::Refused;
 
 /// Orders waiting for one store; more are dropped and given again with its next heartbeat.
@@ -66,6 +70,8 @@ pub(crate) struct Serving {
     ended: AtomicBool,
     /// Moves when a bound is saved, the lease is renewed, or the leadership ends.
     moved: watch::Sender<u64>,
+    /// Orders that rest on what is on its way into the log.
+    outbox: Mutex<Outbox>,
     /// Where each store listens for orders.
     orders: Mutex<BTreeMap<StoreId, OrderStream>>,
 }
@@ -89,6 +95,7 @@ impl Serving {
             lease_until_us: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             moved: watch::Sender::new(0),
+            outbox: Mutex::default(),
             orders: Mutex::new(BTreeMap::new()),
         }
     }
@@ -113,6 +120,7 @@ impl Serving {
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.lease_until_us.store(0, Ordering::Release);
+        self.outbox.lock().clear();
         self.orders.lock().clear();
         self.wake();
     }
@@ -247,9 +255,14 @@ impl Serving {
         }
     }
 
-    /// A change has been applied: bounds rise, and whoever waits is woken.
-    pub(crate) fn on_applied(&self, change: &Change) {
+    /// A change has been applied: bounds rise, orders that waited for it leave, and whoever waits is
+    /// woken.
+    pub(crate) fn on_applied(&self, node: &Node, change: &Change) {
         self.lock().reign.on_applied(change);
+        if !change.put_regions.is_empty() {
+            let released = self.outbox.lock().release(&node.state.read());
+            released.into_iter().for_each(|order| self.push(node, order));
+        }
         self.wake();
     }
 
@@ -286,16 +299,18 @@ impl Serving {
         (change != Change::default()).then(|| node.submit(self.term, change))
     }
 
-    /// Time passes for the cluster.
-    pub(crate) fn tick(&self, node: &Node) {
+    /// Time passes for the cluster. Returns after how long it wants to hear of that again, if that
+    /// is before the next usual time.
+    pub(crate) fn tick(&self, node: &Node) -> Option<Duration> {
         if !self.holds_lease(node) || !node.has_room() {
-            return;
+            return None;
         }
         let moment = node.clock.moment();
         let mut affairs = self.lock();
         self.propose_bounds(node, &mut affairs, moment);
-        let Ok((cluster, ids)) = affairs.cluster_and_ids() else { return };
+        let Ok((cluster, ids)) = affairs.cluster_and_ids() else { return None };
         let Ticked { writes, orders, ids_wanted } = cluster.tick(ids, moment);
+        let next_at_ms = cluster.next_turn_at_ms(moment);
         if let Some(bound) = ids_wanted {
             affairs.reign.need_ids(bound);
         }
@@ -306,6 +321,7 @@ impl Serving {
         for order in orders {
             self.send_order(node, order);
         }
+        next_at_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(moment.steady_ms)))
     }
 
     /// A store listens for orders on this stream from now on.
@@ -316,8 +332,16 @@ impl Serving {
         }
     }
 
-    /// Sends an order to the store it is for. Lost: it is given again.
-    pub(crate) fn send_order(&self, node: &Node, mut order: pdpb::RegionHeartbeatResponse) {
+    /// Sends an order to the store it is for, as soon as the log holds what it follows from. Lost: it
+    /// is given again.
+    pub(crate) fn send_order(&self, node: &Node, order: Order) {
+        let order = self.outbox.lock().offer(order, &node.state.read());
+        if let Some(order) = order {
+            self.push(node, order);
+        }
+    }
+
+    fn push(&self, node: &Node, mut order: Order) {
         let store = StoreId(order.target_peer.unwrap_or_default().store_id);
         order.header = Some(pdpb::ResponseHeader { cluster_id: node.cluster_id(), error: None });
         let mut orders = self.orders.lock();
@@ -331,14 +355,45 @@ impl Serving {
 /// The cluster as the log holds it; `None` before it is bootstrapped.
 pub(crate) fn load_cluster(node: &Node, state: &State, moment: Moment) -> Option<Cluster> {
     (state.bootstrapped_at_ms() != 0).then(|| {
-        Cluster::load(
+        let mut cluster = Cluster::load(
             policy(node, state),
             state.cluster_version(),
             state.stores().values().cloned(),
             state.regions().cloned(),
             moment,
         )
+        .with_roster(roster(state), moment);
+        if let Some(rules) = load_rules(state) {
+            cluster.set_rules(rules);
+        }
+        cluster
     })
+}
+
+/// The schedulers that were agreed on, or those of a new cluster.
+fn roster(state: &State) -> Roster {
+    if state.roster().is_empty() {
+        return Roster::default();
+    }
+    serde_json::from_slice(state.roster()).unwrap_or_else(|error| {
+        tracing::error!(%error, "the replicated schedulers cannot be read; those of a new cluster run");
+        Roster::default()
+    })
+}
+
+/// The placement rules that somebody wrote; `None` when nobody has.
+fn load_rules(state: &State) -> Option<Arc<Rules>> {
+    if state.rules().is_empty() {
+        return None;
+    }
+    match RuleSet::from_json(state.rules()).and_then(Rules::written) {
+        Ok(rules) => Some(rules),
+        // The default rule is what every cluster can live with.
+        Err(error) => {
+            tracing::error!(%error, "the replicated placement rules cannot be read; the default counts");
+            None
+        }
+    }
 }
 
 /// The settings that were agreed on, or those a new cluster begins with.
@@ -372,6 +427,7 @@ pub(crate) fn change_of(writes: Writes) -> Change {
         put_regions: writes.regions,
         forget_regions: writes.removed_regions,
         cluster_version: writes.cluster_version.unwrap_or_default(),
+        roster: writes.roster.unwrap_or_default().into(),
         ..Change::default()
     }
 }

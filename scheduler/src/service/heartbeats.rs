@@ -93,7 +93,7 @@ impl Service {
             return Ok(());
         }
         let moment = self.node.clock.moment();
-        let (order, outcome) = {
+        let order = {
             let mut affairs = serving.lock();
             let (cluster, ids) = affairs.cluster_and_ids()?;
             let Heard { verdict: _, writes, order, ids_wanted } =
@@ -102,19 +102,13 @@ impl Service {
                 affairs.reign.need_ids(bound);
                 serving.propose_bounds(&self.node, &mut affairs, moment);
             }
-            (order, serving.propose(&self.node, change_of(writes)))
+            // Nobody waits for the outcome: an order that follows from it waits in the outbox, and
+            // a heartbeat is not acknowledged.
+            drop(serving.propose(&self.node, change_of(writes)));
+            order
         };
-        match (order, outcome) {
-            (None, _) => {}
-            (Some(order), None) => serving.send_order(&self.node, order),
-            (Some(order), Some(outcome)) => {
-                let (node, serving) = (Arc::clone(&self.node), Arc::clone(serving));
-                self.node.runtime.spawn(async move {
-                    if node.applied(outcome).await.is_ok() {
-                        serving.send_order(&node, order);
-                    }
-                });
-            }
+        if let Some(order) = order {
+            serving.send_order(&self.node, order);
         }
         Ok(())
     }

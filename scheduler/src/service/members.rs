@@ -13,6 +13,7 @@ pub(crate) fn member_of(member: schedulerpb::Member) -> pdpb::Member {
         peer_urls: member.peer_urls,
         client_urls: member.client_urls,
         binary_version: VERSION.into(),
+        leader_priority: member.leader_priority,
         ..Default::default()
     }
 }

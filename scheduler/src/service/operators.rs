@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proto::{RegionId, pdpb, region};
+use proto::{RegionId, pdpb};
 use tonic::Status;
 
 use super::{Service, answer};
-use crate::cluster::{Cluster, Moment, Refusal, Regions};
+use crate::cluster::{Cluster, Moment, Refusal, Regions, ScatterStep};
 use crate::instructions::{Instructed, Instruction};
 use crate::member::reign::NotYet;
 use crate::operator::{Operator, Purpose, Step};
@@ -20,6 +20,8 @@ use crate::server::serving::Serving;
 
 /// Keys one request may split at; more are refused.
 const SPLIT_KEYS_MAX: usize = 10_000;
+/// Regions one request may scatter; more are refused.
+const SCATTERED_MAX: usize = 10_000;
 
 /// An order for a region's leader.
 type Order = pdpb::RegionHeartbeatResponse;
@@ -47,24 +49,10 @@ pub(crate) async fn instruct(
         Ok(under_way) => under_way,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    push(node, serving, order).await;
-    Ok(Ok(number))
-}
-
-/// Sends orders as soon as the log holds the descriptions of the regions that they are for. Those
-/// that are not sent are repeated by the tick.
-async fn push(node: &Node, serving: &Serving, orders: impl IntoIterator<Item = Order>) {
-    for order in orders {
-        let wanted = order.region_epoch.unwrap_or_default();
-        let is_known = || {
-            let state = node.state.read();
-            let known = state.region(order.region_id).map(region::epoch);
-            known.is_some_and(|known| !region::is_epoch_stale(&known, &wanted))
-        };
-        if serving.await_until(is_known).await.is_ok() {
-            serving.send_order(node, order);
-        }
+    if let Some(order) = order {
+        serving.send_order(node, order);
     }
+    Ok(Ok(number))
 }
 
 /// Plans to cut regions so that each of these keys begins one, and returns the orders to send. Keys
@@ -108,33 +96,37 @@ fn percentage(done: usize, all: usize) -> u64 {
 }
 
 impl Service {
-    /// Regions are where the balancers want them: there is nothing to do.
+    /// Spreads a group of regions over the stores. It is answered when their plans are made; clients
+    /// ask `GetOperator` how those stand.
     pub(super) async fn scatter_region(
         &self,
         request: pdpb::ScatterRegionRequest,
     ) -> Result<pdpb::ScatterRegionResponse, Status> {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
-        let mut affairs = serving.lock();
-        let decided = affairs.cluster().and_then(|cluster| {
-            let regions = cluster.regions();
-            // The older form names one region, and wants to hear when it does not exist.
-            let is_older_form = request.regions_id.is_empty();
-            if is_older_form && regions.by_id(RegionId(request.region_id)).is_none() {
-                return Err(Refusal::RegionNotFound);
-            }
-            let all = request.regions_id.len();
-            let failed_regions_id: Vec<u64> = request
-                .regions_id
-                .into_iter()
-                .filter(|&id| regions.by_id(RegionId(id)).is_none())
-                .collect();
-            Ok(pdpb::ScatterRegionResponse {
-                header: None,
-                finished_percentage: percentage(all - failed_regions_id.len(), all),
-                failed_regions_id,
-            })
-        });
-        Ok(answer(cluster_id, decided))
+        // The older form names one region, and wants to hear when it does not exist.
+        let is_older_form = request.regions_id.is_empty();
+        let regions =
+            if is_older_form { vec![request.region_id] } else { request.regions_id.clone() };
+        let wish = Scatter {
+            group: &request.group,
+            skip_store_limits: request.skip_store_limit,
+            regions: &regions,
+        };
+        let failed = match scatter(&self.node, &serving, &wish).await? {
+            Ok(failed) => failed,
+            Err(refusal) => return Ok(answer(cluster_id, Err(refusal))),
+        };
+        if let Some(failed) = failed.first().filter(|_| is_older_form) {
+            return Ok(answer(cluster_id, Err(failed.why.clone())));
+        }
+        let failed_regions_id: Vec<u64> = failed.into_iter().map(|failed| failed.region).collect();
+        let all = regions.len();
+        let response = pdpb::ScatterRegionResponse {
+            header: None,
+            finished_percentage: percentage(all - failed_regions_id.len(), all),
+            failed_regions_id,
+        };
+        Ok(answer(cluster_id, Ok(response)))
     }
 
     pub(super) async fn get_operator(
@@ -173,7 +165,7 @@ impl Service {
         request: pdpb::SplitRegionsRequest,
     ) -> Result<pdpb::SplitRegionsResponse, Status> {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
-        let split = self.split_at(&serving, &request.split_keys).await?;
+        let split = split_at(&self.node, &serving, &request.split_keys).await?;
         Ok(match split {
             Err(refusal) => pdpb::SplitRegionsResponse {
                 header: Some(super::answer::refused(cluster_id, refusal)),
@@ -192,48 +184,123 @@ impl Service {
         request: pdpb::SplitAndScatterRegionsRequest,
     ) -> Result<pdpb::SplitAndScatterRegionsResponse, Status> {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
-        let split = self.split_at(&serving, &request.split_keys).await?;
-        Ok(match split {
-            Err(refusal) => pdpb::SplitAndScatterRegionsResponse {
-                header: Some(super::answer::refused(cluster_id, refusal)),
-                ..Default::default()
-            },
-            Ok(regions_id) => pdpb::SplitAndScatterRegionsResponse {
-                header: Some(pdpb::ResponseHeader { cluster_id, error: None }),
-                split_finished_percentage: percentage(regions_id.len(), request.split_keys.len()),
-                scatter_finished_percentage: 100,
-                regions_id,
-            },
+        let split = split_at(&self.node, &serving, &request.split_keys).await?;
+        let regions_id = match split {
+            Ok(regions_id) => regions_id,
+            Err(refusal) => return Ok(refused_split(cluster_id, refusal)),
+        };
+        let wish =
+            Scatter { group: &request.group, skip_store_limits: false, regions: &regions_id };
+        let failed = match scatter(&self.node, &serving, &wish).await? {
+            Ok(failed) => failed,
+            Err(refusal) => return Ok(refused_split(cluster_id, refusal)),
+        };
+        Ok(pdpb::SplitAndScatterRegionsResponse {
+            header: Some(pdpb::ResponseHeader { cluster_id, error: None }),
+            split_finished_percentage: percentage(regions_id.len(), request.split_keys.len()),
+            scatter_finished_percentage: percentage(
+                regions_id.len() - failed.len(),
+                regions_id.len(),
+            ),
+            regions_id,
         })
     }
+}
 
-    async fn split_at(
-        &self,
-        serving: &Serving,
-        keys: &[Bytes],
-    ) -> Result<Result<Vec<u64>, Refusal>, Status> {
-        if keys.len() > SPLIT_KEYS_MAX {
-            let why = format!("at most {SPLIT_KEYS_MAX} split keys at once");
-            return Ok(Err(Refusal::InvalidValue(why)));
-        }
-        let moment = self.node.clock.moment();
-        let orders = {
-            let mut affairs = serving.lock();
-            match affairs.cluster() {
-                Err(refusal) => return Ok(Err(refusal)),
-                Ok(cluster) => plan_splits(cluster, keys, moment),
-            }
-        };
-        push(&self.node, serving, orders).await;
-        let done = || {
-            serving
-                .lock()
-                .cluster()
-                .is_ok_and(|cluster| starting_at(cluster.regions(), keys).len() == keys.len())
-        };
-        serving.await_until(done).await.ok();
-        serving.await_lease(&self.node).await?;
-        let mut affairs = serving.lock();
-        Ok(affairs.cluster().map(|cluster| starting_at(cluster.regions(), keys)))
+fn refused_split(cluster_id: u64, refusal: Refusal) -> pdpb::SplitAndScatterRegionsResponse {
+    pdpb::SplitAndScatterRegionsResponse {
+        header: Some(super::answer::refused(cluster_id, refusal)),
+        ..Default::default()
     }
+}
+
+/// Has regions cut at these keys, and waits for a while; the regions that begin at them then.
+pub(crate) async fn split_at(
+    node: &Node,
+    serving: &Serving,
+    keys: &[Bytes],
+) -> Result<Result<Vec<u64>, Refusal>, Status> {
+    if keys.len() > SPLIT_KEYS_MAX {
+        let why = format!("at most {SPLIT_KEYS_MAX} split keys at once");
+        return Ok(Err(Refusal::InvalidValue(why)));
+    }
+    let moment = node.clock.moment();
+    let orders = {
+        let mut affairs = serving.lock();
+        match affairs.cluster() {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(cluster) => plan_splits(cluster, keys, moment),
+        }
+    };
+    for order in orders {
+        serving.send_order(node, order);
+    }
+    let done = || {
+        serving
+            .lock()
+            .cluster()
+            .is_ok_and(|cluster| starting_at(cluster.regions(), keys).len() == keys.len())
+    };
+    serving.await_until(done).await.ok();
+    serving.await_lease(node).await?;
+    let mut affairs = serving.lock();
+    Ok(affairs.cluster().map(|cluster| starting_at(cluster.regions(), keys)))
+}
+
+/// A group of regions that shall be spread.
+pub(crate) struct Scatter<'a> {
+    /// What they have in common; those scattered before under the same name count too.
+    pub(crate) group: &'a str,
+    /// Whether the limits of stores are passed over.
+    pub(crate) skip_store_limits: bool,
+    /// Their ids.
+    pub(crate) regions: &'a [u64],
+}
+
+/// A region that is not scattered.
+pub(crate) struct NotScattered {
+    /// Which.
+    pub(crate) region: u64,
+    /// Why.
+    pub(crate) why: Refusal,
+}
+
+/// Makes the plans that spread the group, and pushes their first orders. Returns the regions that
+/// were left out.
+pub(crate) async fn scatter(
+    node: &Node,
+    serving: &Serving,
+    wish: &Scatter<'_>,
+) -> Result<Result<Vec<NotScattered>, Refusal>, Status> {
+    if wish.regions.len() > SCATTERED_MAX {
+        let why = format!("at most {SCATTERED_MAX} regions at once");
+        return Ok(Err(Refusal::InvalidValue(why)));
+    }
+    let mut failed = Vec::new();
+    for &region in wish.regions {
+        let decided = serving.decide_with_ids(node, |affairs| {
+            let moment = node.clock.moment();
+            let step = affairs.cluster_and_ids().and_then(|(cluster, ids)| {
+                let (group, skip) = (wish.group, wish.skip_store_limits);
+                cluster.scatter(RegionId(region), group, skip, ids, moment)
+            });
+            match step {
+                Ok(ScatterStep::Done(order)) => Ok(Ok(order)),
+                Err(refusal) => Ok(Err(refusal)),
+                Ok(ScatterStep::NeedBound(bound)) => {
+                    affairs.reign.need_ids(bound);
+                    Err(NotYet::NeedBound)
+                }
+            }
+        });
+        match decided.await? {
+            Ok(order) => order.into_iter().for_each(|order| serving.send_order(node, order)),
+            Err(Refusal::NotBootstrapped) => return Ok(Err(Refusal::NotBootstrapped)),
+            Err(why) => {
+                tracing::debug!(region, %why, "a region is not scattered");
+                failed.push(NotScattered { region, why });
+            }
+        }
+    }
+    Ok(Ok(failed))
 }

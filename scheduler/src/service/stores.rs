@@ -190,8 +190,8 @@ pub(crate) async fn set_policy(
             edit(&mut policy).and_then(|()| policy.validate()).map_err(Refusal::InvalidValue)?;
             let settings = serde_json::to_vec(&policy)
                 .map_err(|error| Refusal::InvalidValue(error.to_string()))?;
-            cluster.set_policy(policy);
-            Ok((Change { settings: settings.into(), ..Change::default() }, ()))
+            let rules = cluster.adopt_policy(policy)?.unwrap_or_default();
+            Ok((Change { settings: settings.into(), rules: rules.into(), ..Change::default() }, ()))
         })
         .await
 }

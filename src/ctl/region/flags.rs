@@ -8,7 +8,7 @@ use crate::keys::{self, Bound};
 #[derive(Clone, Debug, Args)]
 #[command(
     subcommand_negates_reqs = true,
-    override_usage = "tessera ctl region [OPTIONS] <ID | --key <KEY>>\n       \
+    override_usage = "tessera ctl region [OPTIONS] <ID | --key <KEY> | --check <KIND>>\n       \
                       tessera ctl region [OPTIONS] <COMMAND>",
     after_help = "A region is cut at bounds: `account:5` means these bytes, `enc(account:5)` their encoding, as \
                   `ctl regions` shows it. Transactional keys, and all keys of API version 2, stand in regions \
@@ -32,6 +32,32 @@ pub(crate) struct Which {
     /// A key in it, in the form that regions are cut in
     #[arg(long, value_parser = keys::parse_bound)]
     pub(crate) key: Option<Bound>,
+    /// Instead of one region, all that something is to be said of
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) check: Option<CheckKind>,
+}
+
+/// What may be said of regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckKind {
+    /// Fewer peers than there should be
+    MissPeer,
+    /// More peers than there should be
+    ExtraPeer,
+    /// A peer that its leader has not heard for a while
+    DownPeer,
+    /// A peer that is catching up
+    PendingPeer,
+    /// A peer on a store that is leaving
+    OfflinePeer,
+    /// A peer without a vote
+    LearnerPeer,
+    /// Next to nothing in it
+    EmptyRegion,
+    /// How many regions there are of which size
+    HistSize,
+    /// How many regions there are with how many keys
+    HistKeys,
 }
 
 /// How keys are meant; without a flag as regions are cut.

@@ -1,6 +1,7 @@
 //! One region: shown, and told what to do.
 
 mod bound;
+mod checks;
 mod consistency_check;
 mod flags;
 mod orders;
@@ -33,6 +34,9 @@ pub(crate) async fn run(
                 "the region's id comes after the command: `tessera ctl region COMMAND {id}`"
             )));
         }
+        if which.check.is_some() {
+            return Err(Failure::usage("--check stands alone, without a command"));
+        }
         if which.key.is_some() || meaning.is_given() {
             return Err(Failure::usage("flags about keys come after the command, if it takes any"));
         }
@@ -41,6 +45,9 @@ pub(crate) async fn run(
     if let Some(id) = which.id {
         let mut scheduler = Scheduler::connect(endpoints).await?;
         return show(format!("region {id}"), by_id(&mut scheduler, id).await?, format);
+    }
+    if let Some(kind) = which.check {
+        return checks::run(endpoints, kind, format).await;
     }
     let key: Vec<_> = which.key.into_iter().collect();
     let key = bound::resolve(endpoints, &key, &meaning).await?.into_iter().next();

@@ -12,6 +12,11 @@
 //! | too few voters | make one up on the best store |
 //! | too many voters | remove the worst |
 //! | a learner beside enough voters | remove it: it is left from a plan that was given up |
+//! | peers that another store would keep further apart | move the one that is kept apart least |
+//!
+//! A learner that has caught up and whose store stays is promoted before anything is replaced: it was meant to
+//! take the place of the peer that goes, or can. One that never catches up is passed by; it goes when there
+//! are enough voters without it.
 //!
 //! A store counts as lost by its own silence (`max-store-down-time`), not by what a leader says
 //! of one peer, so that one bad link does not move data. A peer on a store that nobody knows is
@@ -23,19 +28,18 @@
 //!
 //! A learner does not count as a voter anywhere here, so a stuck one hides nothing.
 //!
-//! Left out: moving a peer to a better place while the region is healthy; placement rules.
+//! This checker counts only while `enable-placement-rules` is off; otherwise see `super::rules`.
 
 use std::cmp::Reverse;
 
-use proto::region::DOWN_FOR_GOOD_SECONDS;
 use proto::{StoreId, metapb};
 
 use super::Finding;
 use crate::cluster::RegionRecord;
-use crate::cluster::stores::{Liveness, StoreRecord};
+use crate::cluster::stores::StoreRecord;
 use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Purpose, Unbuildable};
-use crate::placement::{Question, View, isolation};
+use crate::placement::{PEER_TARGET, Question, View, excluded, is_given_up, isolation};
 
 /// What the region needs, if anything.
 pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
@@ -45,7 +49,12 @@ pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
     let max = view.policy.max_replicas;
     let voters = record.voters().count();
     let judge = Judge { view, record };
-    if let Some(peer) = judge.peer_where(|store| judge.is_lost(store)) {
+    if voters <= max
+        && let Some(successor) = judge.successor()
+    {
+        return judge.build(judge.builder("promote-learner").promote(successor));
+    }
+    if let Some(peer) = judge.peer_where(|store| view.is_lost(store)) {
         return judge.replace(
             peer,
             voters > max,
@@ -68,7 +77,7 @@ pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
     }
     match record.learners().next() {
         Some(learner) => judge.remove(*learner, "remove-orphan-peer"),
-        None => Finding::Healthy,
+        None => judge.better_location(ids),
     }
 }
 
@@ -92,17 +101,57 @@ impl<'a> Judge<'a> {
 
     /// A peer that will not come back, unless nobody else would be left.
     fn given_up(&self) -> Option<metapb::Peer> {
-        let is_given_up = |peer: &metapb::Peer| {
-            let down = self.record.down_seconds(peer.id);
-            down.is_some_and(|seconds| seconds >= DOWN_FOR_GOOD_SECONDS)
-        };
         let others = |peer: &metapb::Peer| self.record.voters().any(|voter| voter.id != peer.id);
         let mut peers = self.record.region.peers.iter();
-        peers.find(|peer| is_given_up(peer) && others(peer)).copied()
+        peers.find(|peer| is_given_up(self.record, peer) && others(peer)).copied()
     }
 
-    fn is_lost(&self, store: &StoreRecord) -> bool {
-        store.is_tombstone() || store.liveness(self.view.policy, self.view.moment) == Liveness::Down
+    /// A learner that has caught up on a store that stays, while a voter's store does not.
+    fn successor(&self) -> Option<StoreId> {
+        let stays = |peer: &metapb::Peer| {
+            let store = self.view.stores.find(StoreId(peer.store_id));
+            store.is_none_or(|store| store.is_up() && !self.view.is_lost(store))
+        };
+        if self.record.voters().all(stays) {
+            return None;
+        }
+        let mut learners = self.record.learners();
+        let ready = learners.find(|learner| stays(learner) && self.record.is_healthy(learner))?;
+        Some(StoreId(ready.store_id))
+    }
+
+    /// While all is well: the peer that is kept apart from the others least goes to where it is kept apart
+    /// more, if there is such a place.
+    fn better_location(&self, ids: &mut Ids) -> Finding {
+        let View { policy, stores, .. } = self.view;
+        let is_well = self.record.down_peers.is_empty() && self.record.pending_peers.is_empty();
+        if policy.location_labels.is_empty() || !policy.enable_location_replacement || !is_well {
+            return Finding::Healthy;
+        }
+        let all: Vec<_> =
+            self.record.voters().filter_map(|voter| stores.find(StoreId(voter.store_id))).collect();
+        let Some(worst) =
+            all.iter().min_by_key(|store| (isolation(store, &all, policy), store.id()))
+        else {
+            return Finding::Healthy;
+        };
+        let from = worst.id();
+        let question = Question::new_peer(self.view, self.record, Some(from));
+        let candidates = self.view.candidates();
+        let apart_now = isolation(worst, &question.others, policy);
+        let target = candidates
+            .iter()
+            .filter(|target| excluded(PEER_TARGET, target, &question).is_none())
+            .map(|target| (isolation(target.store, &question.others, policy), target))
+            .filter(|(apart, _)| *apart > apart_now)
+            .min_by_key(|(apart, target)| (Reverse(*apart), target.load()));
+        let Some((_, target)) = target else { return Finding::Healthy };
+        let id = match ids.take(1) {
+            Taken::Block(block) => *block.start(),
+            Taken::NeedBound(bound) => return Finding::NeedsIds(bound),
+        };
+        let builder = self.builder("move-to-better-location");
+        self.build(builder.add_peer(target.store.id(), id).remove_peer(from))
     }
 
     fn replace(

@@ -1,5 +1,7 @@
-//! Runs the scripts in `testscripts/`, here and of `crate::instructions`: a whole cluster's picture,
-//! stores that speak or are silent, regions that obey orders, and an administrator.
+//! Runs the scripts in `testscripts/`, here and of other checkers and of `crate::instructions`: a whole
+//! cluster's picture, stores that speak or are silent, regions that obey orders, and an administrator.
+//!
+//! The world is without placement rules unless a script is run with them.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,6 +15,7 @@ use crate::cluster::{Cluster, Heard, Moment, Policy, RegionRecord, Writes};
 use crate::explain;
 use crate::ids::Ids;
 use crate::instructions::{Act, Instructed, Instruction, Role};
+use crate::rules::{Edit, RuleSet, Rules};
 
 struct World {
     cluster: Cluster,
@@ -23,20 +26,23 @@ struct World {
     /// The last order for each region, not yet obeyed.
     orders: BTreeMap<u64, pdpb::RegionHeartbeatResponse>,
     stats: BTreeMap<u64, pdpb::StoreStats>,
+    has_rules: bool,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(has_rules: bool) -> Self {
+        let policy = Policy { enable_placement_rules: has_rules, ..Policy::default() };
         let mut ids = Ids::begin(1_000);
         ids.bound_saved(100_000);
         let moment = Moment::default();
         Self {
-            cluster: Cluster::load(Policy::default(), "", [], [], moment),
+            cluster: Cluster::load(policy, "", [], [], moment),
             ids,
             moment,
             regions: BTreeMap::new(),
             orders: BTreeMap::new(),
             stats: BTreeMap::new(),
+            has_rules,
         }
     }
 
@@ -76,6 +82,19 @@ impl World {
         if let Some(transfer) = order.transfer_leader {
             record.leader = transfer.peer;
             record.term += 1;
+        }
+        if order.change_peer_v2.is_some() {
+            let mut changed = 0;
+            for peer in &mut record.region.peers {
+                let role = match peer.role() {
+                    metapb::PeerRole::IncomingVoter => metapb::PeerRole::Voter,
+                    metapb::PeerRole::DemotingVoter => metapb::PeerRole::Learner,
+                    metapb::PeerRole::Voter | metapb::PeerRole::Learner => continue,
+                };
+                peer.set_role(role);
+                changed += 1;
+            }
+            record.region.region_epoch.get_or_insert_default().conf_ver += changed;
         }
         if let Some(change) = order.change_peer {
             let mut peer = change.peer.ok_or("a change names a peer")?;
@@ -212,6 +231,7 @@ fn describe_order(order: &pdpb::RegionHeartbeatResponse) -> String {
         (None, Some(transfer)) => {
             format!("TransferLeader s{}", transfer.peer.unwrap_or_default().store_id)
         }
+        (None, None) if order.change_peer_v2.is_some() => "LeaveJoint".into(),
         (None, None) => match &order.split_region {
             Some(split) => {
                 let keys = split.keys.iter().map(|key| format!(" {}", proto::key::Readable(key)));
@@ -332,15 +352,45 @@ impl Runner for World {
                 while let Some((key, value)) = args.next_key() {
                     labels.push(metapb::StoreLabel { key: key.into(), value: value.into() });
                 }
-                self.cluster.set_store_labels(StoreId(id), &labels)?;
+                self.cluster.set_store_labels(StoreId(id), &labels, false)?;
                 String::new()
             }
             "policy" => {
                 let text = args.next_pos().ok_or("which wishes, as JSON?")?;
                 let policy: Policy = serde_json::from_str(text)?;
                 policy.validate()?;
-                self.cluster.set_policy(policy);
+                let enable_placement_rules = self.has_rules;
+                self.cluster.adopt_policy(Policy { enable_placement_rules, ..policy })?;
                 String::new()
+            }
+            // One or several rules are put, as JSON.
+            "rule" => {
+                let mut edits = Vec::new();
+                while let Some(text) = args.next_pos() {
+                    edits.push(Edit::Put(serde_json::from_str(text)?));
+                }
+                self.cluster.edit_rules(edits)?;
+                String::new()
+            }
+            "rule-group" => {
+                let text = args.next_pos().ok_or("which group, as JSON?")?;
+                self.cluster.edit_rules([Edit::PutGroup(serde_json::from_str(text)?)])?;
+                String::new()
+            }
+            "delete-rule" => {
+                let group = args.next_pos().ok_or("which group?")?.to_owned();
+                let id = args.next_pos().ok_or("which rule?")?.to_owned();
+                self.cluster.edit_rules([Edit::Delete { group, id }])?;
+                String::new()
+            }
+            // The rules of each stretch of keys: `rules-of a`.
+            "rules-of" => {
+                let key = args.next_pos().unwrap_or_default();
+                let rules = self.cluster.rules().of_key(key.as_bytes());
+                let shown = |rule: &crate::rules::Rule| {
+                    format!("{} {} {}\n", rule.name(), rule.count, rule.role.name())
+                };
+                rules.iter().map(shown).collect()
             }
             "tick" => {
                 let ticked = self.cluster.tick(&mut self.ids, self.moment);
@@ -358,7 +408,12 @@ impl Runner for World {
                     self.cluster.regions().iter().map(|record| record.region.clone()).collect();
                 let policy = self.cluster.policy().clone();
                 let version = self.cluster.version().to_string();
+                let rules = self.cluster.rules();
+                let rules = (!rules.is_derived()).then(|| rules.set().to_json());
                 self.cluster = Cluster::load(policy, &version, stores, regions, self.moment);
+                if let Some(json) = rules {
+                    self.cluster.set_rules(Rules::written(RuleSet::from_json(&json)?)?);
+                }
                 self.orders.clear();
                 String::new()
             }
@@ -389,7 +444,12 @@ impl Runner for World {
 
 test_each_file::test_each_path! { in "./scheduler/src/checkers/replicas/testscripts" => run }
 
-/// Runs one script.
+/// Runs one script, in a world without placement rules.
 pub(crate) fn run(path: &std::path::Path) {
-    goldenscript::run(&mut World::new(), path).expect("the script can be run");
+    goldenscript::run(&mut World::new(false), path).expect("the script can be run");
+}
+
+/// Runs one script, in a world with them: at first the default rule alone.
+pub(crate) fn run_with_rules(path: &std::path::Path) {
+    goldenscript::run(&mut World::new(true), path).expect("the script can be run");
 }

@@ -2,7 +2,8 @@
 
 mod world;
 
-use proto::schedulerpb::{Change, KeyValue};
+use proto::eraftpb::MessageType;
+use proto::schedulerpb::{Change, KeyValue, MemberPriority};
 
 use super::{Membership, Options, Outcome};
 use world::{World, description};
@@ -268,6 +269,55 @@ fn a_new_member_learns_first_and_then_votes() {
     assert!(gone);
     world.run(SECOND_US);
     assert_eq!(world.violation, None);
+}
+
+/// N22: heartbeats come and go, so the lease holds; but nothing gets into the log.
+#[test]
+fn a_leader_that_hangs_in_part_resigns_and_another_serves() {
+    for seed in 0..5 {
+        let (mut world, leader) = serving(seed, 3, &Options::default());
+        world.run(SECOND_US);
+        let swallows: [fn(&proto::eraftpb::Message) -> bool; 3] = [
+            |message| message.from == 1 && message.msg_type() == MessageType::MsgAppend,
+            |message| message.from == 2 && message.msg_type() == MessageType::MsgAppend,
+            |message| message.from == 3 && message.msg_type() == MessageType::MsgAppend,
+        ];
+        world.swallows = Some(swallows[leader as usize - 1]);
+        let term = world.term(leader);
+        let stuck = world.propose(leader, term, &put("k", "v"));
+        world.run(2 * SECOND_US);
+        assert!(!world.outcomes.contains_key(&stuck), "seed {seed}: nothing is committed");
+        assert_eq!(world.serving(), [leader], "seed {seed}: its lease holds");
+        let other =
+            world.run_until(8 * SECOND_US, |world| world.serving().iter().any(|&id| id != leader));
+        assert!(other, "seed {seed}: nobody takes over");
+        world.run(2 * SECOND_US);
+        assert_ne!(world.serving(), [leader], "seed {seed}: it keeps quiet for a while");
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_healthy_member_of_a_higher_priority_leads() {
+    for seed in 0..5 {
+        let (mut world, leader) = serving(seed, 3, &Options::default());
+        let (preferred, other) = (1 + leader % 3, 1 + (1 + leader) % 3);
+        let rank = |member_id, leader_priority| MemberPriority { member_id, leader_priority };
+        let put_priorities = vec![rank(preferred, 5), rank(other, 2)];
+        let term = world.term(leader);
+        world.propose(leader, term, &Change { put_priorities, ..Change::default() });
+        let leads = |id| move |world: &World| world.serving() == [id];
+        assert!(world.run_until(8 * SECOND_US, leads(preferred)), "seed {seed}");
+        // While it is away the next best leads; it takes over again when it is well.
+        world.crash(preferred);
+        assert!(world.run_until(12 * SECOND_US, leads(other)), "seed {seed}");
+        world.restart(preferred);
+        assert!(world.run_until(12 * SECOND_US, leads(preferred)), "seed {seed}");
+        let term = world.term(preferred);
+        world.run(12 * SECOND_US);
+        assert_eq!(world.term(preferred), term, "seed {seed}: nobody moves any more");
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) loss_percent: u32,
     /// Rounds in which a host dies, per million.
     pub(super) crashes_per_million: u32,
+    /// Messages that never arrive.
+    pub(super) swallows: Option<fn(&eraftpb::Message) -> bool>,
     /// Pairs that cannot hear each other.
     pub(super) cut: BTreeSet<(u64, u64)>,
     pub(super) last_timestamp: Timestamp,
@@ -79,6 +81,7 @@ impl World {
             sent: 0,
             loss_percent: 0,
             crashes_per_million: 0,
+            swallows: None,
             cut: BTreeSet::new(),
             last_timestamp: Timestamp::ZERO,
             ids: BTreeSet::new(),
@@ -272,6 +275,7 @@ impl World {
             let lost = self.rng.random_range(0..100) < self.loss_percent;
             let delay_us = self.rng.random_range(0..3) * STEP_US;
             self.mark(message.to ^ message.term << 8 ^ message.index << 16);
+            let lost = lost || self.swallows.is_some_and(|swallows| swallows(&message));
             if !lost && !self.is_cut(message.from, message.to) {
                 self.network.insert((self.now_us + delay_us, self.sent), message);
             }

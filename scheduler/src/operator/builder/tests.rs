@@ -43,7 +43,7 @@ fn carry_out(step: &Step, record: &mut RegionRecord) {
             conf_ver += 1;
         }
         Step::TransferLeader { to, .. } => record.leader = record.peer_on(*to).copied(),
-        Step::Split { .. } => {}
+        Step::LeaveJoint { .. } | Step::Split { .. } => {}
     }
     record.region.region_epoch = Some(metapb::RegionEpoch { conf_ver, version: 1 });
 }

@@ -186,7 +186,10 @@ impl RunningOperators {
                 let tokens = if is_free { 0 } else { tokens };
                 Some((store, Direction::RemovePeer, tokens))
             }
-            Step::PromoteLearner(_) | Step::TransferLeader { .. } | Step::Split { .. } => None,
+            Step::PromoteLearner(_)
+            | Step::TransferLeader { .. }
+            | Step::LeaveJoint { .. }
+            | Step::Split { .. } => None,
         })
     }
 

@@ -45,6 +45,31 @@ impl Heartbeats {
         self.heartbeats.send(heartbeat).await.unwrap();
     }
 
+    /// The region's first peer tells what was written and read within a minute that ends then.
+    pub(super) async fn say_flow(
+        &self,
+        region: &metapb::Region,
+        written: u64,
+        read: u64,
+        until_s: u64,
+    ) {
+        let heartbeat = pdpb::RegionHeartbeatRequest {
+            header: self.header.clone(),
+            leader: region.peers.first().copied(),
+            region: Some(region.clone()),
+            term: 5,
+            approximate_size: 10 << 20,
+            bytes_written: written,
+            bytes_read: read,
+            interval: Some(pdpb::TimeInterval {
+                start_timestamp: until_s - 60,
+                end_timestamp: until_s,
+            }),
+            ..Default::default()
+        };
+        self.heartbeats.send(heartbeat).await.unwrap();
+    }
+
     pub(super) async fn order(&mut self) -> pdpb::RegionHeartbeatResponse {
         let next = tokio::time::timeout(PATIENCE, self.orders.message()).await;
         next.expect("an order comes").unwrap().expect("the stream goes on")
@@ -87,6 +112,32 @@ async fn served() -> SchedulerNode {
     node
 }
 
+/// S0.35: three stores start at once.
+#[tokio::test]
+async fn of_stores_that_bootstrap_at_once_one_wins() {
+    let node = served().await;
+    let attempts = (1..=3).map(|id| {
+        let request = pdpb::BootstrapRequest {
+            header: header(&node),
+            store: Some(store(id)),
+            region: Some(region(10 + id, "", "", 1, &[id])),
+        };
+        let node = &node;
+        async move { pd(node).await.bootstrap(request).await.unwrap().into_inner() }
+    });
+    let answers = futures_util::future::join_all(attempts).await;
+    let errors: Vec<_> =
+        answers.into_iter().filter_map(|answer| answer.header.unwrap().error).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for error in errors {
+        assert_eq!(error.r#type(), pdpb::ErrorType::AlreadyBootstrapped);
+    }
+    // The others go on and register.
+    for id in 1..=3 {
+        assert_eq!(put_store(&node, store(id)).await, None);
+    }
+}
+
 #[tokio::test]
 async fn a_cluster_is_bootstrapped_once() {
     let node = served().await;
@@ -125,6 +176,7 @@ async fn stores_register_and_are_found() {
     beat(&node, 2).await;
 }
 
+/// S0.36, S1.1: what the scheduler wants travels in the answers to heartbeats, and nowhere else.
 #[tokio::test]
 async fn a_region_with_too_few_peers_is_told_to_add_one() {
     let node = served().await;

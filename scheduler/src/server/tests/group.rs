@@ -17,6 +17,7 @@ async fn ids(nodes: &[SchedulerNode], count: u32) -> std::ops::RangeInclusive<u6
     last + 1 - u64::from(count)..=last
 }
 
+/// S0.15, S0.19, S0.29: a group of three goes on without any one of its members.
 #[tokio::test]
 async fn timestamps_grow_and_ids_stay_unique_when_the_leader_dies() {
     let directories: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
@@ -58,6 +59,7 @@ async fn timestamps_grow_and_ids_stay_unique_when_the_leader_dies() {
     .await;
 }
 
+/// S0.20, S1.10: what was acknowledged is in the log, and loaded before anybody is served.
 #[tokio::test]
 async fn everything_is_there_when_all_members_were_killed_at_once_and_moved_to_other_ports() {
     let directories: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
@@ -147,6 +149,7 @@ async fn a_member_that_joined_comes_back_without_flags() {
     assert_eq!(back.cluster_id(), founder.cluster_id());
 }
 
+/// S0.16: a group is founded by a list or joined, not both.
 #[tokio::test]
 async fn what_goes_wrong_when_joining_is_said() {
     let founder = start(alone("a")).await;

@@ -2,8 +2,11 @@
 
 mod cluster;
 mod group;
+mod membership;
 mod operators;
 mod port;
+mod rules;
+mod schedulers;
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -9,12 +9,12 @@ use super::{PATIENCE, alone, bootstrap, eventually, founders, leader, region, st
 use crate::SchedulerNode;
 
 /// Region 2 on the stores 1, 2 and 3; store 4 has no peer of it.
-fn whole() -> metapb::Region {
+pub(super) fn whole() -> metapb::Region {
     region(2, "", "", 2, &[1, 2, 3])
 }
 
 /// Four stores that speak, and a region whose leader is on store 1.
-async fn with_four_stores(node: &SchedulerNode) -> Heartbeats {
+pub(super) async fn with_four_stores(node: &SchedulerNode) -> Heartbeats {
     bootstrap(node).await;
     for id in 2..=4 {
         assert_eq!(put_store(node, store(id)).await, None);
@@ -27,14 +27,19 @@ async fn with_four_stores(node: &SchedulerNode) -> Heartbeats {
     stream
 }
 
-async fn ask(node: &SchedulerNode, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub(super) async fn ask(
+    node: &SchedulerNode,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, Value) {
     let (head, body) = http(node, method, &format!("/pd/api/v1{path}"), body).await;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, serde_json::from_str(&body).unwrap_or_default())
 }
 
 /// Waits until the first heartbeat is heard, which travels on another connection.
-async fn region_is_known(node: &SchedulerNode) {
+pub(super) async fn region_is_known(node: &SchedulerNode) {
     eventually("the region has a leader", async || {
         ask(node, "GET", "/region/id/2", "").await.1["leader"]["store_id"] == 1
     })

@@ -330,6 +330,7 @@ async fn a_port_in_use_is_said_to_be() {
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
 
+/// S1.3: whichever member is asked, the one that leads answers, or is named.
 #[tokio::test]
 async fn a_follower_passes_http_on_to_the_leader_and_refuses_the_rest() {
     let nodes = super::start_all(founders(&["a", "b", "c"])).await;
