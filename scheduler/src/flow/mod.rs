@@ -99,6 +99,9 @@ pub struct Flow {
     /// Stores that tell of reads peer by peer, and when they did last.
     tell_by_peer: BTreeMap<StoreId, u64>,
     thresholds: BTreeMap<(StoreId, Traffic), (Rates, u64)>,
+    /// The regions whose streams are hot at a store, of what it reads and of what it leads. A threshold depends
+    /// on these alone, and there are few of them among all that are known.
+    hot: BTreeMap<(StoreId, Traffic), BTreeSet<RegionId>>,
 }
 
 /// What a region's heartbeat has counted. Taken before the heartbeat is taken apart.
@@ -130,6 +133,14 @@ impl Counted {
             seconds: seconds(heartbeat.interval.as_ref()),
         }
     }
+}
+
+/// Where a region's streams are hot: what is written counts at its leader.
+fn hot_places(flow: &RegionFlow) -> Vec<(StoreId, Traffic)> {
+    let is_written = |store: &StoreId| flow.written.degree() > 0 && flow.stores.contains(store);
+    let written = flow.leader.filter(is_written).map(|store| (store, Traffic::Write));
+    let read = flow.read.iter().filter(|(_, read)| read.degree() > 0);
+    written.into_iter().chain(read.map(|(&store, _)| (store, Traffic::Read))).collect()
 }
 
 fn seconds(interval: Option<&pdpb::TimeInterval>) -> u64 {
@@ -285,11 +296,19 @@ impl Flow {
     fn take(&mut self, id: RegionId) -> RegionFlow {
         let Some(flow) = self.regions.remove(&id) else { return RegionFlow::default() };
         self.load(&flow, Rates::minus);
+        for place in hot_places(&flow) {
+            if let Some(regions) = self.hot.get_mut(&place) {
+                regions.remove(&id);
+            }
+        }
         flow
     }
 
     fn put(&mut self, id: RegionId, flow: RegionFlow) {
         self.load(&flow, Rates::plus);
+        for place in hot_places(&flow) {
+            self.hot.entry(place).or_default().insert(id);
+        }
         self.regions.insert(id, flow);
     }
 
@@ -317,11 +336,13 @@ impl Flow {
             return *threshold;
         }
         let floor = traffic.floor();
-        let hot: Vec<Rates> = self
-            .peers(traffic)
-            .filter(|peer| peer.store == store && peer.degree > 0)
-            .filter(|peer| traffic == Traffic::Read || peer.is_leader)
-            .map(|peer| peer.rates)
+        let regions = self.hot.get(&(store, traffic)).into_iter().flatten();
+        let hot: Vec<Rates> = regions
+            .filter_map(|id| self.regions.get(id))
+            .filter_map(|flow| match traffic {
+                Traffic::Write => Some(flow.written.rates()),
+                Traffic::Read => flow.read.get(&store).map(Stream::rates),
+            })
             .collect();
         let of_top = |rate: fn(&Rates) -> u64, floor: u64| {
             let mut rates: Vec<_> = hot.iter().map(rate).collect();
