@@ -191,7 +191,7 @@ fn parse<T: Default + DeserializeOwned>(
 }
 
 /// Keys that the two files share in spelling; enough to catch a slip of the finger.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 30] = [
     "server.addr",
     "server.advertise-addr",
     "server.status-addr",
