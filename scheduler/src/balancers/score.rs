@@ -34,10 +34,6 @@ pub fn leaders(candidate: &Candidate<'_>, policy: LeaderSchedulePolicy, delta: i
 
 /// A store's peers, if it held `delta_mib` more than it will, for its weight.
 pub fn peers(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
-    candidate.weights.of_regions(unweighted(candidate, view, delta_mib))
-}
-
-fn unweighted(candidate: &Candidate<'_>, view: View<'_>, delta_mib: i64) -> i64 {
     candidate.weights.of_regions(unweighed(candidate, view, delta_mib))
 }
 
@@ -87,4 +83,43 @@ pub fn tolerance_mib(candidates: &[Candidate<'_>], view: View<'_>) -> i64 {
         percent => average_mib * percent / 100,
     };
     i64::try_from(2 * tolerated_mib).unwrap_or(i64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{metapb, pdpb};
+
+    use super::*;
+    use crate::cluster::policy::Weights;
+    use crate::cluster::{Cluster, Moment};
+    use crate::ids::Ids;
+
+    #[test]
+    fn a_weight_counts_once() {
+        let moment = Moment::default();
+        let weights = Weights { leader_milli: 500, region_milli: 2_000 };
+        let policy = Policy { store_weights: [(1, weights)].into(), ..Policy::default() };
+        let store = metapb::Store { id: 1, address: "a:1".into(), ..Default::default() };
+        let mut cluster = Cluster::load(policy, "", [store], [], moment);
+        let peer = metapb::Peer { id: 3, store_id: 1, ..Default::default() };
+        let region = metapb::Region {
+            id: 2,
+            region_epoch: Some(proto::region::FIRST_EPOCH),
+            peers: vec![peer],
+            ..Default::default()
+        };
+        let heartbeat = pdpb::RegionHeartbeatRequest {
+            region: Some(region),
+            leader: Some(peer),
+            approximate_size: 100 << 20,
+            ..Default::default()
+        };
+        cluster.on_region_heartbeat(heartbeat, &mut Ids::begin(0), moment).unwrap();
+        let view = cluster.view(moment);
+        let candidates = view.candidates();
+        assert_eq!(peers(&candidates[0], view, 0), 50);
+        assert_eq!(peers(&candidates[0], view, 20), 60);
+        assert_eq!(leaders(&candidates[0], LeaderSchedulePolicy::Count, 0), 2);
+        assert_eq!(leaders(&candidates[0], LeaderSchedulePolicy::Size, 0), 200);
+    }
 }
