@@ -6,9 +6,7 @@
 //! with room reaches, so that the emptier disks are filled first; beyond it only what is free
 //! counts. The score then is a straight line between the two stages' ends, so it never jumps.
 //!
-//! A store of a higher weight than another shall hold or lead as many times more: scores are divided by it.
-//!
-//! A store of a higher weight counts as emptier than it is, one of a lower weight as fuller.
+//! A store of a higher weight than another shall hold or lead as many times more: its score is divided by it.
 //!
 //! A store's size on disk is not the sum of its regions' sizes (compression, garbage), so a change
 //! of the regions is scaled by what one of their bytes takes there.
