@@ -69,10 +69,10 @@ pub(crate) struct BatchStreams {
 
 /// What became of a request given to a stream.
 pub(crate) enum Batched {
-    Answered(Answer),
+    Answered(Box<Answer>),
     Failed(Status),
     /// Not sent: this store takes requests one by one.
-    Unknown(Command),
+    Unknown(Box<Command>),
 }
 
 impl BatchStreams {
@@ -81,7 +81,7 @@ impl BatchStreams {
     pub(crate) async fn send(&self, address: &str, channel: &Channel, command: Command) -> Batched {
         let stream = self.to(address, channel);
         if stream.health.is_unknown.load(Ordering::Relaxed) {
-            return Batched::Unknown(command);
+            return Batched::Unknown(Box::new(command));
         }
         let is_known = stream.health.is_known.load(Ordering::Relaxed);
         let again = (!is_known).then(|| command.clone());
@@ -94,9 +94,9 @@ impl BatchStreams {
         // A stream that is given up ends when nobody can ask it any more.
         drop(stream);
         match (answered.await, again) {
-            (Ok(Ok(answer)), _) => Batched::Answered(answer),
+            (Ok(Ok(answer)), _) => Batched::Answered(Box::new(answer)),
             (Ok(Err(status)), Some(again)) if status.code() == Code::Unimplemented => {
-                Batched::Unknown(again)
+                Batched::Unknown(Box::new(again))
             }
             // A store that knew the method has made way for one that does not.
             (Ok(Err(status)), None) if status.code() == Code::Unimplemented => ended(),

@@ -34,7 +34,7 @@ impl ReplicaRead {
             Self::Mixed | Self::Stale => true,
         };
         let is_leader = |peer: &metapb::Peer| peer.id == route.peer.id;
-        let mut peers: Vec<_> = route.region.peers.iter().copied().collect();
+        let mut peers = route.region.peers.clone();
         // A learner may be new and empty, a witness has no data.
         peers.retain(|peer| !region::is_learner(peer) && !peer.is_witness);
         peers.retain(|peer| wants_leader || !is_leader(peer));

@@ -87,6 +87,7 @@ macro_rules! store_request {
                 answer.region_error.take()
             }
 
+            #[allow(clippy::result_large_err, reason = "a request that comes back is sent as it is")]
             fn into_command(self) -> Result<Command, Self> {
                 let request = Err(self);
                 $(let request = request.or_else(|request| Ok(Command::$batched(request)));)?
@@ -230,12 +231,12 @@ impl Cluster {
                 Err(request) => request,
                 Ok(command) => match self.batches.send(address, &channel, command).await {
                     Batched::Answered(answer) => {
-                        let answer = R::from_answer(answer);
+                        let answer = R::from_answer(*answer);
                         return answer.ok_or_else(|| Status::internal("another request's answer"));
                     }
                     Batched::Failed(status) => return Err(status),
                     Batched::Unknown(command) => {
-                        R::from_command(command).expect("it came from such a request")
+                        R::from_command(*command).expect("it came from such a request")
                     }
                 },
             };

@@ -368,10 +368,8 @@ impl RawClient {
     fn call(&self, what: &'static str) -> Call {
         let mut call = self.cluster.call_within(what, self.timeout).strictly(self.strict);
         // Raw keys have no past: a stale read would be any read.
-        call.reads_from(match self.replica_read {
-            ReplicaRead::Stale => ReplicaRead::Mixed,
-            other => other,
-        });
+        let is_stale = self.replica_read == ReplicaRead::Stale;
+        call.reads_from(if is_stale { ReplicaRead::Mixed } else { self.replica_read });
         call
     }
 
