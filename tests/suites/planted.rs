@@ -334,7 +334,7 @@ fn in_transactions() -> Vec<Row> {
     vec![
         row(Bug::ConflictUnchecked, "T1", listing, ANOMALY),
         row(Bug::ReservedUnchecked, "T1", reserving, ANOMALY),
-        row(Bug::LostLockAmended, "T2", reserving, FATES),
+        row(Bug::LostLockAmended, "T2", reserving, ANOMALY),
         row(Bug::RollbackUnrecorded, "T3", banking_late, FATES),
         row(Bug::OwnRollbackOverlooked, "T3", banking_late, FATES),
         row(Bug::ProtectedCollapsed, "T3", banking_late, FATES),
