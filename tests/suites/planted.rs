@@ -265,11 +265,6 @@ fn banking_late(seed: u64) -> Options {
     options
 }
 
-/// … while leaders are deposed, again and again.
-fn banking_led(seed: u64) -> Options {
-    banking(seed).with_mischief(&[Mischief::Isolate, Mischief::Pause, Mischief::Kill], SECOND)
-}
-
 /// … while old versions go as soon as they may.
 fn collecting(seed: u64) -> Options {
     let mut options = banking_late(seed);
@@ -337,9 +332,7 @@ fn in_transactions() -> Vec<Row> {
         row(Bug::LostLockAmended, "T2", reserving, ANOMALY),
         row(Bug::RollbackUnrecorded, "T3", banking_late, FATES),
         row(Bug::OwnRollbackOverlooked, "T3", banking_late, FATES),
-        row(Bug::ProtectedCollapsed, "T3", banking_late, FATES),
         row(Bug::CommitWithoutLock, "T4", banking_late, FATES),
-        row(Bug::NewestReadUnsynced, "T6", banking_led, ANOMALY),
         row(Bug::ReadUnsaid, "T7", banking, ANOMALY),
         row(Bug::LocksUnshown, "T7", banking, ANOMALY),
         row(Bug::PromiseBroken, "T7", banking, ANOMALY),
