@@ -199,9 +199,7 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<(), Stop> {
         let version = context.region_epoch.as_ref().map_or(0, |epoch| epoch.version);
         let leadership = Synced { term, version };
-        if self.inner.memory.is_synced(context.region_id, leadership)
-            || self.planted().has(Bug::NewestReadUnsynced)
-        {
+        if self.inner.memory.is_synced(context.region_id, leadership) {
             return Ok(());
         }
         // Some clients give up for good on "not synced", so it is waited for.

@@ -45,8 +45,8 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
     }
     if options.transactions.is_some() {
         // Versions pile up: smaller parts would be too many.
-        config.region_split_bytes *= 32;
-        config.region_part_bytes *= 32;
+        config.region_split_bytes *= 6;
+        config.region_part_bytes *= 6;
         config.split_check_written_bytes *= 8;
     } else if options.topology && dice.happens(200) {
         config.region_split_keys = dice.within(6..14);

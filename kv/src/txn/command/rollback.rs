@@ -182,7 +182,7 @@ fn collapse_previous<S: Snapshot>(
     if let Some((commit_ts, write)) = reader.write_at_or_before(key, start_ts)?
         && commit_ts < start_ts
         && write.kind == WriteKind::Rollback
-        && (!write.is_protected_rollback() || reader.has(Bug::ProtectedCollapsed))
+        && !write.is_protected_rollback()
     {
         writer.delete_write(key, commit_ts);
     }

@@ -106,9 +106,10 @@ impl TxnServer {
         self.runtime.spawn(async move {
             let TxnCall { id, command } = call;
             let work = AssertUnwindSafe(execute(transactions, command)).catch_unwind();
-            let answer = work.await.map_err(|panic| match panic.downcast_ref::<String>() {
-                Some(words) => words.clone(),
-                None => "an assertion failed in a transactional command".into(),
+            let answer = work.await.map_err(|panic| {
+                let words = panic.downcast_ref::<String>().map(String::as_str);
+                let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+                words.unwrap_or("an assertion failed in a transactional command").to_owned()
             });
             answers.lock().push((id, answer));
         });

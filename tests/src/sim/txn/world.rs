@@ -21,7 +21,7 @@ const SWEEP_EVERY: Instant = 400 * MILLISECOND;
 const CRASH_EVERY: Instant = SECOND;
 
 /// How often the scheduler changes its leader, usually, and for how long at most nobody leads.
-const ORACLE_MOVES_EVERY: Instant = 6 * SECOND;
+const ORACLE_MOVES_EVERY: Instant = 3 * SECOND;
 const ORACLE_AWAY_MAX: Instant = 1_500 * MILLISECOND;
 
 /// Usual pause between two collections of garbage, and between two looks at one.
