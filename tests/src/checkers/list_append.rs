@@ -552,8 +552,6 @@ impl Graph {
         of_group: &BTreeMap<usize, usize>,
         group: usize,
     ) -> Option<Vec<(usize, Edge)>> {
-        // Where one is, and whether one came there over an rw edge.
-        type Place = (usize, bool);
         let begin: Place = (from, search.reads_of_past == Past::Apart);
         let mut came_from: BTreeMap<Place, (Place, Edge)> = BTreeMap::new();
         let mut queue = VecDeque::from([begin]);
@@ -648,11 +646,14 @@ impl Graph {
     }
 }
 
+/// Where a search is, and whether it came there over an rw edge.
+type Place = (usize, bool);
+
 /// The way to a place, from the beginning of the search on.
 fn unwind(
-    end: (usize, bool),
-    begin: (usize, bool),
-    came_from: &BTreeMap<(usize, bool), ((usize, bool), Edge)>,
+    end: Place,
+    begin: Place,
+    came_from: &BTreeMap<Place, (Place, Edge)>,
 ) -> Vec<(usize, Edge)> {
     let mut way = Vec::new();
     let mut place = end;

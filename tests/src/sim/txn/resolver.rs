@@ -144,7 +144,6 @@ impl Session {
                     context: Some(context),
                     keys: keys.iter().map(|key| key.user().clone()).collect(),
                     start_version: primary.lock_version,
-                    ..Default::default()
                 })
             },
             |keys, answer| {
