@@ -57,9 +57,10 @@ async fn show(api: &Api, group: Group, format: Format) -> Outcome {
         Group::ClusterVersion => "/pd/api/v1/config/cluster-version",
     };
     let shown = api.get(path).await.map_err(|error| error.failure("show the settings"))?;
-    let settings = match shown {
-        Value::Object(settings) => settings,
-        version => Map::from_iter([("cluster-version".to_owned(), version)]),
+    let settings = if let Value::Object(settings) = shown {
+        settings
+    } else {
+        Map::from_iter([("cluster-version".to_owned(), shown)])
     };
     let mut rows = Vec::new();
     flatten("", &settings, &mut rows);
@@ -77,9 +78,10 @@ async fn show(api: &Api, group: Group, format: Format) -> Outcome {
 fn flatten(group: &str, settings: &Map<String, Value>, rows: &mut Vec<(String, Value)>) {
     for (name, value) in settings {
         let name = if group.is_empty() { name.clone() } else { format!("{group}.{name}") };
-        match value {
-            Value::Object(inner) => flatten(&name, inner, rows),
-            value => rows.push((name, value.clone())),
+        if let Value::Object(inner) = value {
+            flatten(&name, inner, rows);
+        } else {
+            rows.push((name, value.clone()));
         }
     }
 }

@@ -125,10 +125,7 @@ fn read(file: &PathBuf) -> Outcome<Vec<Value>> {
     let text = text.map_err(|error| Failure::usage(format!("read {shown}: {error}")))?;
     let written = serde_json::from_str(&text);
     let written = written.map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
-    let rules = match written {
-        Value::Array(rules) => rules,
-        rule => vec![rule],
-    };
+    let rules = if let Value::Array(rules) = written { rules } else { vec![written] };
     match rules.iter().position(|rule| !rule.is_object()) {
         None => Ok(rules),
         Some(at) => Err(Failure::usage(format!("{shown}: item {at} is not a rule"))),

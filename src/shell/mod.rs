@@ -160,18 +160,18 @@ impl Shell {
     }
 
     async fn statement(&mut self, words: &[Word]) -> Result<Next, Wrong> {
-        let statement = match statement::parse(words).map_err(Wrong::Mistake)? {
-            Statement::Exit => return Ok(Next::Leave),
-            Statement::Help(about) => {
-                help(about.as_deref()).map_err(Wrong::Mistake)?;
-                return Ok(Next::GoOn);
-            }
-            Statement::Timing(timing) => {
-                self.timing = timing;
-                return Ok(Next::GoOn);
-            }
-            statement => statement,
-        };
+        let statement = statement::parse(words).map_err(Wrong::Mistake)?;
+        if let Statement::Exit = statement {
+            return Ok(Next::Leave);
+        }
+        if let Statement::Help(about) = &statement {
+            help(about.as_deref()).map_err(Wrong::Mistake)?;
+            return Ok(Next::GoOn);
+        }
+        if let Statement::Timing(timing) = statement {
+            self.timing = timing;
+            return Ok(Next::GoOn);
+        }
         let began = Instant::now();
         let said = tokio::select! {
             said = self.session.perform(statement) => said,

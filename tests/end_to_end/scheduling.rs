@@ -104,8 +104,7 @@ async fn cut_cluster() -> Processes {
     set(&cluster, "leader-balance-tolerance", "1").await;
     let (mut scheduler, header) = cluster.scheduler().await;
     let split_keys: Vec<Bytes> = (1..REGIONS).map(|number| bound(number).into()).collect();
-    let request =
-        pdpb::SplitRegionsRequest { header, split_keys, retry_limit: 10, ..Default::default() };
+    let request = pdpb::SplitRegionsRequest { header, split_keys, retry_limit: 10 };
     scheduler.split_regions(request).await.unwrap();
     wait("the keys to be cut", &cluster, |regions, _| regions.len() >= REGIONS).await;
     cluster

@@ -112,7 +112,7 @@ async fn a_stream_goes_on_across_splits_and_new_leaders() {
         let mut seen: Vec<Bytes> = Vec::new();
         while let Some((key, _)) = stream.try_next().await.unwrap() {
             // Twice within each page, and where the stream has yet to come.
-            if seen.len() % 500 == 0 {
+            if seen.len().is_multiple_of(500) {
                 let number = 1000 + (seen.len() as u64 * 7 + u64::from(reverse) * 3) % 5000;
                 let cut = proto::memcomparable::encode(format!("k{number}").as_bytes());
                 fake.split(&cut);

@@ -30,10 +30,10 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Failure> {
 }
 
 fn refused(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::Duplicate(why) => Failure(StatusCode::INTERNAL_SERVER_ERROR, why),
-        other => Failure::from(other),
+    if let Refusal::Duplicate(why) = refusal {
+        return Failure(StatusCode::INTERNAL_SERVER_ERROR, why);
     }
+    Failure::from(refusal)
 }
 
 /// Changes the schedulers, and waits until that is durable.
@@ -120,10 +120,8 @@ pub(super) async fn pause(
 
 /// The arguments as an object, also of those that take none.
 fn arguments_of(seat: &ScheduleController) -> Value {
-    match seat.scheduler.arguments() {
-        Value::Null => json!({}),
-        arguments => arguments,
-    }
+    let arguments = seat.scheduler.arguments();
+    if arguments.is_null() { json!({}) } else { arguments }
 }
 
 /// The arguments of all, by name.

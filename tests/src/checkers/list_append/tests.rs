@@ -297,13 +297,13 @@ fn only_looks(history: &[ListTransaction], (at, place): (usize, usize)) -> bool 
     history[at].steps.iter().filter(|step| key_of(step) == key).count() == 1
 }
 
-type Mutation = fn(&mut Vec<ListTransaction>, &mut Dice) -> bool;
+type Mutation = fn(&mut [ListTransaction], &mut Dice) -> bool;
 
 /// The last number of a list that somebody acknowledged long before is not there.
-fn stale_read(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
+fn stale_read(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
     let mut candidates = reads(history, 1);
     candidates.retain(|place| only_looks(history, *place));
-    let known = history.clone();
+    let known = history.to_vec();
     candidates.retain(|(at, place)| {
         let Step::Read(key, list) = &known[*at].steps[*place] else { return false };
         let wanted = Step::Append(*key, list[list.len() - 1]);
@@ -316,7 +316,7 @@ fn stale_read(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
 }
 
 /// A number of an aborted transaction is seen.
-fn dirty_read(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
+fn dirty_read(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
     let aborted: Vec<(u64, u64)> = history
         .iter()
         .filter(|t| t.ending == Ending::Failed)
@@ -336,7 +336,7 @@ fn dirty_read(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
 }
 
 /// Two neighbours in a list stand the other way round for one reader.
-fn other_order(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
+fn other_order(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
     let mut candidates = reads(history, 2);
     candidates.retain(|place| only_looks(history, *place));
     // Somebody else must have seen the order, or it is as good as the other.
@@ -345,7 +345,7 @@ fn other_order(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
         all.filter(|step| matches!(step, Step::Read(k, list) if *k == key && list.len() >= 2))
             .count()
     };
-    let known = history.clone();
+    let known = history.to_vec();
     candidates.retain(|(at, place)| match &known[*at].steps[*place] {
         Step::Read(key, _) => longest(*key) > 1,
         Step::Append(..) => false,
@@ -356,7 +356,7 @@ fn other_order(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
 }
 
 /// A number stands in a list twice.
-fn repeated(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
+fn repeated(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
     let mut candidates = reads(history, 1);
     candidates.retain(|place| only_looks(history, *place));
     let Some(place) = dice.one_of(&candidates).copied() else { return false };
@@ -366,7 +366,7 @@ fn repeated(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
 }
 
 /// Two that appended to one list are said to have read the same.
-fn lost_update(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
+fn lost_update(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
     let mut candidates = Vec::new();
     for (at, transaction) in history.iter().enumerate().filter(|(_, t)| t.ending == Ending::Ok) {
         for pair in transaction.steps.windows(2) {
@@ -407,8 +407,8 @@ fn lost_update(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
 }
 
 /// One reader sees one key of a writer's and not the other.
-fn torn_read(history: &mut Vec<ListTransaction>, dice: &mut Dice) -> bool {
-    let known = history.clone();
+fn torn_read(history: &mut [ListTransaction], dice: &mut Dice) -> bool {
+    let known = history.to_vec();
     let mut candidates = Vec::new();
     for (at, transaction) in known.iter().enumerate().filter(|(_, t)| t.ending == Ending::Ok) {
         let looks = || {
