@@ -236,9 +236,13 @@ async fn what_cannot_be_is_said_in_one_line() {
         }
         // Help is data, and reads from top to bottom.
         let help = ctl.ok(&["region", "--help"]);
-        for words in
-            ["<ID | --key <KEY>>", "split", "transfer-leader", "move-peer", "enc(account:5)"]
-        {
+        for words in [
+            "<ID | --key <KEY> | --check <KIND>>",
+            "split",
+            "transfer-leader",
+            "move-peer",
+            "enc(account:5)",
+        ] {
             assert!(help.contains(words), "{help}");
         }
     })

@@ -129,6 +129,13 @@ impl Region {
                 Obeyed::PeerRemoved(known)
             }
             (ConfChangeType::RemoveNode, None) => return Obeyed::Dropped,
+            // Said again while the peer catches up: a store refuses to make it what it is.
+            (ConfChangeType::AddNode, Some(known)) if known.role() == metapb::PeerRole::Voter => {
+                return Obeyed::Dropped;
+            }
+            (ConfChangeType::AddLearnerNode, Some(known)) if is_learner(&known) => {
+                return Obeyed::Dropped;
+            }
             (ConfChangeType::AddNode, Some(known)) => {
                 self.set_role(known.id, metapb::PeerRole::Voter);
                 Obeyed::RolesChanged

@@ -335,6 +335,10 @@ fn test_interval() {
             idle_ms += 10;
         }
         for seat in machine.cluster.coordinator().seats() {
+            // Those that look seldom from the start are not asked.
+            if seat.scheduler.min_interval_ms() > 10 {
+                continue;
+            }
             let waits_ms = seat.controller.interval_ms();
             assert!(waits_ms < seconds * 1_000 / 2, "{waits_ms} ms after {seconds} s");
             assert!(waits_ms > 100, "it does not look as often as at first: {waits_ms} ms");
