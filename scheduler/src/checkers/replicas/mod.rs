@@ -23,8 +23,8 @@
 //! left alone: the store may be about to register.
 //!
 //! A peer is given up for good when its data turned out to differ from those of the others (the leader says so by
-//! [`proto::region::DOWN_FOR_GOOD_SECONDS`]). It neither votes nor serves, so taking it away first costs nothing, and leaves its
-//! store free for a successor where there is no other.
+//! [`proto::region::DOWN_FOR_GOOD_SECONDS`]). It neither votes nor serves, so taking it away first costs nothing,
+//! and leaves its store free for a successor where there is no other.
 //!
 //! A learner does not count as a voter anywhere here, so a stuck one hides nothing.
 //!
