@@ -75,12 +75,12 @@ pub(crate) async fn hear_first<D: DataEngine>(
     deadline: Instant,
 ) -> Result<(), CallError> {
     let ask = || scheduler.collect(store_id, 0, Vec::new());
-    adopt(points, data, SchedulerClient::until(deadline, ask).await?);
+    adopt(points, data, SchedulerClient::until(deadline, ask).await?).await;
     Ok(())
 }
 
 /// Goes by these safe points from now on: first readers and writers are kept out, then versions may go.
-fn adopt(points: &SafePoints, data: &impl DataEngine, told: CollectResponse) {
+async fn adopt(points: &SafePoints, data: &impl DataEngine, told: CollectResponse) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + AHEAD_MAX;
     let latest = Timestamp::new(now.as_millis() as u64, 0).0;
     let heeded = |name, safe_point| {
@@ -91,7 +91,14 @@ fn adopt(points: &SafePoints, data: &impl DataEngine, told: CollectResponse) {
         safe_point
     };
     points.adopt(heeded("txn", told.txn_safe_point), heeded("gc", told.gc_safe_point));
-    data.raise_safe_point(points.gc());
+    let (data, safe_point) = (data.clone(), points.gc());
+    if safe_point > data.safe_point() {
+        // It is written down first.
+        let raised = tokio::task::spawn_blocking(move || data.raise_safe_point(safe_point)).await;
+        if let Ok(Err(fault)) = raised {
+            tracing::error!(%fault, safe_point, "the engine keeps to its safe point");
+        }
+    }
 }
 
 /// What is done for the newest safe points.
@@ -128,7 +135,7 @@ pub(crate) async fn run<D: DataEngine>(store: Weak<Store<D>>, parts: Parts) {
         let points = alive.transactions.safe_points().clone();
         let report = if progress.target == points.txn() { progress.report() } else { Vec::new() };
         match parts.scheduler.collect(alive.store_id.0, points.txn(), report).await {
-            Ok(told) => adopt(&points, alive.router.data(), told),
+            Ok(told) => adopt(&points, alive.router.data(), told).await,
             Err(error) => tracing::debug!(%error, "the scheduler tells no safe points"),
         }
         if progress.target != points.txn() {
@@ -152,8 +159,8 @@ pub(crate) async fn run<D: DataEngine>(store: Weak<Store<D>>, parts: Parts) {
                 TRY_AGAIN_AFTER
             };
         }
-        if points.gc() > progress.collected {
-            let safe_point = points.gc();
+        let safe_point = alive.router.data().safe_point();
+        if safe_point > progress.collected {
             remove_versions(&alive).await;
             progress.collected = safe_point;
         }

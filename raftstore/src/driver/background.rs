@@ -167,8 +167,8 @@ impl<D: DataEngine> Background<D> {
             )
             .and_then(|reader| read_all(reader, region, position, self.planted)),
         };
-        let install = match read {
-            Ok(install) => install,
+        let (install, safe_point) = match read {
+            Ok(read) => read,
             Err(fault) => {
                 tracing::warn!(%fault, region = region.id, "a snapshot cannot be installed");
                 return Ok(false);
@@ -178,6 +178,8 @@ impl<D: DataEngine> Background<D> {
         if self.planted.has(Bug::SnapshotKeepsOldKeys) {
             batch = without_clearing(batch);
         }
+        // The sender may have removed versions that this store does not know of as garbage yet.
+        self.data.raise_safe_point(safe_point)?;
         self.data.write(batch)?;
         if !self.planted.has(Bug::SnapshotNotSynced) {
             self.data.sync()?;
@@ -186,13 +188,14 @@ impl<D: DataEngine> Background<D> {
     }
 }
 
-/// The snapshot ready to be installed, if it is the one that was announced, and whole.
+/// The snapshot ready to be installed, if it is the one that was announced, and whole; and the safe point
+/// that it was made by.
 fn read_all<R: Read>(
     mut reader: SnapshotReader<R>,
     region: &metapb::Region,
     position: Position,
     planted: Planted,
-) -> Result<Install, Fault> {
+) -> Result<(Install, u64), Fault> {
     if *reader.description() != name_of(region, position) {
         return Err(Fault::Corrupt {
             place: format!("snapshot of {} at {position}", RegionId(region.id)),
@@ -203,8 +206,8 @@ fn read_all<R: Read>(
     loop {
         let batch = match reader.next_batch() {
             Ok(Some(batch)) => batch,
-            Ok(None) => return Ok(install),
-            Err(_) if planted.has(Bug::DamagedSnapshotInstalled) => return Ok(install),
+            Ok(None) => return Ok((install, reader.totals().safe_point)),
+            Err(_) if planted.has(Bug::DamagedSnapshotInstalled) => return Ok((install, 0)),
             Err(fault) => return Err(fault),
         };
         for change in batch.into_changes() {

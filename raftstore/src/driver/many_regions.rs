@@ -65,8 +65,8 @@ impl DataEngine for Watched {
         self.data.approximate_middle(range)
     }
 
-    fn raise_safe_point(&self, safe_point: u64) {
-        self.data.raise_safe_point(safe_point);
+    fn raise_safe_point(&self, safe_point: u64) -> Result<(), Fault> {
+        self.data.raise_safe_point(safe_point)
     }
 
     fn safe_point(&self) -> u64 {

@@ -28,6 +28,27 @@ use proto::{KeyRange, memcomparable};
 use super::{ColumnFamily, Cursor as _, Snapshot, WriteBatch};
 use crate::error::Fault;
 
+/// Where an engine remembers its safe point, in the family of what a store knows of itself: eight bytes,
+/// most significant first.
+pub(crate) const SAFE_POINT_KEY: [u8; 2] = [0x01, 0x03];
+
+/// The safe point in a record; 0 without one. Eight bytes are always written.
+pub(super) fn remembered(record: Option<&[u8]>) -> Result<u64, Fault> {
+    let Some(record) = record else { return Ok(0) };
+    record.try_into().map(u64::from_be_bytes).map_err(|_| Fault::Corrupt {
+        place: "the record of the safe point".to_owned(),
+        detail: format!("it has {} bytes instead of 8", record.len()),
+    })
+}
+
+/// The record of a safe point.
+pub(super) fn remember(safe_point: u64) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    let record = safe_point.to_be_bytes().to_vec();
+    batch.put(ColumnFamily::Meta, &SAFE_POINT_KEY[..], record);
+    batch
+}
+
 /// Bytes of a timestamp behind an encoded key.
 const VERSION_BYTES: usize = 8;
 

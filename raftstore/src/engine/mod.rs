@@ -218,10 +218,11 @@ pub trait DataEngine: Clone + Send + Sync + 'static {
     fn approximate_middle(&self, range: &KeyRange) -> Result<Option<Bytes>, Fault>;
 
     /// From now on versions that no reader at or after this timestamp sees ([`garbage`]) may go, at any
-    /// moment and in part, also from snapshots that were taken before. Only rises.
-    fn raise_safe_point(&self, safe_point: u64);
+    /// moment and in part, also from snapshots that were taken before. Only rises. No version goes before
+    /// the safe point is remembered as long as its loss is.
+    fn raise_safe_point(&self, safe_point: u64) -> Result<(), Fault>;
 
-    /// The highest safe point it was told of since it was opened; 0 before.
+    /// The highest safe point it was ever told of; 0 before the first.
     fn safe_point(&self) -> u64;
 
     /// Removes such versions from a range where there are enough of them to be worth it; returns how many
@@ -239,6 +240,10 @@ pub trait Snapshot: Clone + Send + Sync + 'static {
 
     /// The value of a key.
     fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault>;
+
+    /// By which safe point versions may be missing here. May rise while the view is held: ask when all
+    /// is read.
+    fn safe_point(&self) -> u64;
 
     /// A cursor over the keys of a range, on no key yet. It never leaves the range.
     fn cursor(&self, cf: ColumnFamily, range: &KeyRange) -> Self::Cursor;

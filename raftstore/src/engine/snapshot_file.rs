@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   stream  := magic frame(header) frame(pairs)* frame(trailer)          nothing after the trailer
-//!   magic   := "TSRSNAP2"
+//!   magic   := "TSRSNAP3"
 //!
 //!   frame    0        4        8      9
 //!            | length | crc32  | kind | body …   |        length: of kind and body
@@ -11,7 +11,7 @@
 //!   header   kind 'H'  description: bytes that only the sender and the receiver understand
 //!   pairs    kind 'P'  family (1), then up to the end:  key length, value length, key, value
 //!   trailer  kind 'T'  pairs in default, lock, write (8 each), bytes of all keys and values (8),
-//!                      crc32 of the crc32s of all frames before it
+//!                      safe point by which versions may be missing (8), crc32 of the crc32s of all frames before it
 //! ```
 //!
 //! Numbers are big-endian, of four bytes where nothing else is said. Families come in the order of
@@ -45,12 +45,12 @@ pub const FRAME_BYTES: usize = 512 << 10;
 /// A longer length is taken for damage.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
-const MAGIC: &[u8; 8] = b"TSRSNAP2";
+const MAGIC: &[u8; 8] = b"TSRSNAP3";
 const FRAME_HEAD_BYTES: usize = 8;
 const KIND_HEADER: u8 = b'H';
 const KIND_PAIRS: u8 = b'P';
 const KIND_TRAILER: u8 = b'T';
-const TRAILER_BYTES: usize = 8 * (ColumnFamily::DATA.len() + 1) + 4;
+const TRAILER_BYTES: usize = 8 * (ColumnFamily::DATA.len() + 2) + 4;
 
 /// What a stream carries in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Totals {
     pub pairs: [u64; ColumnFamily::DATA.len()],
     /// Bytes of all keys and values.
     pub bytes: u64,
+    /// Versions that nobody sees there or later may be missing: whoever installs the stream goes by it.
+    pub safe_point: u64,
 }
 
 impl Totals {
@@ -121,9 +123,11 @@ impl<S: Snapshot> SnapshotWriter<S> {
         match self.pairs()? {
             Some(body) => self.close(KIND_PAIRS, &body, &mut frame),
             None => {
+                self.totals.safe_point = self.snapshot.safe_point();
                 let mut body = Vec::with_capacity(TRAILER_BYTES);
                 self.totals.pairs.iter().for_each(|pairs| body.put_u64(*pairs));
                 body.put_u64(self.totals.bytes);
+                body.put_u64(self.totals.safe_point);
                 body.put_u32(self.whole.clone().finalize());
                 self.close(KIND_TRAILER, &body, &mut frame);
                 self.finished = true;
@@ -318,6 +322,11 @@ impl<R: Read> SnapshotReader<R> {
         &self.description
     }
 
+    /// What was read so far; with the safe point once the trailer was read.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
     /// The next changes, about [`FRAME_BYTES`] of them; `None` once the trailer was read and agrees.
     pub fn next_batch(&mut self) -> Result<Option<WriteBatch>, Fault> {
         if self.finished {
@@ -362,7 +371,12 @@ impl<R: Read> SnapshotReader<R> {
         if body.len() != TRAILER_BYTES {
             return Err(self.corrupt("the trailer has another length"));
         }
-        let told = Totals { pairs: std::array::from_fn(|_| body.get_u64()), bytes: body.get_u64() };
+        let told = Totals {
+            pairs: std::array::from_fn(|_| body.get_u64()),
+            bytes: body.get_u64(),
+            safe_point: body.get_u64(),
+        };
+        self.totals.safe_point = told.safe_point;
         if told != self.totals {
             let detail = format!("the trailer tells of {told:?}, but it was {:?}", self.totals);
             return Err(self.corrupt(&detail));

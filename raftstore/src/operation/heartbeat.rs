@@ -1,8 +1,10 @@
 //! What a region and a store report.
 //!
 //! **Region.** Its leader reports when it begins to lead, when the region changes, when a follower begins
-//! or ceases to lack entries, when one goes into quarantine, and every `region_heartbeat_ticks`. The scheduler believes nothing else, and
-//! answers with orders.
+//! or ceases to lack entries, when one goes into quarantine, and every `region_heartbeat_ticks`. The scheduler
+//! believes nothing else, and answers with orders. A leader that begins knows nothing of its followers yet: it
+//! reports once it has heard what they have, or after [`FIRST_REPORT_MICROS`]; said at once, all of them
+//! would lack entries.
 //!
 //! **Store.** Every `store_heartbeat_ticks`; the shell adds what it knows of the disk and the machine.
 
@@ -21,7 +23,22 @@ const REPORTED_BYTES_MIN: u64 = 1 << 20;
 /// After an order that could not be carried out the region is reported again in so many ticks.
 const REPORT_AGAIN_TICKS: u64 = 10;
 
+/// So long, in microseconds, the first report waits for followers to tell what they have. Those that have
+/// not then lack entries for all that is known.
+const FIRST_REPORT_MICROS: u64 = 200_000;
+
 impl<L: LogEngine> Peer<L> {
+    /// Whether the leader has just begun and has not heard yet what its followers have.
+    fn is_getting_to_know(&self, round: &Round<'_>) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        if leader.has_reported || round.now.since(leader.since) >= FIRST_REPORT_MICROS {
+            return false;
+        }
+        let progress = |peer: &metapb::Peer| self.group.raft().prs().get(peer.id);
+        let mut others = self.region.peers.iter().filter(|peer| peer.id != self.meta.id);
+        others.any(|peer| progress(peer).is_some_and(|progress| progress.matched == 0))
+    }
+
     /// Followers that cannot be served from the log.
     fn pending(&self) -> Vec<metapb::Peer> {
         let raft = self.group.raft();
@@ -46,9 +63,11 @@ impl<L: LogEngine> Peer<L> {
         }
     }
 
-    /// Whether the last report named followers that cannot be served from the log.
-    pub(crate) fn has_reported_pending(&self) -> bool {
-        self.leader().is_some_and(|leader| !leader.reported_pending.is_empty())
+    /// Whether the scheduler is to hear soon what became of the followers: the last report named some that
+    /// cannot be served from the log, or there was none yet.
+    pub(crate) fn has_news_of_followers(&self) -> bool {
+        self.leader()
+            .is_some_and(|leader| !leader.has_reported || !leader.reported_pending.is_empty())
     }
 
     /// An order could not be carried out: reports soon, so that it is given again, or not.
@@ -73,6 +92,7 @@ impl<L: LogEngine> Peer<L> {
         if !std::mem::take(&mut leader.heartbeat_due) {
             return None;
         }
+        leader.has_reported = true;
         leader.reported_pending = pending_peers.iter().map(|peer| PeerId(peer.id)).collect();
         let leader = self.leader()?;
         let silence = |peer: &metapb::Peer| {
@@ -118,7 +138,9 @@ impl<L: LogEngine> Peer<L> {
 impl<D: DataEngine, L: LogEngine> Store<D, L> {
     /// Reports a region if its leader is here and has something to say.
     pub(crate) fn report_region(data: &D, peer: &mut Peer<L>, round: &mut Round<'_>) {
-        if !peer.leader().is_some_and(|leader| leader.heartbeat_due) {
+        if !peer.leader().is_some_and(|leader| leader.heartbeat_due)
+            || peer.is_getting_to_know(round)
+        {
             return;
         }
         // An estimate: when the engine cannot say, what was counted must do.

@@ -110,6 +110,8 @@ pub(crate) struct Leader {
     pub(crate) split_ask: Option<SplitAsk>,
     /// Something changed that the scheduler should know.
     pub(crate) heartbeat_due: bool,
+    /// Whether it has reported since it leads.
+    pub(crate) has_reported: bool,
     /// At this tick the scheduler is told again how the region looks.
     pub(crate) heartbeat_at: Option<u64>,
     /// Followers that lacked log entries when last reported.
@@ -412,6 +414,7 @@ impl<L: LogEngine> Peer<L> {
                 joint_since: None,
                 split_ask: None,
                 heartbeat_due: true,
+                has_reported: false,
                 heartbeat_at: None,
                 reported_pending: BTreeSet::new(),
                 split_check_since: None,

@@ -193,6 +193,7 @@ impl<L: LogEngine> Peer<L> {
             && leader.split_ask.is_none()
             && leader.joint_since.is_none()
             && leader.heartbeat_at.is_none()
+            && leader.has_reported
             && leader.reported_pending.is_empty()
             && !self.is_looking_for_keys()
             && self.offer(round).is_none()

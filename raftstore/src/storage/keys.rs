@@ -3,6 +3,7 @@
 //! ```text
 //! 01 01                 who this store is                    StoreIdent
 //! 01 02                 a first region, not yet confirmed    Region
+//! 01 03                 the engine's own safe point          see `engine::garbage`
 //! 02 ‹region id› 01     the peer here                        RegionLocalState
 //! 02 ‹region id› 02     how far it has applied               see AppliedState
 //! 02 ‹region id› 03     where a removed peer ended           see Tombstone
@@ -15,6 +16,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::{KeyRange, RegionId};
 
+use crate::engine::garbage::SAFE_POINT_KEY;
+
 const STORE: u8 = 0x01;
 const REGION: u8 = 0x02;
 const AFTER_REGIONS: u8 = 0x03;
@@ -26,6 +29,8 @@ pub enum MetaKey {
     Ident,
     /// A first region that the scheduler has not confirmed.
     PreparedRegion,
+    /// By which safe point the engine removes versions; it is the engine that reads and writes it.
+    SafePoint,
     /// The peer of this region here: its region, or its tombstone.
     Region(RegionId),
     /// How far it has applied.
@@ -43,6 +48,7 @@ impl MetaKey {
         match self {
             Self::Ident => out.put_slice(&[STORE, 1]),
             Self::PreparedRegion => out.put_slice(&[STORE, 2]),
+            Self::SafePoint => out.put_slice(&SAFE_POINT_KEY),
             Self::Region(id) => put_region(&mut out, id, 1),
             Self::Applied(id) => put_region(&mut out, id, 2),
             Self::Tombstone(id) => put_region(&mut out, id, 3),
@@ -56,6 +62,7 @@ impl MetaKey {
         match bytes {
             [STORE, 1] => Some(Self::Ident),
             [STORE, 2] => Some(Self::PreparedRegion),
+            _ if bytes == SAFE_POINT_KEY => Some(Self::SafePoint),
             [REGION, id @ .., suffix] => {
                 let id = RegionId(u64::from_be_bytes(id.try_into().ok()?));
                 match suffix {
@@ -92,6 +99,7 @@ mod tests {
         for key in [
             MetaKey::Ident,
             MetaKey::PreparedRegion,
+            MetaKey::SafePoint,
             MetaKey::Region(id),
             MetaKey::Applied(id),
             MetaKey::Tombstone(id),

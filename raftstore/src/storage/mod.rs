@@ -95,7 +95,8 @@ impl Quarantine {
         let (version, rest) = bytes.split_first()?;
         let (peer_id, rest) = rest.split_first_chunk::<8>()?;
         let (index, rest) = rest.split_first_chunk::<8>()?;
-        let (own, agreed) = rest.split_at_checked(RegionHash::ENCODED_BYTES)?;
+        // Two hashes of one length.
+        let (own, agreed) = rest.split_at(rest.len() / 2);
         (*version == QUARANTINE_VERSION).then_some(())?;
         Some(Self {
             peer_id: PeerId(u64::from_be_bytes(*peer_id)),

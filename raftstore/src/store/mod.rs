@@ -307,7 +307,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             peer.tick_compact_log(round);
         }
         // What was said of a follower that lacks entries holds the scheduler up: it is taken back soon.
-        if due.compact_log || peer.has_reported_pending() {
+        if due.compact_log || peer.has_news_of_followers() {
             peer.tick_heartbeat(false);
             is_touched = true;
         }

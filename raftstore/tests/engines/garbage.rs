@@ -183,8 +183,8 @@ impl World {
             Act::Overlap { key, back } => self.overlap(key, back),
             Act::Raise(before) => {
                 let safe_point = self.now.saturating_sub(before);
-                self.memory.raise_safe_point(safe_point);
-                self.rocks.raise_safe_point(safe_point);
+                self.memory.raise_safe_point(safe_point).unwrap();
+                self.rocks.raise_safe_point(safe_point).unwrap();
             }
             Act::Collect => {
                 self.memory.collect_garbage(&KeyRange::all()).unwrap();
@@ -242,10 +242,50 @@ fn a_compaction_removes_what_nobody_sees() {
         world.act(Act::Put { key: 1, is_long: true });
     }
     world.act(Act::Delete(1));
-    world.rocks.raise_safe_point(world.now);
-    world.memory.raise_safe_point(world.now);
+    world.rocks.raise_safe_point(world.now).unwrap();
+    world.memory.raise_safe_point(world.now).unwrap();
     world.act(Act::Compact);
     let count = |cf| crate::pairs(&world.rocks.snapshot(), cf, &KeyRange::all()).len();
     assert_eq!((count(ColumnFamily::Write), count(ColumnFamily::Default)), (1, 0));
     world.check();
+}
+
+/// What was removed by a safe point is never taken for data of before it.
+#[test]
+fn a_safe_point_is_remembered_as_long_as_its_removals() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || RocksData::open(directory.path(), &small_options()).unwrap();
+    let rocks = open();
+    assert_eq!((rocks.safe_point(), rocks.snapshot().safe_point()), (0, 0));
+    rocks.raise_safe_point(7).unwrap();
+    rocks.raise_safe_point(5).unwrap();
+    assert_eq!((rocks.safe_point(), rocks.snapshot().safe_point()), (7, 7));
+    // A filter of before may run on behalf of a view of before.
+    let view = rocks.snapshot();
+    rocks.raise_safe_point(9).unwrap();
+    assert_eq!(view.safe_point(), 9);
+    drop((view, rocks));
+    assert_eq!(open().safe_point(), 9);
+
+    let memory = MemoryData::new();
+    let write = |value: &'static str| {
+        let mut batch = WriteBatch::new();
+        batch.put(ColumnFamily::Default, "k", value);
+        memory.write(batch).unwrap();
+    };
+    memory.raise_safe_point(3).unwrap();
+    write("1");
+    memory.raise_safe_point(7).unwrap();
+    write("2");
+    memory.raise_safe_point(6).unwrap();
+    assert_eq!(memory.safe_point(), 7);
+    // The record goes with what came after it, never before.
+    memory.power_loss(3);
+    assert_eq!(memory.safe_point(), 7);
+    write("3");
+    memory.power_loss(0);
+    assert_eq!(memory.safe_point(), 7);
+    memory.raise_safe_point(8).unwrap();
+    memory.power_loss(0);
+    assert_eq!(memory.safe_point(), 7);
 }

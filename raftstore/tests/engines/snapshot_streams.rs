@@ -55,6 +55,14 @@ fn small() -> MemoryData {
     ])
 }
 
+#[test]
+fn a_stream_tells_by_which_safe_point_versions_may_be_missing() {
+    let from = small();
+    from.raise_safe_point(77).unwrap();
+    let stream = write_bytes(&mut writer(&from)).unwrap();
+    assert_eq!(install(&stream, &MemoryData::new()).unwrap().safe_point, 77);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 100, ..Default::default() })]
 

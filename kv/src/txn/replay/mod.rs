@@ -439,7 +439,7 @@ impl World {
     /// Old versions go, and with them whatever nobody at or after the safe point needs.
     fn collect_garbage(&self, safe_point: u64) {
         self.transactions.safe_points().adopt(safe_point, safe_point);
-        self.engine.raise_safe_point(safe_point);
+        self.engine.raise_safe_point(safe_point).unwrap();
         self.engine.collect_garbage(&proto::KeyRange::all()).unwrap();
     }
 

@@ -37,8 +37,6 @@ struct Disk {
     counters: Counters,
     broken: bool,
     fuse: Option<Fuse>,
-    /// Of the process that has the disk open, not of the disk: gone with the power.
-    safe_point: u64,
 }
 
 impl Disk {
@@ -69,7 +67,6 @@ impl MemoryData {
             apply(&mut disk.durable, &batch);
         }
         disk.live = disk.durable.clone();
-        disk.safe_point = 0;
         disk.counters.power_losses += 1;
         disk.counters.lost_writes += lost as u64;
         lost
@@ -161,13 +158,16 @@ impl DataEngine for MemoryData {
         middle::find(&first, &last, |part| Ok(self.approximate_size(part)?.bytes))
     }
 
-    fn raise_safe_point(&self, safe_point: u64) {
-        let mut disk = self.disk.write();
-        disk.safe_point = disk.safe_point.max(safe_point);
+    /// Not synced: a loss of power takes what was removed after it as well.
+    fn raise_safe_point(&self, safe_point: u64) -> Result<(), Fault> {
+        if safe_point <= self.safe_point() {
+            return Ok(());
+        }
+        self.write(garbage::remember(safe_point))
     }
 
     fn safe_point(&self) -> u64 {
-        self.disk.read().safe_point
+        safe_point_in(&self.disk.read().live)
     }
 
     /// All of it, at once: what compaction does sooner or later happens here when it is asked for.
@@ -188,8 +188,17 @@ pub struct MemorySnapshot {
     families: Arc<Families>,
 }
 
+fn safe_point_in(families: &Families) -> u64 {
+    let record = families[ColumnFamily::Meta as usize].get(&garbage::SAFE_POINT_KEY);
+    garbage::remembered(record.map(AsRef::as_ref)).expect("memory is not damaged")
+}
+
 impl Snapshot for MemorySnapshot {
     type Cursor = MemoryCursor;
+
+    fn safe_point(&self) -> u64 {
+        safe_point_in(&self.families)
+    }
 
     fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         Ok(self.families[cf as usize].get(key).cloned())

@@ -28,6 +28,7 @@ use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
 use crate::engine::garbage::{Sieve, Verdict, split_version};
+use crate::error::Fault;
 
 /// Keys noted at once; beyond, none is, and the next compaction notes them.
 const NOTED_MAX: usize = 64 * 1024;
@@ -41,13 +42,29 @@ pub(super) struct Collection {
 #[derive(Debug, Default)]
 struct Inner {
     safe_point: AtomicU64,
+    /// Held while a safe point is written down: they must reach the disk in order.
+    raising: Mutex<()>,
     /// Encoded keys with garbage that a filter cannot remove.
     noted: Mutex<BTreeSet<Bytes>>,
 }
 
 impl Collection {
-    pub(super) fn raise(&self, safe_point: u64) {
-        self.inner.safe_point.fetch_max(safe_point, Ordering::SeqCst);
+    /// Goes by a safe point that is new once it is written down: what a filter removes may be on disk long
+    /// before the record of it would be.
+    pub(super) fn raise(
+        &self,
+        safe_point: u64,
+        write_down: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if safe_point <= self.safe_point() {
+            return Ok(());
+        }
+        let _raising = self.inner.raising.lock();
+        if safe_point > self.safe_point() {
+            write_down()?;
+            self.inner.safe_point.store(safe_point, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     pub(super) fn safe_point(&self) -> u64 {

@@ -67,6 +67,11 @@ impl RocksData {
             .map_err(|error| open_fault("open the data engine", path, &error))?;
         let watermark = Watermark::open(path)?;
         watermark.check(db.latest_sequence_number(), path)?;
+        let record = db
+            .get_pinned_cf(family(&db, ColumnFamily::Meta), garbage::SAFE_POINT_KEY)
+            .map_err(|error| open_fault("read the safe point", path, &error))?;
+        collection.raise(garbage::remembered(record.as_deref())?, || Ok(()))?;
+        drop(record);
         let db = Arc::new(db);
         Ok(Self { shared: Arc::new(Shared { db, directory, watermark, collection }) })
     }
@@ -198,7 +203,10 @@ impl DataEngine for RocksData {
     type Snapshot = RocksSnapshot;
 
     fn snapshot(&self) -> RocksSnapshot {
-        RocksSnapshot { pinned: Arc::new(PinnedSnapshot::new(&self.shared.db)) }
+        RocksSnapshot {
+            pinned: Arc::new(PinnedSnapshot::new(&self.shared.db)),
+            collection: self.shared.collection.clone(),
+        }
     }
 
     fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault> {
@@ -276,8 +284,11 @@ impl DataEngine for RocksData {
         middle::find(&first, &last, |part| Ok(file_bytes(part)))
     }
 
-    fn raise_safe_point(&self, safe_point: u64) {
-        self.shared.collection.raise(safe_point);
+    fn raise_safe_point(&self, safe_point: u64) -> Result<(), Fault> {
+        self.shared.collection.raise(safe_point, || {
+            self.write(garbage::remember(safe_point))?;
+            self.sync()
+        })
     }
 
     fn safe_point(&self) -> u64 {
@@ -311,10 +322,16 @@ impl DataEngine for RocksData {
 #[derive(Clone)]
 pub struct RocksSnapshot {
     pinned: Arc<PinnedSnapshot>,
+    collection: Collection,
 }
 
 impl Snapshot for RocksSnapshot {
     type Cursor = RocksCursor;
+
+    /// The engine's: filters do not look at snapshots.
+    fn safe_point(&self) -> u64 {
+        self.collection.safe_point()
+    }
 
     fn get(&self, cf: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         let db = self.pinned.db();

@@ -191,9 +191,8 @@ impl Node {
         if let Some(server) = &self.process().txn {
             server.transactions.safe_points().adopt(txn_safe_point, gc_safe_point);
         }
-        if gc_safe_point > 0 {
-            self.data.raise_safe_point(gc_safe_point);
-            // A full disk, or one that fails, keeps its garbage.
+        // A full disk, or one that fails, keeps its garbage.
+        if gc_safe_point > 0 && self.data.raise_safe_point(gc_safe_point).is_ok() {
             let _ = self.data.collect_garbage(&KeyRange::all());
         }
     }
