@@ -4,6 +4,8 @@
 //! that no call outlives its deadline and every timeout says what was waited for.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::RegionId;
@@ -27,6 +29,9 @@ pub(crate) struct Call {
     attempts: u32,
     /// Whether a write of this call may have happened although no answer says so.
     outcome_open: bool,
+    /// Whether a try of a write, of this call or a part of it, was not answered. Only there once there are
+    /// parts, or there was such a try.
+    was_in_doubt: Option<Arc<AtomicBool>>,
     /// Whether the request under way is a repetition of one that was refused or not answered.
     sent_again: bool,
     /// Whether to report such a write rather than send it again.
@@ -48,6 +53,7 @@ impl Call {
             backoff: Backoff::new(seed),
             attempts: 0,
             outcome_open: false,
+            was_in_doubt: None,
             sent_again: false,
             strict: false,
             replica_read: ReplicaRead::Leader,
@@ -64,6 +70,7 @@ impl Call {
             backoff: self.backoff.fork(),
             waits_for: self.waits_for.clone(),
             last: self.last.clone(),
+            was_in_doubt: Some(self.was_in_doubt.get_or_insert_default().clone()),
             ..*self
         }
     }
@@ -85,6 +92,11 @@ impl Call {
 
     pub(crate) fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    /// When the call gives up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// What is left of the deadline.
@@ -125,6 +137,15 @@ impl Call {
 
     pub(crate) fn leaves_outcome_open(&mut self) {
         self.outcome_open = true;
+        self.was_in_doubt.get_or_insert_default().store(true, Ordering::Relaxed);
+    }
+
+    /// The store has forgotten: what became of a try that it did not answer nobody can say.
+    pub(crate) fn is_forgotten(&self, why: impl AsRef<str>) -> Error {
+        let in_doubt = self.was_in_doubt.as_ref();
+        let was_in_doubt = in_doubt.is_some_and(|doubt| doubt.load(Ordering::Relaxed));
+        let kind = if was_in_doubt { ErrorKind::Undetermined } else { ErrorKind::Rejected };
+        self.fail(kind, why)
     }
 
     /// An answer came, and with it certainty about every earlier try of the same request.
@@ -196,6 +217,17 @@ mod tests {
         let call = Call::new("raw get", Duration::MAX, 1);
         assert!(call.remaining() > Duration::from_secs(1));
         assert_eq!(call.patience(Duration::MAX).unwrap().as_secs(), call.remaining().as_secs());
+    }
+
+    #[tokio::test]
+    async fn what_was_in_doubt_and_is_forgotten_is_undetermined() {
+        let mut call = Call::new("commit", Duration::from_secs(1), 1);
+        assert!(!call.is_forgotten("too old").is_undetermined());
+        let mut part = call.fork();
+        part.leaves_outcome_open();
+        part.settles_outcome();
+        assert!(!call.timed_out().is_undetermined());
+        assert!(call.is_forgotten("too old").is_undetermined());
     }
 
     #[tokio::test]

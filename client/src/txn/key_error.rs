@@ -55,6 +55,8 @@ pub(super) fn lock_of(
         || error.abort.contains("PessimisticLockNotFound")
     {
         rolled_back(call)
+    } else if error.abort.contains("GCTooEarly") {
+        call.is_forgotten(format!("the store says: {}", error.abort))
     } else if !error.abort.is_empty() {
         call.fail(ErrorKind::Rejected, format!("the store says: {}", error.abort))
     } else {

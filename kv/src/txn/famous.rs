@@ -18,10 +18,11 @@ use std::sync::atomic::Ordering;
 
 use proto::kvrpcpb::{
     BatchRollbackRequest, CheckSecondaryLocksRequest, CheckTxnStatusRequest, CleanupRequest,
-    CommitRequest, Context, GetRequest, KeyError, PessimisticLockRequest, PrewriteRequest,
-    ScanRequest, TxnHeartBeatRequest,
+    CommitRequest, Context, GetRequest, KeyError, Mutation, Op, PessimisticLockRequest,
+    PrewriteRequest, ScanRequest, TxnHeartBeatRequest,
 };
-use proto::{Refusal, Timestamp, metapb};
+use proto::{KeyRange, Refusal, Timestamp, metapb};
+use raftstore::engine::DataEngine as _;
 
 use super::Transactions;
 use super::tests::{Gated, Oracle, get, over, prewrite, put, refusal, reserve};
@@ -242,6 +243,32 @@ async fn bug_t9_a_transaction_of_before_the_safe_point_is_let_in() {
     assert!(!txns.pessimistic_lock(lock).await.errors[0].abort.is_empty());
     assert_eq!(value(&txns, "k", 200).await.as_deref(), Some("1"));
     assert!(errors(&txns, prewrite(201, vec![put("k", "2")])).await.is_empty());
+}
+
+/// The answer to a commit was lost, and the record of the commit has gone since.
+#[tokio::test]
+async fn bug_t9_a_commit_of_before_the_safe_point_is_said_to_have_failed() {
+    let storage = Gated::new();
+    let txns = over(storage.clone());
+    let lock = Mutation { op: Op::Lock as i32, key: "k".into(), ..Default::default() };
+    assert!(errors(&txns, prewrite(110, vec![lock])).await.is_empty());
+    let request = |start, at| CommitRequest {
+        start_version: start,
+        commit_version: at,
+        keys: vec!["k".into()],
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        assert!(txns.commit(request(110, 120)).await.error.is_none());
+    }
+    txns.safe_points().adopt(200, 200);
+    storage.engine.raise_safe_point(200).unwrap();
+    assert_eq!(storage.engine.collect_garbage(&KeyRange::all()).unwrap(), 1);
+    let unknown = txns.commit(request(110, 120)).await.error.unwrap();
+    assert!(unknown.abort.contains("GC safe point is 200"), "{unknown:?}");
+    // Behind the safe point everything is known.
+    let failed = txns.commit(request(110, 201)).await.error.unwrap();
+    assert!(failed.retryable.contains("TxnLockNotFound"), "{failed:?}");
 }
 
 /// A read that is under way when the safe point passes it may have missed versions: it does not count.

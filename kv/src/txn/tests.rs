@@ -39,6 +39,7 @@ type Act = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub(super) struct Gated {
     local: LocalStorage<MemoryData>,
+    pub(super) engine: MemoryData,
     pub(super) is_shut: Arc<AtomicBool>,
     pub(super) gate: Arc<Notify>,
     pub(super) written: Arc<Mutex<Vec<Context>>>,
@@ -49,8 +50,10 @@ pub(super) struct Gated {
 
 impl Gated {
     pub(super) fn new() -> Self {
+        let engine = MemoryData::new();
         Self {
-            local: LocalStorage::new(MemoryData::new()),
+            local: LocalStorage::new(engine.clone()),
+            engine,
             is_shut: Arc::default(),
             gate: Arc::default(),
             written: Arc::default(),

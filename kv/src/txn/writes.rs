@@ -112,9 +112,10 @@ impl<St: Storage> Transactions<St> {
     pub async fn commit(&self, mut request: CommitRequest) -> CommitResponse {
         let context = request.context.take().unwrap_or_default();
         let (start_ts, commit_version) = (request.start_version, request.commit_version);
+        let safe_points = self.safe_points().clone();
         let result = self
             .run_on_keys(&context, request.keys, |reader, writer, keys| {
-                commit(reader, writer, keys, start_ts, commit_version)
+                commit(reader, writer, keys, start_ts, commit_version, safe_points.bound())
             })
             .await;
         match result {

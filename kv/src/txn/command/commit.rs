@@ -8,6 +8,11 @@
 //! | own pessimistic lock, never prewritten | lock removed, nothing else |
 //! | no own lock, own commit record | nothing to do: the request came twice |
 //! | no own lock, rolled back or nothing known | `TxnLockNotFound` |
+//! | the same, nothing known, and the commit would lie at or before the safe point | `GCTooEarly` |
+//!
+//! `TxnLockNotFound` says for certain that the transaction is not committed. Behind the safe point nobody knows:
+//! the record of an earlier try may be gone, as those of keys that were only locked are. (TiKV says the former
+//! there too; a client whose earlier try was not answered then takes a committed transaction for lost.)
 
 use raftstore::engine::Snapshot;
 
@@ -17,19 +22,21 @@ use crate::txn::problem::{Abort, KeyProblem, Stop};
 use crate::txn::reader::{OwnRecord, Reader};
 use crate::txn::writer::Writer;
 
-/// Commits a transaction's locks on these keys; the first problem ends the command.
+/// Commits a transaction's locks on these keys; the first problem ends the command. With a safe point of 0
+/// nothing is taken for forgotten.
 pub fn commit<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
     keys: &[Key],
     start_ts: u64,
     commit_ts: u64,
+    safe_point: u64,
 ) -> Result<(), Stop> {
     if commit_ts <= start_ts {
         return Err(Abort::InvalidTxnTso { start_ts, commit_ts }.into());
     }
     for key in keys {
-        commit_key(reader, writer, key, start_ts, commit_ts)?;
+        commit_key(reader, writer, key, start_ts, commit_ts, safe_point)?;
     }
     Ok(())
 }
@@ -40,6 +47,7 @@ fn commit_key<S: Snapshot>(
     key: &Key,
     start_ts: u64,
     commit_ts: u64,
+    safe_point: u64,
 ) -> Result<(), Stop> {
     match reader.lock(key)? {
         Some(lock) if lock.start_ts == start_ts => {
@@ -66,6 +74,9 @@ fn commit_key<S: Snapshot>(
                 if reader.has(Bug::CommitWithoutLock) =>
             {
                 Ok(())
+            }
+            OwnRecord::Unknown { .. } if commit_ts <= safe_point => {
+                Err(Abort::TooOld { start_ts, safe_point }.into())
             }
             OwnRecord::RolledBack | OwnRecord::Unknown { .. } => {
                 Err(KeyProblem::TxnLockNotFound { start_ts, key: key.user().clone() }.into())

@@ -31,7 +31,7 @@ pub fn resolve_keys<S: Snapshot>(
     commit_ts: u64,
 ) -> Result<(), Stop> {
     if commit_ts > 0 {
-        commit(reader, writer, keys, start_ts, commit_ts)
+        commit(reader, writer, keys, start_ts, commit_ts, 0)
     } else {
         keys.iter().try_for_each(|key| rollback_key(reader, writer, key, start_ts))
     }
@@ -54,7 +54,7 @@ pub fn resolve_found<S: Snapshot>(
                 return Err(Abort::InvalidTxnTso { start_ts, commit_ts }.into());
             }
             Some(&commit_ts) => {
-                commit(reader, writer, std::slice::from_ref(key), start_ts, commit_ts)?;
+                commit(reader, writer, std::slice::from_ref(key), start_ts, commit_ts, 0)?;
             }
         }
     }

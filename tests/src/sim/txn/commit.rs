@@ -357,6 +357,10 @@ impl Txn {
                 Some(error) if error.commit_ts_expired.is_some() => {
                     self.session.saw(Probe::CommitTooEarly);
                 }
+                // Its record, if there was one, is gone with the old versions.
+                Some(error) if tries.is_lost && error.abort.contains("GCTooEarly") => {
+                    return Fate::Unknown;
+                }
                 // Rolled back by somebody who thought that the client was gone.
                 Some(_) => {
                     self.session.saw(Probe::CommitFoundRollback);
