@@ -285,7 +285,10 @@ impl<L: LogEngine> Member<L> {
 
     /// A leader's duties at a tick.
     fn lead(&mut self, now: Now, state: &State) {
-        if self.ticks.is_multiple_of(self.options.group.heartbeat_ticks as u64) {
+        // With the heartbeat that this tick sends: both travel together, and members that have nothing to do
+        // wake once for the two. A leader without a lease does not wait for that.
+        let beats = self.group.raft().heartbeat_elapsed() == 0;
+        if beats || now >= self.lease.until() {
             self.renew_lease(now);
         }
         let raft = self.group.raft();
