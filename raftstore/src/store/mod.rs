@@ -448,9 +448,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
                 Outcome::Refused { index, refusal } => {
                     answers.insert(index, Err(refusal));
                 }
-                Outcome::ConfChanged { change, region, .. } => {
+                Outcome::ConfChanged { index, change, region } => {
                     self.with_peer(region_id, now, effects, |peer, round| {
-                        peer.on_conf_changed(&change, region, round);
+                        peer.on_conf_changed(index, &change, region, round);
                     });
                 }
                 Outcome::Split { index, regions, skipped } => {

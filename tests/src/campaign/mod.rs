@@ -25,13 +25,7 @@ use totals::Totals;
 /// Runs one seed; an assertion that fails inside a machine is a violation like others.
 pub fn run_caught(options: &Options, verbose: bool) -> Summary {
     let caught = catch_unwind(AssertUnwindSafe(|| run(options.clone(), verbose)));
-    caught.unwrap_or_else(|panic| {
-        let words = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied());
-        Summary::of_panic(words.unwrap_or("an assertion failed"))
-    })
+    caught.unwrap_or_else(|panic| Summary::of_panic(panic.as_ref()))
 }
 
 /// Runs seeds on all cores until one fails, all are done, or no more may be begun. Of several that fail the

@@ -1,5 +1,6 @@
 //! What is left of a run when it is over.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use super::events::Instant;
@@ -50,8 +51,17 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// What is left to say of a run that ended by a failed assertion.
-    pub fn of_panic(words: &str) -> Self {
-        Self { violation: Some(format!("panic: {words}")), ..Self::default() }
+    /// What is left to say of a run that a failed assertion ended outside of its events.
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        Self { violation: Some(in_words(panic)), ..Self::default() }
     }
+}
+
+/// What a failed assertion says.
+pub fn in_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", words.unwrap_or("an assertion failed"))
 }

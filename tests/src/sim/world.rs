@@ -6,6 +6,7 @@
 //! answer (`ending.rs`). A cluster that is merely safe may stand still for ever.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use proto::{metapb, region};
 use raftstore::effects::Report;
@@ -27,7 +28,7 @@ use super::options::Options;
 use super::overseer::Overseer;
 use super::probes::Probe;
 use super::sightings::Sightings;
-use super::summary::Summary;
+use super::summary::{Summary, in_words};
 use super::trace::Trace;
 use super::txn::{TxnClients, TxnEvent};
 use crate::checkers::linearizability;
@@ -164,7 +165,15 @@ impl World {
         }
     }
 
+    /// An assertion that fails inside a machine is a violation like others, and has its story.
     fn run(mut self) -> Summary {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.go())) {
+            self.judges.fail(in_words(panic.as_ref()));
+        }
+        self.summary()
+    }
+
+    fn go(&mut self) {
         for store in self.stores() {
             self.start(store);
         }
@@ -196,7 +205,6 @@ impl World {
         {
             self.judges.fail(violation.to_string());
         }
-        self.summary()
     }
 
     fn summary(self) -> Summary {

@@ -193,10 +193,17 @@ impl<L: LogEngine> Peer<L> {
     /// The applier has changed the membership.
     pub(crate) fn on_conf_changed(
         &mut self,
+        index: u64,
         change: &ConfChangeV2,
         region: metapb::Region,
         round: &mut Round<'_>,
     ) {
+        if index < self.group.raft().raft_log.first_index() {
+            // A snapshot has arrived meanwhile, and raft goes by its members already, which are newer. The
+            // region here follows the applier: should the snapshot fail, the peer starts anew from that.
+            self.set_region(region);
+            return;
+        }
         let Some(own) = region::peer_by_id(&region, self.id()).copied() else {
             // The last words of a leader that removes itself: that it is committed.
             self.group.broadcast_commit();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::peer::Phase;
 
 fn quick_cutting() -> Config {
     Config { compact_log_ticks: 4, compact_log_entries_min: 5, ..Config::default() }
@@ -86,6 +87,62 @@ fn what_a_snapshot_does_not_hold_is_gone() {
     assert_eq!(cluster.value(slow, "gone"), None);
 }
 
+/// Raft takes a snapshot's members at once. What the applier still does of the entries before it comes late.
+#[test]
+fn a_change_of_members_from_before_a_snapshot_is_not_made_after_it() {
+    use eraftpb::ConfChangeType::{AddLearnerNode, AddNode};
+    for is_damaged in [false, true] {
+        let config = Config { compact_log_entries_max: 10, ..quick_cutting() };
+        let mut cluster = Cluster::with_region(4, 3, config);
+        cluster.write("k", "v");
+        let leader = cluster.leader(1).unwrap();
+        let (slow, gone) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        cluster.change_until(1, AddLearnerNode, &peer(4, 4), |region| region.peers.len() == 4);
+        cluster.until("the data", |cluster| cluster.value(4, "k").is_some());
+        cluster.ticks(4);
+        let changes = [(AddNode, peer(4, 4)), (AddLearnerNode, peer(gone, gone))];
+        cluster.order_changes(leader, 1, &changes);
+        cluster.until("joint", |cluster| region::is_joint(&cluster.region(slow, 1)));
+        // The slow one has the entry that leaves it, knows it to be committed, and does not apply it.
+        cluster.hold_applier(slow);
+        cluster.order_changes(leader, 1, &[]);
+        cluster.write("k", "w");
+        cluster.until("left", |cluster| {
+            let held = cluster.nodes[&StoreId(slow)].held.as_ref();
+            held.is_some_and(|tasks| tasks.len() > 1)
+        });
+        assert!(region::is_joint(&cluster.region(slow, 1)));
+        cluster.isolate(slow);
+        (0..40).for_each(|n| cluster.write("k", &n.to_string()));
+        cluster.ticks(20);
+        cluster.hold_background(slow);
+        cluster.heal();
+        cluster.until("a snapshot", |cluster| {
+            let peer = &cluster.store(slow).peers[&RegionId(1)];
+            peer.phase == Phase::Installing
+        });
+        cluster.release_applier(slow);
+        assert!(!region::is_joint(&cluster.region(slow, 1)));
+        if is_damaged {
+            damage_snapshots(&mut cluster, slow);
+        }
+        cluster.release_background(slow);
+        cluster.until("it caught up", |cluster| cluster.value(slow, "k") == Some("39".into()));
+        cluster.write("k", "last");
+        cluster.until("it follows", |cluster| cluster.value(slow, "k") == Some("last".into()));
+    }
+}
+
+/// The snapshots that wait to be installed turn out damaged.
+fn damage_snapshots(cluster: &mut Cluster, store: u64) {
+    let node = cluster.nodes.get_mut(&StoreId(store)).unwrap();
+    for task in node.held_background.iter_mut().flatten() {
+        if let BackgroundTask::InstallSnapshot { source, .. } = task {
+            *source = crate::msg::SnapshotSource::Bytes("damaged".into());
+        }
+    }
+}
+
 #[test]
 fn a_damaged_snapshot_changes_nothing_and_another_follows() {
     let mut cluster = Cluster::with_region(2, 1, Config::default());
@@ -98,25 +155,8 @@ fn a_damaged_snapshot_changes_nothing_and_another_follows() {
             tasks.iter().any(|task| matches!(task, BackgroundTask::InstallSnapshot { .. }))
         })
     });
-    let node = cluster.nodes.get_mut(&StoreId(2)).unwrap();
-    for task in node.held_background.take().unwrap() {
-        let answer = match task {
-            BackgroundTask::InstallSnapshot { region, peer_id, index, term, .. } => {
-                let source = crate::msg::SnapshotSource::Bytes("damaged".into());
-                let task = BackgroundTask::InstallSnapshot { region, peer_id, index, term, source };
-                node.machine.as_mut().unwrap().background.perform(task)
-            }
-            task @ (BackgroundTask::GenerateSnapshot { .. }
-            | BackgroundTask::ClearRange { .. }
-            | BackgroundTask::FindSplitKeys { .. }
-            | BackgroundTask::ComputeHash { .. }
-            | BackgroundTask::SyncData { .. }) => {
-                node.machine.as_mut().unwrap().background.perform(task)
-            }
-        };
-        node.inbox.extend(answer.unwrap());
-    }
-    cluster.run();
+    damage_snapshots(&mut cluster, 2);
+    cluster.release_background(2);
     assert!(!cluster.has_region(2, 1));
     cluster.until("the data", |cluster| cluster.value(2, "k") == Some("v".into()));
     cluster.write("k", "w");
