@@ -5,7 +5,7 @@
 //! the reason given to people who ask why.
 
 use proto::StoreId;
-use proto::region::DOWN_FOR_GOOD_SECONDS;
+use proto::region::{DOWN_FOR_GOOD_SECONDS, is_incoming};
 
 use crate::cluster::policy::Weights;
 use crate::cluster::stores::{Liveness, StoreRecord};
@@ -224,9 +224,8 @@ pub const LEADER_TARGET: &[Predicate] = &[
     Predicate {
         reason: "has no healthy voter of the region",
         excludes: |c, q| {
-            !q.record
-                .voters()
-                .any(|voter| voter.store_id == c.store.meta.id && q.record.is_healthy(voter))
+            let peer = q.record.peer_on(c.store.id());
+            !peer.is_some_and(|peer| is_incoming(peer) && q.record.is_healthy(peer))
         },
     },
     Predicate {

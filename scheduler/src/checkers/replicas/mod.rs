@@ -223,8 +223,7 @@ impl<'a> Judge<'a> {
     }
 
     fn builder(&self, description: &'static str) -> Builder<'a> {
-        let as_learner = self.view.policy.add_as_learner;
-        Builder::new(description, Purpose::Replica, self.record, as_learner)
+        Builder::new(description, Purpose::Replica, self.record, self.view.policy)
     }
 
     fn build(&self, builder: Builder<'a>) -> Finding {

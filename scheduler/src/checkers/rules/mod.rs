@@ -305,8 +305,7 @@ impl Judge<'_> {
     }
 
     fn builder(&self, description: &'static str) -> Builder<'_> {
-        let as_learner = self.view.policy.add_as_learner;
-        Builder::new(description, Purpose::Replica, self.record, as_learner)
+        Builder::new(description, Purpose::Replica, self.record, self.view.policy)
     }
 
     fn build(&self, builder: Builder<'_>) -> Finding {
