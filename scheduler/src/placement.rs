@@ -4,8 +4,10 @@
 //! store is a candidate when no predicate of the table excludes it, and the first that does is
 //! the reason given to people who ask why.
 
+use std::cmp::Reverse;
+
 use proto::StoreId;
-use proto::region::DOWN_FOR_GOOD_SECONDS;
+use proto::region::{DOWN_FOR_GOOD_SECONDS, is_incoming};
 
 use crate::cluster::policy::Weights;
 use crate::cluster::stores::{Liveness, StoreRecord};
@@ -224,9 +226,8 @@ pub const LEADER_TARGET: &[Predicate] = &[
     Predicate {
         reason: "has no healthy voter of the region",
         excludes: |c, q| {
-            !q.record
-                .voters()
-                .any(|voter| voter.store_id == c.store.meta.id && q.record.is_healthy(voter))
+            let peer = q.record.peer_on(c.store.id());
+            !peer.is_some_and(|peer| is_incoming(peer) && q.record.is_healthy(peer))
         },
     },
     Predicate {
@@ -283,6 +284,41 @@ pub fn excluded_for_good(
         .map(|predicate| predicate.reason)
 }
 
+/// Where a new peer goes.
+pub enum Place<'c, 'a> {
+    /// To this store.
+    There(&'c Candidate<'a>),
+    /// Nowhere for now: this store is the one, but is excluded for a reason that passes by itself.
+    Later(StoreId, &'static str),
+    /// Nowhere.
+    Nowhere,
+}
+
+/// The best of these stores for a new peer: kept apart from the others first, by `apart`, then the least
+/// loaded. A store that only has to be waited for is not passed by for one that is less apart: from there the
+/// peer would have to move once more.
+pub fn best_place<'c, 'a>(
+    candidates: impl Iterator<Item = &'c Candidate<'a>>,
+    question: &Question<'_>,
+    apart: impl Fn(&StoreRecord) -> u64,
+) -> Place<'c, 'a> {
+    let able = candidates
+        .filter(|candidate| excluded_for_good(PEER_TARGET, candidate, question).is_none())
+        .map(|candidate| (apart(candidate.store), candidate));
+    let mut able: Vec<_> = able.collect();
+    able.sort_by_key(|(apart, candidate)| (Reverse(*apart), candidate.load()));
+    let Some(&(most, first)) = able.first() else { return Place::Nowhere };
+    let best = able.iter().take_while(|(apart, _)| *apart == most).map(|(_, candidate)| *candidate);
+    let mut waiting = None;
+    for candidate in best {
+        match excluded(PEER_TARGET, candidate, question) {
+            None => return Place::There(candidate),
+            Some(why) => waiting = waiting.or(Some(why)),
+        }
+    }
+    waiting.map_or(Place::Nowhere, |why| Place::Later(first.store.id(), why))
+}
+
 impl<'a> View<'a> {
     /// Every store, with what it holds and will hold.
     pub fn candidates(&self) -> Vec<Candidate<'a>> {
@@ -297,18 +333,6 @@ impl<'a> View<'a> {
                 spent: Spent::default(),
             })
             .collect()
-    }
-
-    /// The best store for a new peer: kept apart from the others first, then the least loaded.
-    pub fn best_target(&self, question: &Question<'_>) -> Option<StoreId> {
-        self.candidates()
-            .iter()
-            .filter(|candidate| excluded(PEER_TARGET, candidate, question).is_none())
-            .min_by_key(|candidate| {
-                let apart = isolation(candidate.store, &question.others, self.policy);
-                (std::cmp::Reverse(apart), candidate.load())
-            })
-            .map(|candidate| candidate.store.id())
     }
 
     /// The best store to lead the region among those in `allowed`: the one that leads fewest.

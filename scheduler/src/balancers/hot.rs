@@ -205,7 +205,9 @@ fn loads(
                 | Step::AddPeer(_)
                 | Step::RemovePeer(_)
                 | Step::PromoteLearner(_)
-                | Step::LeaveJoint { .. }
+                | Step::DemoteVoter(_)
+                | Step::EnterJoint(_)
+                | Step::LeaveJoint(_)
                 | Step::Split { .. } => continue,
             };
             if let Some(load) = from.and_then(|store| loads.get_mut(&store)) {

@@ -86,7 +86,7 @@ pub fn balance(view: View<'_>, ids: &mut Ids) -> Result<Option<Operator>, u64> {
         Taken::Block(block) => *block.start(),
         Taken::NeedBound(bound) => return Err(bound),
     };
-    let builder = Builder::new(DESCRIPTION, Purpose::Region, &record, view.policy.add_as_learner)
+    let builder = Builder::new(DESCRIPTION, Purpose::Region, &record, view.policy)
         .add_peer(to, id)
         .remove_peer(from);
     Ok(builder.build(|stays| view.best_leader(&record, stays)).ok())

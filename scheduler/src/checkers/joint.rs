@@ -13,7 +13,7 @@ use proto::region::{is_incoming, is_joint};
 use super::Finding;
 use crate::cluster::RegionRecord;
 use crate::ids::Ids;
-use crate::operator::{Operator, Purpose, Step};
+use crate::operator::{Operator, Purpose, Step, Votes};
 use crate::placement::View;
 
 /// Leads the region out, if it is in.
@@ -31,6 +31,6 @@ pub fn check(view: View<'_>, record: &RegionRecord, _: &mut Ids) -> Finding {
         let heir = view.best_leader(record, keeps_vote);
         steps.extend(heir.map(|to| Step::TransferLeader { from, to }));
     }
-    steps.push(Step::leave_joint(record));
+    steps.push(Step::LeaveJoint(Votes::changing(&record.region)));
     Finding::Wants(Operator::new("leave-joint-state", Purpose::Replica, record, steps))
 }

@@ -575,8 +575,10 @@ impl Cluster {
             Step::RemovePeer(peer) => Some(StoreId(peer.store_id)),
             Step::AddPeer(_)
             | Step::PromoteLearner(_)
+            | Step::DemoteVoter(_)
             | Step::TransferLeader { .. }
-            | Step::LeaveJoint { .. }
+            | Step::EnterJoint(_)
+            | Step::LeaveJoint(_)
             | Step::Split { .. } => None,
         });
         operator.freed_stores = left.filter(is_freed).collect();

@@ -122,6 +122,9 @@ pub struct Policy {
     pub max_pending_peer_count: usize,
     /// Whether a new peer is added as a learner first and gets its vote when it has caught up.
     pub add_as_learner: bool,
+    /// Whether a plan that changes several votes changes them at once, in a joint membership. Without
+    /// `add_as_learner` it does not: then votes are given one by one, before there are data to vote on.
+    pub enable_joint_consensus: bool,
     /// Stops all checkers and balancers; operators of administrators still run.
     pub halt_scheduling: bool,
     /// What the leaders of two stores are compared by.
@@ -168,6 +171,7 @@ impl Default for Policy {
             max_snapshot_count: 64,
             max_pending_peer_count: 64,
             add_as_learner: true,
+            enable_joint_consensus: true,
             halt_scheduling: false,
             leader_schedule_policy: LeaderSchedulePolicy::Count,
             tolerant_size_percent: 0,
@@ -203,6 +207,11 @@ impl Policy {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a plan that changes several votes changes them at once.
+    pub fn uses_joint_memberships(&self) -> bool {
+        self.enable_joint_consensus && self.add_as_learner
     }
 
     /// How much of everything a store shall have.

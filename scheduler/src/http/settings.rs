@@ -42,6 +42,7 @@ fn schedule_of(policy: &Policy) -> Value {
             policy.slow_store_affected_percent as f64 / 100.0,
         "store-limit": policy.store_limit,
         "enable-location-replacement": policy.enable_location_replacement.to_string(),
+        "enable-joint-consensus": policy.enable_joint_consensus.to_string(),
         "max-snapshot-count": policy.max_snapshot_count,
         "max-pending-peer-count": policy.max_pending_peer_count,
         "store-adding-max": policy.store_adding_max,
@@ -92,6 +93,7 @@ fn set(policy: &mut Policy, name: &str, value: &Value) -> Result<(), String> {
         "isolation-level" => policy.isolation_level = text()?.to_owned(),
         "enable-placement-rules" => policy.enable_placement_rules = flag()?,
         "enable-location-replacement" => policy.enable_location_replacement = flag()?,
+        "enable-joint-consensus" => policy.enable_joint_consensus = flag()?,
         "max-store-down-time" => {
             policy.max_store_down_time_ms = format::parse_duration_ms(text()?).ok_or_else(bad)?;
         }
@@ -365,6 +367,7 @@ mod tests {
             store_limit: BTreeMap::from([(4, StoreRates::default())]),
             enable_placement_rules: false,
             enable_location_replacement: false,
+            enable_joint_consensus: false,
             halt_scheduling: true,
             ..Policy::default()
         };

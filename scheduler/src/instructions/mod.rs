@@ -6,7 +6,7 @@
 //! | add a peer, add a learner | a peer on a store that has none; a voter is a learner until it has caught up |
 //! | remove a peer | it goes; a leader hands over first |
 //! | transfer a peer | a new one on another store, of the same role, then the old one goes |
-//! | transfer the region | its peers are on these stores and no others |
+//! | transfer the region | its peers are on these stores and no others, each in its role |
 //! | split | the region is cut at these keys, or where its store finds the middle |
 //!
 //! An instruction is urgent: it takes the place of a repair or a balancing move of the region, and has
@@ -15,7 +15,7 @@
 //! word, when the plan is done). What would leave the region without a majority is refused, and so is
 //! what needs a store that is leaving, gone, or silent. Every refusal is one sentence.
 //!
-//! Left out: merging, scattering, and making a learner of a voter.
+//! Left out: merging and scattering.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -250,9 +250,6 @@ impl Planner<'_> {
         for (&store, &role) in to {
             match self.record.peer_on(store) {
                 None => self.absent(store)?,
-                Some(peer) if role == Role::Learner && !is_learner(peer) => {
-                    return Err(format!("the voter on {store} cannot become a learner"));
-                }
                 Some(_) if role == Role::Leader => self.can_take(store)?,
                 Some(_) => {}
             }
@@ -278,7 +275,10 @@ impl Planner<'_> {
                 voters.len()
             ));
         }
-        for peer in removed.iter().filter_map(|store| record.peer_on(*store)) {
+        let peer_on = |store: &StoreId| record.peer_on(*store);
+        let demoted = wanted.iter().filter(|(_, role)| **role == Role::Learner);
+        let unvoting = demoted.map(|(store, _)| store).chain(removed);
+        for peer in unvoting.filter_map(peer_on) {
             if voters.len() > 1
                 && let Some(why) = too_few_healthy_without(record, peer)
             {
@@ -294,8 +294,7 @@ impl Planner<'_> {
                 Taken::NeedBound(bound) => return Ok(Planned::NeedBound(bound)),
             },
         };
-        let as_learner = self.view.policy.add_as_learner;
-        let mut builder = Builder::new(name, Purpose::Admin, record, as_learner);
+        let mut builder = Builder::new(name, Purpose::Admin, record, self.view.policy);
         for (id, (&store, &role)) in (first_id..).zip(added) {
             builder = match role {
                 Role::Learner => builder.add_learner(store, id),
@@ -303,8 +302,11 @@ impl Planner<'_> {
             };
         }
         for (&store, &role) in wanted {
-            if role != Role::Learner && record.peer_on(store).is_some() {
-                builder = builder.promote(store);
+            if record.peer_on(store).is_some() {
+                builder = match role {
+                    Role::Learner => builder.demote(store),
+                    Role::Voter | Role::Leader => builder.promote(store),
+                };
             }
             if role == Role::Leader {
                 builder = builder.leader(store);

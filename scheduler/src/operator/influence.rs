@@ -58,7 +58,11 @@ impl Influence {
                         change.leader_size_mib += sign * size_mib;
                     }
                 }
-                Step::PromoteLearner(_) | Step::LeaveJoint { .. } | Step::Split { .. } => {}
+                Step::PromoteLearner(_)
+                | Step::DemoteVoter(_)
+                | Step::EnterJoint(_)
+                | Step::LeaveJoint(_)
+                | Step::Split { .. } => {}
             }
         }
         by_store

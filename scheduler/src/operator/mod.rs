@@ -13,8 +13,7 @@
 //!           ──► Replace    a more urgent plan for the same region took its place
 //! ```
 //!
-//! Left out: joint consensus (peers are changed one at a time, learner first), merge steps, and
-//! witnesses.
+//! Left out: merge steps, and witnesses.
 
 use std::fmt;
 
@@ -22,13 +21,17 @@ use proto::{RegionId, StoreId, metapb, pdpb};
 
 pub mod builder;
 pub mod influence;
+#[cfg(test)]
+pub(crate) mod obedience;
 pub mod running;
 pub mod step;
 pub mod store_limit;
+pub mod votes;
 
 pub use builder::{Builder, Unbuildable};
 pub use running::{Declined, Finished, RunningOperators, Standing};
 pub use step::Step;
+pub use votes::Votes;
 
 use crate::cluster::{Moment, RegionRecord};
 
@@ -254,9 +257,11 @@ impl Operator {
         self.remaining().iter().filter_map(|step| match step {
             Step::AddPeer(peer) => Some(StoreId(peer.store_id)),
             Step::PromoteLearner(_)
+            | Step::DemoteVoter(_)
             | Step::RemovePeer(_)
             | Step::TransferLeader { .. }
-            | Step::LeaveJoint { .. }
+            | Step::EnterJoint(_)
+            | Step::LeaveJoint(_)
             | Step::Split { .. } => None,
         })
     }
@@ -272,8 +277,10 @@ impl Operator {
 
     /// How far the region's conf version may have moved because of this plan.
     fn conf_ver_explained(&self, record: &RegionRecord) -> u64 {
-        let begun = self.current.saturating_add(1).min(self.steps.len());
-        self.steps[..begun].iter().map(|step| step.conf_ver_changed(record)).sum()
+        let (begun, ahead) = self.steps.split_at((self.current + 1).min(self.steps.len()));
+        // A store leaves a joint membership by itself if it waits for too long to be told.
+        let left = ahead.iter().filter(|step| matches!(step, Step::LeaveJoint(_)));
+        begun.iter().chain(left).map(|step| step.conf_ver_changed(record)).sum()
     }
 }
 

@@ -5,9 +5,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use proto::region::{is_incoming, is_joint, is_learner, is_outgoing, peer_by_id};
+use proto::region::{is_incoming, is_joint, is_learner, peer_by_id};
 use proto::{PeerId, StoreId, eraftpb, metapb, pdpb};
 
+use super::Votes;
 use crate::cluster::RegionRecord;
 
 /// One act on one region.
@@ -18,6 +19,8 @@ pub enum Step {
     AddPeer(metapb::Peer),
     /// A learner gets a vote. Done when it has it.
     PromoteLearner(metapb::Peer),
+    /// A voter becomes a learner. Done when it is one.
+    DemoteVoter(metapb::Peer),
     /// A peer goes. Done when its store has no peer of the region.
     RemovePeer(metapb::Peer),
     /// Another voter leads. Done when it does.
@@ -27,11 +30,10 @@ pub enum Step {
         /// Who shall.
         to: StoreId,
     },
-    /// A joint membership is left. Done when it is none any more.
-    LeaveJoint {
-        /// By how much that raises the conf version.
-        changes: u64,
-    },
+    /// Several votes change at once. Done when each is so in the half to come.
+    EnterJoint(Votes),
+    /// A joint membership, of these changes, is left. Done when it is none any more.
+    LeaveJoint(Votes),
     /// The region is cut at these keys. Done when its version has grown.
     Split {
         /// Where; empty leaves the choice to the store.
@@ -55,13 +57,6 @@ const SLOW_RESEND_MS: u64 = 5_000;
 const FAST_RESEND_MS: u64 = 2_000;
 
 impl Step {
-    /// Leaves the joint membership that the region is in.
-    pub fn leave_joint(record: &RegionRecord) -> Self {
-        let peers = record.region.peers.iter();
-        let changes = peers.filter(|peer| is_incoming(peer) != is_outgoing(peer)).count() as u64;
-        Self::LeaveJoint { changes }
-    }
-
     /// Whether the region, as it is now seen, shows this step done.
     pub fn is_done(&self, record: &RegionRecord) -> bool {
         match self {
@@ -71,9 +66,13 @@ impl Step {
             Self::PromoteLearner(peer) => {
                 peer_by_id(&record.region, PeerId(peer.id)).is_some_and(|have| !is_learner(have))
             }
+            Self::DemoteVoter(peer) => {
+                peer_by_id(&record.region, PeerId(peer.id)).is_some_and(is_learner)
+            }
             Self::RemovePeer(peer) => record.peer_on(StoreId(peer.store_id)).is_none(),
             Self::TransferLeader { to, .. } => record.leader_store() == Some(*to),
-            Self::LeaveJoint { .. } => !is_joint(&record.region),
+            Self::EnterJoint(votes) => votes.are_entered(&record.region),
+            Self::LeaveJoint(_) => !is_joint(&record.region),
             Self::Split { version, .. } => record.epoch().version > *version,
         }
     }
@@ -86,9 +85,12 @@ impl Step {
                 record.peer_on(StoreId(peer.store_id)).is_some_and(|have| have.id == peer.id)
             }
             Self::PromoteLearner(_) | Self::RemovePeer(_) => self.is_done(record),
-            Self::LeaveJoint { changes } => {
-                return if self.is_done(record) { *changes } else { 0 };
+            // It may have been removed since.
+            Self::DemoteVoter(peer) => {
+                peer_by_id(&record.region, PeerId(peer.id)).is_none_or(is_learner)
             }
+            Self::EnterJoint(votes) => return votes.entered_by(&record.region),
+            Self::LeaveJoint(votes) => return votes.left_by(&record.region),
             Self::TransferLeader { .. } | Self::Split { .. } => false,
         };
         u64::from(changed)
@@ -97,16 +99,27 @@ impl Step {
     /// Why a plan must not begin with this step. More is asked than of a step under way: a plan that has
     /// not begun can wait.
     pub fn obstacle_to_begin(&self, record: &RegionRecord) -> Option<String> {
-        let obstacle = self.obstacle(record);
-        if let Self::RemovePeer(peer) = self {
-            return obstacle.or_else(|| too_few_healthy_without(record, peer));
-        }
-        obstacle
+        self.obstacle(record).or_else(|| match self {
+            Self::RemovePeer(peer) | Self::DemoteVoter(peer) => {
+                too_few_healthy_without(record, peer)
+            }
+            Self::EnterJoint(votes) => {
+                votes.obstacle(record, "are healthy", |voter| record.is_healthy(voter))
+            }
+            Self::AddPeer(_)
+            | Self::PromoteLearner(_)
+            | Self::TransferLeader { .. }
+            | Self::LeaveJoint(_)
+            | Self::Split { .. } => None,
+        })
     }
 
     /// Why this step must not be ordered in the region as it is now seen; the plan is then given
     /// up and thought of again.
     pub fn obstacle(&self, record: &RegionRecord) -> Option<String> {
+        if self.changes_members() && is_joint(&record.region) {
+            return Some("the region is in a joint membership, which must be left first".into());
+        }
         match self {
             Self::AddPeer(peer) => {
                 let have = record.peer_on(StoreId(peer.store_id))?;
@@ -116,16 +129,44 @@ impl Step {
             Self::PromoteLearner(peer) => peer_by_id(&record.region, PeerId(peer.id))
                 .is_none()
                 .then(|| format!("the learner p{} is gone", peer.id)),
-            Self::RemovePeer(peer) => removal_obstacle(peer, record),
+            Self::DemoteVoter(peer) => match peer_by_id(&record.region, PeerId(peer.id)) {
+                None => Some(format!("the voter p{} is gone", peer.id)),
+                Some(_) => unvoting_obstacle(peer, record),
+            },
+            Self::RemovePeer(peer) => match record.peer_on(StoreId(peer.store_id)) {
+                Some(have) if have.id != peer.id => {
+                    Some(format!("s{} has another peer, p{}", peer.store_id, have.id))
+                }
+                Some(have) => unvoting_obstacle(have, record),
+                None => None,
+            },
+            Self::EnterJoint(votes) => {
+                votes.obstacle(record, "are heard", |voter| !record.is_down(voter.id))
+            }
             Self::TransferLeader { to, .. } => match record.peer_on(*to) {
                 None => Some(format!("{to} has no peer to lead")),
                 Some(peer) if is_learner(peer) => Some(format!("the peer on {to} has no vote")),
+                Some(peer) if !is_incoming(peer) => {
+                    Some(format!("the peer on {to} is about to lose its vote"))
+                }
                 Some(peer) if !record.is_healthy(peer) => {
                     Some(format!("the peer on {to} is behind or silent"))
                 }
                 Some(_) => None,
             },
-            Self::LeaveJoint { .. } | Self::Split { .. } => None,
+            Self::LeaveJoint(_) | Self::Split { .. } => None,
+        }
+    }
+
+    /// Whether it changes who is a member, or who votes. No more than one such change is under way at once.
+    fn changes_members(&self) -> bool {
+        match self {
+            Self::AddPeer(_)
+            | Self::PromoteLearner(_)
+            | Self::DemoteVoter(_)
+            | Self::RemovePeer(_)
+            | Self::EnterJoint(_) => true,
+            Self::LeaveJoint(_) | Self::TransferLeader { .. } | Self::Split { .. } => false,
         }
     }
 
@@ -151,6 +192,10 @@ impl Step {
                 let voter = metapb::Peer { role: metapb::PeerRole::Voter.into(), ..*peer };
                 order.change_peer = change(&voter, eraftpb::ConfChangeType::AddNode);
             }
+            Self::DemoteVoter(peer) => {
+                let learner = metapb::Peer { role: metapb::PeerRole::Learner.into(), ..*peer };
+                order.change_peer = change(&learner, eraftpb::ConfChangeType::AddLearnerNode);
+            }
             Self::RemovePeer(peer) => {
                 order.change_peer = change(peer, eraftpb::ConfChangeType::RemoveNode);
             }
@@ -159,8 +204,9 @@ impl Step {
                 order.transfer_leader =
                     Some(pdpb::TransferLeader { peer, peers: peer.into_iter().collect() });
             }
+            Self::EnterJoint(votes) => order.change_peer_v2 = Some(votes.order()),
             // No changes: the way out.
-            Self::LeaveJoint { .. } => order.change_peer_v2 = Some(pdpb::ChangePeerV2::default()),
+            Self::LeaveJoint(_) => order.change_peer_v2 = Some(pdpb::ChangePeerV2::default()),
             Self::Split { keys, policy, .. } => {
                 order.split_region =
                     Some(pdpb::SplitRegion { policy: (*policy).into(), keys: keys.clone() });
@@ -174,9 +220,11 @@ impl Step {
         match self {
             Self::AddPeer(_) => SLOW_STEP_MS.max(SLOW_MS_PER_MIB * size_mib),
             Self::PromoteLearner(_)
+            | Self::DemoteVoter(_)
             | Self::RemovePeer(_)
             | Self::TransferLeader { .. }
-            | Self::LeaveJoint { .. }
+            | Self::EnterJoint(_)
+            | Self::LeaveJoint(_)
             | Self::Split { .. } => FAST_STEP_MS.max(FAST_MS_PER_MIB * size_mib),
         }
     }
@@ -186,26 +234,24 @@ impl Step {
         match self {
             Self::AddPeer(_) => SLOW_RESEND_MS,
             Self::PromoteLearner(_)
+            | Self::DemoteVoter(_)
             | Self::RemovePeer(_)
             | Self::TransferLeader { .. }
-            | Self::LeaveJoint { .. }
+            | Self::EnterJoint(_)
+            | Self::LeaveJoint(_)
             | Self::Split { .. } => FAST_RESEND_MS,
         }
     }
 }
 
-/// A leader does not remove itself, and no removal may leave a region that cannot elect one. A leader of a
-/// moment ago knows of nobody how far he is, so only silence counts here; who lacks what is asked when the
-/// operator is made, and by the leader when it carries out the step.
-fn removal_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String> {
-    let have = record.peer_on(StoreId(peer.store_id))?;
-    if have.id != peer.id {
-        return Some(format!("s{} has another peer, p{}", peer.store_id, have.id));
-    }
+/// A leader takes neither itself away nor its own vote, and no change may leave a region that cannot elect one.
+/// A leader of a moment ago knows of nobody how far he is, so only silence counts here; who lacks what is asked
+/// when the operator is made, and by the leader when it carries out the step.
+fn unvoting_obstacle(peer: &metapb::Peer, record: &RegionRecord) -> Option<String> {
     if record.leader_store() == Some(StoreId(peer.store_id)) {
         return Some(format!("p{} leads", peer.id));
     }
-    too_few_without(record, have, "are heard", |voter| !record.is_down(voter.id))
+    too_few_without(record, peer, "are heard", |voter| !record.is_down(voter.id))
 }
 
 /// What speaks against removing the peer: too few of the voters that remain are healthy.
@@ -241,9 +287,11 @@ impl fmt::Display for Step {
             Self::PromoteLearner(peer) => {
                 write!(f, "promote learner p{} on s{}", peer.id, peer.store_id)
             }
+            Self::DemoteVoter(peer) => write!(f, "demote voter p{} on s{}", peer.id, peer.store_id),
             Self::RemovePeer(peer) => write!(f, "remove peer p{} on s{}", peer.id, peer.store_id),
             Self::TransferLeader { from, to } => write!(f, "transfer leader from {from} to {to}"),
-            Self::LeaveJoint { .. } => f.write_str("leave the joint membership"),
+            Self::EnterJoint(votes) => write!(f, "enter a joint membership ({votes})"),
+            Self::LeaveJoint(_) => f.write_str("leave the joint membership"),
             Self::Split { keys, .. } if keys.is_empty() => f.write_str("split"),
             Self::Split { keys, .. } => {
                 f.write_str("split at")?;

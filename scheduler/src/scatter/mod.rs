@@ -84,8 +84,7 @@ impl Scatterer {
         let nothing = Group::default();
         let counts = self.groups.get(group).filter(|group| !group.is_old(view.moment));
         let places = places(view, record, counts.unwrap_or(&nothing))?;
-        let mut builder =
-            Builder::new(DESCRIPTION, Purpose::Scatter, record, view.policy.add_as_learner);
+        let mut builder = Builder::new(DESCRIPTION, Purpose::Scatter, record, view.policy);
         let first_id = match places.moves.len() as u64 {
             0 => 0,
             count => match ids.take(count) {

@@ -138,7 +138,7 @@ impl<'a> Desk<'a> {
     ) -> Option<Operator> {
         let is_learner = record.peer_on(from).is_some_and(proto::region::is_learner);
         let id = self.take_id()?;
-        let builder = Builder::new(description, purpose, record, self.view.policy.add_as_learner);
+        let builder = Builder::new(description, purpose, record, self.view.policy);
         let builder =
             if is_learner { builder.add_learner(to, id) } else { builder.add_peer(to, id) };
         let view = self.view;
@@ -163,8 +163,10 @@ impl<'a> Desk<'a> {
                 Step::AddPeer(peer) => (StoreId(peer.store_id), true),
                 Step::RemovePeer(peer) => (StoreId(peer.store_id), false),
                 Step::PromoteLearner(_)
+                | Step::DemoteVoter(_)
                 | Step::TransferLeader { .. }
-                | Step::LeaveJoint { .. }
+                | Step::EnterJoint(_)
+                | Step::LeaveJoint(_)
                 | Step::Split { .. } => continue,
             };
             let mut candidates = self.candidates.iter_mut();

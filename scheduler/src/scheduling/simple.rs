@@ -106,8 +106,10 @@ impl Act for Plan {
             Step::TransferLeader { .. } => ResourceKind::Leader,
             Step::AddPeer(_)
             | Step::PromoteLearner(_)
+            | Step::DemoteVoter(_)
             | Step::RemovePeer(_)
-            | Step::LeaveJoint { .. }
+            | Step::EnterJoint(_)
+            | Step::LeaveJoint(_)
             | Step::Split { .. } => ResourceKind::Storage,
         }
     }

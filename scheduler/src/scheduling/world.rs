@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{RegionId, StoreId, eraftpb, metapb, pdpb};
+use proto::{RegionId, StoreId, metapb, pdpb};
 
 use crate::cluster::notation;
 use crate::cluster::{Cluster, Moment, Policy, RegionRecord, Ticked};
 use crate::ids::Ids;
+use crate::operator::obedience::obey;
 use crate::operator::{Operator, Purpose};
 
 /// How often the scheduler is ticked at first, in milliseconds.
@@ -147,40 +148,18 @@ impl World {
             ids.into_iter().for_each(|id| self.store_speaks(id));
         }
         for order in std::mem::take(&mut self.orders) {
-            self.obey(order);
+            self.follow(order);
         }
         let Ticked { orders, .. } = self.cluster.tick(&mut self.ids, self.moment);
         self.orders.extend(orders);
     }
 
-    fn obey(&mut self, order: pdpb::RegionHeartbeatResponse) {
+    fn follow(&mut self, order: pdpb::RegionHeartbeatResponse) {
         let Some(record) = self.regions.get_mut(&order.region_id) else { return };
-        if order.region_epoch != record.region.region_epoch {
+        if obey(&order, record).is_err() {
             return;
         }
         self.obeyed += 1;
-        if let Some(transfer) = order.transfer_leader {
-            record.leader = transfer.peer;
-            record.term += 1;
-        }
-        if let Some(change) = order.change_peer {
-            let mut peer = change.peer.unwrap();
-            record.region.peers.retain(|have| have.id != peer.id);
-            match change.change_type() {
-                eraftpb::ConfChangeType::RemoveNode => {}
-                eraftpb::ConfChangeType::AddNode => {
-                    peer.set_role(metapb::PeerRole::Voter);
-                    record.region.peers.push(peer);
-                }
-                eraftpb::ConfChangeType::AddLearnerNode => {
-                    peer.set_role(metapb::PeerRole::Learner);
-                    record.region.peers.push(peer);
-                }
-            }
-            if let Some(epoch) = &mut record.region.region_epoch {
-                epoch.conf_ver += 1;
-            }
-        }
         self.beat(order.region_id, 0);
     }
 

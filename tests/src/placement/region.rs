@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proto::eraftpb::ConfChangeType;
-use proto::region::{epoch, is_incoming, is_learner};
+use proto::region::{epoch, is_incoming, is_learner, is_outgoing};
 use proto::{metapb, pdpb};
 
 /// A region, all of which is in what its leader says.
@@ -73,11 +73,15 @@ impl Region {
         self.said.pending_peers.iter().any(|pending| pending.id == peer.id)
     }
 
-    /// Whether more than half of its voters are on these stores and up to date.
+    /// Whether more than half of its voters are on these stores and up to date; in a joint membership of
+    /// either half.
     pub fn has_quorum(&self, alive: &BTreeSet<u64>) -> bool {
-        let voters = self.voters().count();
         let good = |peer: &&metapb::Peer| alive.contains(&peer.store_id) && !self.is_pending(peer);
-        self.voters().filter(good).count() * 2 > voters
+        let halves: [fn(&metapb::Peer) -> bool; 2] = [is_incoming, is_outgoing];
+        halves.into_iter().all(|votes| {
+            let voters: Vec<_> = self.voters().filter(|peer| votes(peer)).collect();
+            voters.iter().copied().filter(good).count() * 2 > voters.len()
+        })
     }
 
     /// Follows an order.
@@ -102,18 +106,21 @@ impl Region {
     fn hand_over(&mut self, transfer: &pdpb::TransferLeader) -> Obeyed {
         let wanted = transfer.peers.iter().chain(transfer.peer.as_ref());
         let able = |peer: &&metapb::Peer| {
-            self.voters().any(|voter| voter.id == peer.id) && !self.is_pending(peer)
+            let voter = self.voters().find(|voter| voter.id == peer.id);
+            voter.is_some_and(is_incoming) && !self.is_pending(peer)
         };
         let to = wanted.filter(able).map(|peer| peer.id).next();
         let to = to.and_then(|id| self.voters().find(|voter| voter.id == id)).copied();
         match to {
-            Some(to) if to.id != self.leader().id => {
-                self.said.leader = Some(to);
-                self.said.term += 1;
-                Obeyed::LeaderMoved
-            }
+            Some(to) if to.id != self.leader().id => self.lead(to),
             Some(_) | None => Obeyed::Dropped,
         }
+    }
+
+    fn lead(&mut self, to: metapb::Peer) -> Obeyed {
+        self.said.leader = Some(to);
+        self.said.term += 1;
+        Obeyed::LeaderMoved
     }
 
     fn change(&mut self, peer: metapb::Peer, kind: ConfChangeType) -> Obeyed {
@@ -156,16 +163,22 @@ impl Region {
     fn change_several(&mut self, changes: &[pdpb::ChangePeer]) -> Obeyed {
         use metapb::PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
         if changes.is_empty() {
+            // A leader that is to lose its vote hands over first, and is told again.
+            if !is_incoming(&self.leader()) {
+                let able = |peer: &&metapb::Peer| is_incoming(peer) && !self.is_pending(peer);
+                let heir = self.voters().find(able).copied();
+                return heir.map_or(Obeyed::Dropped, |heir| self.lead(heir));
+            }
             let joint: Vec<_> = self.region().peers.clone();
             let mut left = 0;
             for peer in joint {
-                if is_incoming(&peer) {
-                    self.set_role(peer.id, Voter);
-                    left += 1;
-                } else if peer.role() == DemotingVoter {
-                    self.set_role(peer.id, Learner);
-                    left += 1;
-                }
+                let role = match peer.role() {
+                    IncomingVoter => Voter,
+                    DemotingVoter => Learner,
+                    Voter | Learner => continue,
+                };
+                self.set_role(peer.id, role);
+                left += 1;
             }
             self.conf_ver_grows(left);
             return if left == 0 { Obeyed::Dropped } else { Obeyed::RolesChanged };
@@ -336,6 +349,7 @@ mod tests {
         let mut leave = order(&region);
         leave.change_peer_v2 = Some(pdpb::ChangePeerV2::default());
         assert_eq!(region.obey(&leave), Obeyed::RolesChanged);
+        assert_eq!(region.epoch().conf_ver, 5, "as many changes out as in");
         let voters: Vec<u64> = region.voters().map(|peer| peer.store_id).collect();
         assert_eq!(voters, [1, 2, 4]);
     }

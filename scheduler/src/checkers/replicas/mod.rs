@@ -39,7 +39,7 @@ use crate::cluster::RegionRecord;
 use crate::cluster::stores::StoreRecord;
 use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Purpose, Unbuildable};
-use crate::placement::{PEER_TARGET, Question, View, excluded, is_given_up, isolation};
+use crate::placement::{Candidate, Place, Question, View, best_place, is_given_up, isolation};
 
 /// What the region needs, if anything.
 pub fn check(view: View<'_>, record: &RegionRecord, ids: &mut Ids) -> Finding {
@@ -136,22 +136,27 @@ impl<'a> Judge<'a> {
             return Finding::Healthy;
         };
         let from = worst.id();
-        let question = Question::new_peer(self.view, self.record, Some(from));
         let candidates = self.view.candidates();
+        let question = Question::new_peer(self.view, self.record, Some(from));
         let apart_now = isolation(worst, &question.others, policy);
-        let target = candidates
-            .iter()
-            .filter(|target| excluded(PEER_TARGET, target, &question).is_none())
-            .map(|target| (isolation(target.store, &question.others, policy), target))
-            .filter(|(apart, _)| *apart > apart_now)
-            .min_by_key(|(apart, target)| (Reverse(*apart), target.load()));
-        let Some((_, target)) = target else { return Finding::Healthy };
+        // Elsewhere only what is further apart counts, and nobody waits for it.
+        let Place::There(target) = self.place(&candidates, &question) else {
+            return Finding::Healthy;
+        };
+        if isolation(target.store, &question.others, policy) <= apart_now {
+            return Finding::Healthy;
+        }
         let id = match ids.take(1) {
             Taken::Block(block) => *block.start(),
             Taken::NeedBound(bound) => return Finding::NeedsIds(bound),
         };
         let builder = self.builder("move-to-better-location");
         self.build(builder.add_peer(target.store.id(), id).remove_peer(from))
+    }
+
+    fn place<'c>(&self, candidates: &'c [Candidate<'a>], question: &Question<'_>) -> Place<'c, 'a> {
+        let policy = self.view.policy;
+        best_place(candidates.iter(), question, |store| isolation(store, &question.others, policy))
     }
 
     fn replace(
@@ -165,9 +170,18 @@ impl<'a> Judge<'a> {
             return self.remove(peer, remove);
         }
         let gone = StoreId(peer.store_id);
+        let candidates = self.view.candidates();
         let question = Question::new_peer(self.view, self.record, Some(gone));
-        let Some(target) = self.view.best_target(&question) else {
-            return Finding::Blocked(format!("no store can take the place of {gone}"));
+        let target = match self.place(&candidates, &question) {
+            Place::There(target) => target.store.id(),
+            Place::Later(store, why) => {
+                return Finding::Blocked(format!(
+                    "{store} is to take the place of {gone}, but it {why}"
+                ));
+            }
+            Place::Nowhere => {
+                return Finding::Blocked(format!("no store can take the place of {gone}"));
+            }
         };
         let id = match ids.take(1) {
             Taken::Block(block) => *block.start(),
@@ -185,9 +199,14 @@ impl<'a> Judge<'a> {
                 Finding::Blocked(format!("the learner on {store} is catching up"))
             };
         }
+        let candidates = self.view.candidates();
         let question = Question::new_peer(self.view, self.record, None);
-        let Some(target) = self.view.best_target(&question) else {
-            return Finding::Blocked("no store can take another peer".into());
+        let target = match self.place(&candidates, &question) {
+            Place::There(target) => target.store.id(),
+            Place::Later(store, why) => {
+                return Finding::Blocked(format!("{store} is to take another peer, but it {why}"));
+            }
+            Place::Nowhere => return Finding::Blocked("no store can take another peer".into()),
         };
         let id = match ids.take(1) {
             Taken::Block(block) => *block.start(),
@@ -223,8 +242,7 @@ impl<'a> Judge<'a> {
     }
 
     fn builder(&self, description: &'static str) -> Builder<'a> {
-        let as_learner = self.view.policy.add_as_learner;
-        Builder::new(description, Purpose::Replica, self.record, as_learner)
+        Builder::new(description, Purpose::Replica, self.record, self.view.policy)
     }
 
     fn build(&self, builder: Builder<'a>) -> Finding {

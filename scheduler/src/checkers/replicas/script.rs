@@ -15,6 +15,7 @@ use crate::cluster::{Cluster, Heard, Moment, Policy, RegionRecord, Writes};
 use crate::explain;
 use crate::ids::Ids;
 use crate::instructions::{Act, Instructed, Instruction, Role};
+use crate::operator::obedience::obey;
 use crate::rules::{Edit, RuleSet, Rules};
 
 struct World {
@@ -79,46 +80,13 @@ impl World {
             return self.cut(id, &split.keys);
         }
         let record = self.regions.get_mut(&id).ok_or("no such region")?;
-        if let Some(transfer) = order.transfer_leader {
-            record.leader = transfer.peer;
-            record.term += 1;
+        let before = record.region.peers.clone();
+        obey(&order, record)?;
+        if slowly {
+            let is_new = |peer: &&metapb::Peer| before.iter().all(|had| had.id != peer.id);
+            record.pending_peers.extend(record.region.peers.iter().filter(is_new));
         }
-        if order.change_peer_v2.is_some() {
-            let mut changed = 0;
-            for peer in &mut record.region.peers {
-                let role = match peer.role() {
-                    metapb::PeerRole::IncomingVoter => metapb::PeerRole::Voter,
-                    metapb::PeerRole::DemotingVoter => metapb::PeerRole::Learner,
-                    metapb::PeerRole::Voter | metapb::PeerRole::Learner => continue,
-                };
-                peer.set_role(role);
-                changed += 1;
-            }
-            record.region.region_epoch.get_or_insert_default().conf_ver += changed;
-        }
-        if let Some(change) = order.change_peer {
-            let mut peer = change.peer.ok_or("a change names a peer")?;
-            let before = record.region.peers.len();
-            record.region.peers.retain(|have| have.id != peer.id);
-            let is_new = record.region.peers.len() == before;
-            if change.change_type() != ConfChangeType::RemoveNode {
-                peer.set_role(match change.change_type() {
-                    ConfChangeType::AddLearnerNode => metapb::PeerRole::Learner,
-                    ConfChangeType::AddNode | ConfChangeType::RemoveNode => metapb::PeerRole::Voter,
-                });
-                record.region.peers.push(peer);
-                if slowly && is_new {
-                    record.pending_peers.push(peer);
-                }
-            }
-            record
-                .pending_peers
-                .retain(|pending| record.region.peers.iter().any(|peer| peer.id == pending.id));
-            record.region.peers.sort_by_key(|peer| peer.store_id);
-            if let Some(epoch) = &mut record.region.region_epoch {
-                epoch.conf_ver += 1;
-            }
-        }
+        record.region.peers.sort_by_key(|peer| peer.store_id);
         self.beat_region(id)
     }
 
@@ -218,26 +186,31 @@ impl World {
 
 fn describe_order(order: &pdpb::RegionHeartbeatResponse) -> String {
     let to = order.target_peer.unwrap_or_default().store_id;
+    let describe_change = |change: &pdpb::ChangePeer| {
+        let peer = change.peer.unwrap_or_default();
+        let verb = match change.change_type() {
+            ConfChangeType::AddNode => "AddNode",
+            ConfChangeType::RemoveNode => "RemoveNode",
+            ConfChangeType::AddLearnerNode => "AddLearnerNode",
+        };
+        format!("{verb} s{}@p{}", peer.store_id, peer.id)
+    };
     let what = match (&order.change_peer, &order.transfer_leader) {
-        (Some(change), _) => {
-            let peer = change.peer.unwrap_or_default();
-            let verb = match change.change_type() {
-                ConfChangeType::AddNode => "AddNode",
-                ConfChangeType::RemoveNode => "RemoveNode",
-                ConfChangeType::AddLearnerNode => "AddLearnerNode",
-            };
-            format!("{verb} s{}@p{}", peer.store_id, peer.id)
-        }
+        (Some(change), _) => describe_change(change),
         (None, Some(transfer)) => {
             format!("TransferLeader s{}", transfer.peer.unwrap_or_default().store_id)
         }
-        (None, None) if order.change_peer_v2.is_some() => "LeaveJoint".into(),
-        (None, None) => match &order.split_region {
-            Some(split) => {
+        (None, None) => match (&order.change_peer_v2, &order.split_region) {
+            (Some(joint), _) if joint.changes.is_empty() => "LeaveJoint".into(),
+            (Some(joint), _) => {
+                let changes: Vec<_> = joint.changes.iter().map(describe_change).collect();
+                format!("EnterJoint {}", changes.join(" "))
+            }
+            (None, Some(split)) => {
                 let keys = split.keys.iter().map(|key| format!(" {}", proto::key::Readable(key)));
                 format!("Split {}{}", split.policy().as_str_name(), keys.collect::<String>())
             }
-            None => format!("{order:?}"),
+            (None, None) => format!("{order:?}"),
         },
     };
     format!("to s{to}: r{} {what}", order.region_id)

@@ -21,8 +21,6 @@
 //! and the other becomes the orphan. So a learner left by a plan that was given up becomes the successor when
 //! it has caught up; until then the rule looks for another store, and waits only where there is none.
 
-use std::cmp::Reverse;
-
 use proto::region::is_learner;
 use proto::{StoreId, metapb};
 
@@ -30,7 +28,9 @@ use super::Finding;
 use crate::cluster::RegionRecord;
 use crate::ids::{Ids, Taken};
 use crate::operator::{Builder, Operator, Purpose, Step, Unbuildable};
-use crate::placement::{Candidate, LEADER_TARGET, PEER_TARGET, Question, View, apart, excluded};
+use crate::placement::{
+    Candidate, LEADER_TARGET, Place, Question, View, apart, best_place, excluded,
+};
 use crate::rules::fit::{Condition, Placed, shares};
 use crate::rules::{Fit, Role, RuleFit};
 
@@ -121,10 +121,9 @@ impl Judge<'_> {
                 rule.peers.iter().filter(|placed| placed.condition == condition).collect();
             bad.sort_by_key(|placed| placed.leads);
             for placed in bad {
-                let gone = StoreId(placed.peer.store_id);
                 match self.move_peer(rule, placed, description, ids) {
-                    Some(found) => return found,
-                    None => later = Look::Later(self.nobody_for(rule, Some(gone))),
+                    Ok(found) => return Look::Found(found),
+                    Err(why) => later = Look::Later(why),
                 }
             }
         }
@@ -134,11 +133,19 @@ impl Judge<'_> {
     fn make_up(&self, ids: &mut Ids) -> Look {
         let mut later = Look::Nothing;
         for rule in self.fit.rules.iter().filter(|fit| fit.peers.len() < fit.rule.count) {
-            if let Some(target) = self.target(rule, None) {
-                return Look::Found(match take_id(ids) {
-                    Err(bound) => Finding::NeedsIds(bound),
-                    Ok(id) => self.build(self.add("add-rule-peer", rule, target.store.id(), id)),
-                });
+            match self.place(rule, None) {
+                Place::There(target) => {
+                    let to = target.store.id();
+                    return Look::Found(match take_id(ids) {
+                        Err(bound) => Finding::NeedsIds(bound),
+                        Ok(id) => self.build(self.add("add-rule-peer", rule, to, id)),
+                    });
+                }
+                Place::Later(store, why) => {
+                    later = Look::Later(format!("{store} is to take another peer, but it {why}"));
+                    continue;
+                }
+                Place::Nowhere => {}
             }
             // Its stores may hold peers that are of no use to any rule.
             let mut useless = self.fit.orphans.iter();
@@ -235,28 +242,24 @@ impl Judge<'_> {
             let from = StoreId(worst.peer.store_id);
             let is_better =
                 |target: &Candidate<'_>| apart(target.store, &others, labels) > apart_now(&worst);
-            if self.target(rule, Some(from)).is_some_and(is_better) {
+            if matches!(self.place(rule, Some(from)), Place::There(target) if is_better(target)) {
                 let moved = self.move_peer(rule, worst, "move-to-better-location", ids);
-                return moved.unwrap_or(Look::Nothing);
+                return moved.map_or(Look::Nothing, Look::Found);
             }
         }
         Look::Nothing
     }
 
-    /// The best store for a peer of the rule: kept apart from its others first, then the least loaded.
-    fn target(&self, rule: &RuleFit<'_>, instead_of: Option<StoreId>) -> Option<&Candidate<'_>> {
+    /// The best store for a peer of the rule, see [`best_place`].
+    fn place(&self, rule: &RuleFit<'_>, instead_of: Option<StoreId>) -> Place<'_, '_> {
         let question = Question::new_peer(self.view, self.record, instead_of);
         let others = rule.stores(instead_of.map(|store| store.0));
         let isolated_by = rule.rule.isolated_by();
-        self.candidates
-            .iter()
-            .filter(|target| excluded(PEER_TARGET, target, &question).is_none())
-            .filter(|target| rule.rule.matches(Some(target.store)))
-            .filter(|target| !others.iter().any(|other| shares(target.store, other, isolated_by)))
-            .min_by_key(|target| {
-                let apart = apart(target.store, &others, &rule.rule.location_labels);
-                (Reverse(apart), target.load())
-            })
+        let allowed =
+            self.candidates.iter().filter(|target| rule.rule.matches(Some(target.store))).filter(
+                |target| !others.iter().any(|other| shares(target.store, other, isolated_by)),
+            );
+        best_place(allowed, &question, |store| apart(store, &others, &rule.rule.location_labels))
     }
 
     /// Why nobody takes such a peer, in words.
@@ -269,20 +272,26 @@ impl Judge<'_> {
         if self.view.rules.is_derived() { what } else { format!("{what} by rule {name}") }
     }
 
-    /// A new peer where the rule wants one, then the old one goes; `None` when there is nowhere.
+    /// A new peer where the rule wants one, then the old one goes; or why that has to wait.
     fn move_peer(
         &self,
         rule: &RuleFit<'_>,
         placed: &Placed<'_>,
         description: &'static str,
         ids: &mut Ids,
-    ) -> Option<Look> {
+    ) -> Result<Finding, String> {
         let gone = StoreId(placed.peer.store_id);
-        let target = self.target(rule, Some(gone))?.store.id();
-        Some(Look::Found(match take_id(ids) {
+        let target = match self.place(rule, Some(gone)) {
+            Place::There(target) => target.store.id(),
+            Place::Later(store, why) => {
+                return Err(format!("{store} is to take the place of {gone}, but it {why}"));
+            }
+            Place::Nowhere => return Err(self.nobody_for(rule, Some(gone))),
+        };
+        Ok(match take_id(ids) {
             Err(bound) => Finding::NeedsIds(bound),
             Ok(id) => self.build(self.add(description, rule, target, id).remove_peer(gone)),
-        }))
+        })
     }
 
     fn add(
@@ -305,8 +314,7 @@ impl Judge<'_> {
     }
 
     fn builder(&self, description: &'static str) -> Builder<'_> {
-        let as_learner = self.view.policy.add_as_learner;
-        Builder::new(description, Purpose::Replica, self.record, as_learner)
+        Builder::new(description, Purpose::Replica, self.record, self.view.policy)
     }
 
     fn build(&self, builder: Builder<'_>) -> Finding {

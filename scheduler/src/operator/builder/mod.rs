@@ -5,16 +5,32 @@
 //!    below the lower of what it was and what it shall be;
 //! 2. a new peer is a learner until it has caught up, so it never counts towards a quorum that it
 //!    cannot help to reach;
-//! 3. the leader is never removed: it hands over first, to a voter that stays.
+//! 3. the leader is never removed, nor its vote taken: it hands over first, to a voter that stays if
+//!    there is one.
+//!
+//! A plan that changes several votes changes them at once, in a joint membership ([`super::votes`]):
+//!
+//! ```text
+//!   add every new peer, as a learner
+//!   hand the lead over                 if a voter of now shall lead
+//!   enter the joint membership         votes are given to the new, taken from those that go
+//!   hand the lead over                 if a new voter shall lead and the leader is to lose its vote
+//!   leave the joint membership
+//!   hand the lead over                 if a new voter shall lead beside it
+//!   remove what goes, learners by now
+//! ```
+//!
+//! The policy can have it otherwise (`enable-joint-consensus`): then a peer gets its vote before another is
+//! removed, one at a time. So does one that changes a single vote.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use proto::region::is_learner;
+use proto::region::{is_incoming, is_learner};
 use proto::{StoreId, metapb};
 
-use super::{Operator, Purpose, Step};
-use crate::cluster::RegionRecord;
+use super::{Operator, Purpose, Step, Votes};
+use crate::cluster::{Policy, RegionRecord};
 
 /// Why no plan leads there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,30 +64,32 @@ pub struct Builder<'a> {
     description: &'static str,
     purpose: Purpose,
     record: &'a RegionRecord,
-    as_learner: bool,
+    policy: &'a Policy,
     /// By its role each stays a learner, or gets its vote.
     added: BTreeMap<StoreId, metapb::Peer>,
     promoted: Vec<metapb::Peer>,
+    demoted: BTreeMap<StoreId, metapb::Peer>,
     removed: BTreeMap<StoreId, metapb::Peer>,
     leader: Option<StoreId>,
     error: Option<Unbuildable>,
 }
 
 impl<'a> Builder<'a> {
-    /// A plan for the region as it is seen now; `as_learner` is the policy's `add_as_learner`.
+    /// A plan for the region as it is seen now, made in the way that the policy wants.
     pub fn new(
         description: &'static str,
         purpose: Purpose,
         record: &'a RegionRecord,
-        as_learner: bool,
+        policy: &'a Policy,
     ) -> Self {
         Self {
             description,
             purpose,
             record,
-            as_learner,
+            policy,
             added: BTreeMap::new(),
             promoted: Vec::new(),
+            demoted: BTreeMap::new(),
             removed: BTreeMap::new(),
             leader: None,
             error: None,
@@ -110,6 +128,19 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// The voter on this store becomes a learner.
+    #[must_use]
+    pub fn demote(mut self, store: StoreId) -> Self {
+        match self.record.peer_on(store) {
+            Some(peer) if is_learner(peer) => {}
+            Some(&peer) => {
+                self.demoted.insert(store, peer);
+            }
+            None => self.error = Some(Unbuildable::NotThere(store)),
+        }
+        self
+    }
+
     /// The peer on this store goes.
     #[must_use]
     pub fn remove_peer(mut self, store: StoreId) -> Self {
@@ -130,7 +161,7 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Makes the plan. `choose_leader` picks the best of the present voters that stay, for when
+    /// Makes the plan. `choose_leader` picks the best of the present voters that stay voters, for when
     /// the leader has to go; a new peer leads only if none of them can.
     pub fn build(
         self,
@@ -139,20 +170,16 @@ impl<'a> Builder<'a> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let stays = |store: StoreId| !self.removed.contains_key(&store);
+        let stays = |store: StoreId| self.stays_voter(store);
         let staying = self.record.voters().filter(|peer| stays(StoreId(peer.store_id))).count();
-        let new_voters = || self.added.values().filter(|peer| !is_learner(peer));
-        if staying + new_voters().count() + self.promoted.len() == 0 {
+        if staying + self.new_voters().count() == 0 {
             return Err(Unbuildable::NoVoterLeft);
         }
-        let leads = self.record.leader_store();
-        let leader_goes = leads.is_some_and(|store| !stays(store));
         let heir = match self.leader {
             Some(wanted) => Some(wanted),
-            None if leader_goes => Some(
+            None if self.leader_goes() => Some(
                 choose_leader(&stays)
-                    .or_else(|| new_voters().next().map(|peer| StoreId(peer.store_id)))
-                    .or_else(|| self.promoted.first().map(|peer| StoreId(peer.store_id)))
+                    .or_else(|| self.new_voters().next().map(|peer| StoreId(peer.store_id)))
                     .ok_or(Unbuildable::NobodyToLead)?,
             ),
             None => None,
@@ -160,46 +187,99 @@ impl<'a> Builder<'a> {
         if heir.is_some_and(|heir| !stays(heir)) {
             return Err(Unbuildable::NobodyToLead);
         }
-        let mut steps = Vec::new();
-        for peer in &self.promoted {
-            steps.push(Step::PromoteLearner(*peer));
-        }
-        let mut added = self.added.values();
-        // Learners and others that do not lead go first, so a leader changes late and once.
-        let mut removed: Vec<_> = self.removed.values().collect();
-        removed.sort_by_key(|peer| (Some(StoreId(peer.store_id)) == leads, peer.store_id));
-        // As many are added before the first removal as keep the count of voters up.
-        for gone in removed {
-            if let Some(peer) = added.next() {
-                self.push_add(&mut steps, peer);
-            }
-            if Some(StoreId(gone.store_id)) == leads {
-                for peer in added.by_ref() {
-                    self.push_add(&mut steps, peer);
-                }
-                self.push_transfer(&mut steps, heir);
-            }
-            steps.push(Step::RemovePeer(*gone));
-        }
-        for peer in added {
-            self.push_add(&mut steps, peer);
-        }
-        if !leader_goes {
-            self.push_transfer(&mut steps, heir);
-        }
+        let votes = self.votes();
+        let steps = if votes.count() > 1 && self.policy.uses_joint_memberships() {
+            self.steps_at_once(votes, heir)
+        } else {
+            self.steps_one_by_one(heir)
+        };
         if steps.is_empty() {
             return Err(Unbuildable::NothingToDo);
         }
         Ok(Operator::new(self.description, self.purpose, self.record, steps))
     }
 
+    /// Whether nobody takes the peer on this store away, nor its vote.
+    fn stays_voter(&self, store: StoreId) -> bool {
+        !self.removed.contains_key(&store) && !self.demoted.contains_key(&store)
+    }
+
+    fn leader_goes(&self) -> bool {
+        self.record.leader_store().is_some_and(|store| !self.stays_voter(store))
+    }
+
+    /// Peers that get a vote, the new ones first.
+    fn new_voters(&self) -> impl Iterator<Item = &metapb::Peer> {
+        self.added.values().filter(|peer| !is_learner(peer)).chain(&self.promoted)
+    }
+
+    /// Every vote that is given or taken.
+    fn votes(&self) -> Votes {
+        let gone = self.removed.values().filter(|peer| !is_learner(peer));
+        Votes {
+            promoted: self.new_voters().map(learner).collect(),
+            demoted: gone.chain(self.demoted.values()).copied().collect(),
+        }
+    }
+
+    fn steps_at_once(&self, votes: Votes, heir: Option<StoreId>) -> Vec<Step> {
+        let mut steps: Vec<_> =
+            self.added.values().map(|peer| Step::AddPeer(learner(peer))).collect();
+        let votes_now = |store| self.record.peer_on(store).is_some_and(is_incoming);
+        let [before, inside, after] = match heir {
+            Some(heir) if votes_now(heir) => [Some(heir), None, None],
+            heir if self.leader_goes() => [None, heir, None],
+            heir => [None, None, heir],
+        };
+        self.push_transfer(&mut steps, before);
+        steps.push(Step::EnterJoint(votes.clone()));
+        self.push_transfer(&mut steps, inside);
+        steps.push(Step::LeaveJoint(votes));
+        self.push_transfer(&mut steps, after);
+        steps.extend(self.removed.values().map(|peer| Step::RemovePeer(*peer)));
+        steps
+    }
+
+    fn steps_one_by_one(&self, heir: Option<StoreId>) -> Vec<Step> {
+        let leads = self.record.leader_store();
+        let mut steps = Vec::new();
+        for peer in &self.promoted {
+            steps.push(Step::PromoteLearner(*peer));
+        }
+        let mut added = self.added.values();
+        let removals = self.removed.values().map(|peer| (peer.store_id, Step::RemovePeer(*peer)));
+        let demotions = self.demoted.values().map(|peer| (peer.store_id, Step::DemoteVoter(*peer)));
+        // Learners and others that do not lead go first, so a leader changes late and once.
+        let mut losses: Vec<_> = removals.chain(demotions).collect();
+        losses.sort_by_key(|(store, _)| (Some(StoreId(*store)) == leads, *store));
+        // As many are added before the first removal as keep the count of voters up.
+        for (store, loss) in losses {
+            if let Some(peer) = added.next() {
+                self.push_add(&mut steps, peer);
+            }
+            if Some(StoreId(store)) == leads {
+                for peer in added.by_ref() {
+                    self.push_add(&mut steps, peer);
+                }
+                self.push_transfer(&mut steps, heir);
+            }
+            steps.push(loss);
+        }
+        for peer in added {
+            self.push_add(&mut steps, peer);
+        }
+        if !self.leader_goes() {
+            self.push_transfer(&mut steps, heir);
+        }
+        steps
+    }
+
     fn push_add(&self, steps: &mut Vec<Step>, peer: &metapb::Peer) {
         if is_learner(peer) {
             steps.push(Step::AddPeer(*peer));
-        } else if self.as_learner {
-            let learner = metapb::Peer { role: metapb::PeerRole::Learner.into(), ..*peer };
-            steps.push(Step::AddPeer(learner));
-            steps.push(Step::PromoteLearner(learner));
+        } else if self.policy.add_as_learner {
+            steps.push(Step::AddPeer(learner(peer)));
+            steps.push(Step::PromoteLearner(learner(peer)));
         } else {
             steps.push(Step::AddPeer(*peer));
         }
@@ -212,6 +292,11 @@ impl<'a> Builder<'a> {
             steps.push(Step::TransferLeader { from, to });
         }
     }
+}
+
+/// The same peer, without a vote.
+fn learner(peer: &metapb::Peer) -> metapb::Peer {
+    metapb::Peer { role: metapb::PeerRole::Learner.into(), ..*peer }
 }
 
 #[cfg(test)]

@@ -187,8 +187,10 @@ impl RunningOperators {
                 Some((store, Direction::RemovePeer, tokens))
             }
             Step::PromoteLearner(_)
+            | Step::DemoteVoter(_)
             | Step::TransferLeader { .. }
-            | Step::LeaveJoint { .. }
+            | Step::EnterJoint(_)
+            | Step::LeaveJoint(_)
             | Step::Split { .. } => None,
         })
     }

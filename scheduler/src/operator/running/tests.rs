@@ -3,6 +3,8 @@
 use proto::metapb;
 
 use super::*;
+use crate::operator::Votes;
+use crate::operator::obedience::obey;
 
 fn at(steady_ms: u64) -> Moment {
     Moment { steady_ms, wall_ms: steady_ms }
@@ -184,6 +186,118 @@ fn a_step_that_has_become_unsafe_is_not_ordered() {
     // But the sick one itself may go.
     sick.pending_peers = vec![sick.region.peers[3]];
     assert!(add(&mut operators, removal(&sick, 4, Purpose::Replica), &sick).is_ok());
+}
+
+/// The region gets a peer on store 4, whose vote takes the place of that on store 3.
+fn joint_move(record: &RegionRecord) -> Operator {
+    let learner = metapb::Peer { id: 104, store_id: 4, role: 1, ..Default::default() };
+    let gone = *record.peer_on(StoreId(3)).unwrap();
+    let votes = Votes { promoted: vec![learner], demoted: vec![gone] };
+    let steps = vec![
+        Step::AddPeer(learner),
+        Step::EnterJoint(votes.clone()),
+        Step::LeaveJoint(votes),
+        Step::RemovePeer(gone),
+    ];
+    Operator::new("balance-region", Purpose::Region, record, steps)
+}
+
+fn obeyed(order: &pdpb::RegionHeartbeatResponse, record: &RegionRecord) -> RegionRecord {
+    let mut record = record.clone();
+    obey(order, &mut record).unwrap();
+    record
+}
+
+#[test]
+fn a_joint_membership_is_entered_and_left_by_order() {
+    use proto::eraftpb::ConfChangeType::{AddLearnerNode, AddNode};
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, joint_move(&record), &record).unwrap();
+    let order = operators.on_heartbeat(&record, at(0)).unwrap();
+    let added = obeyed(&order, &record);
+    let order = operators.on_heartbeat(&added, at(1)).unwrap();
+    let changes = &order.change_peer_v2.as_ref().unwrap().changes;
+    let changes: Vec<_> =
+        changes.iter().map(|c| (c.peer.unwrap().store_id, c.change_type())).collect();
+    assert_eq!(changes, [(4, AddNode), (3, AddLearnerNode)]);
+    assert_eq!(operators.on_heartbeat(&added, at(2_000)), None, "not yet");
+    assert_eq!(operators.on_heartbeat(&added, at(2_001)), Some(order.clone()), "it was lost");
+    let joint = obeyed(&order, &added);
+    assert_eq!(joint.epoch().conf_ver, 4);
+    let order = operators.on_heartbeat(&joint, at(2_002)).unwrap();
+    assert_eq!(order.change_peer_v2, Some(pdpb::ChangePeerV2::default()));
+    // What the plan still has to do, and how long each step may take.
+    let influence = &operators.influence()[&StoreId(3)];
+    assert_eq!((influence.regions, operators.influence().len()), (-1, 1));
+    let order = operators.on_heartbeat(&obeyed(&order, &joint), at(2_003)).unwrap();
+    assert_eq!(order.change_peer.unwrap().peer.unwrap().store_id, 3);
+    // The way in took too long.
+    operators = RunningOperators::default();
+    add(&mut operators, joint_move(&record), &record).unwrap();
+    operators.on_heartbeat(&added, at(0)).unwrap();
+    assert!(operators.on_heartbeat(&added, at(59_999)).is_some());
+    assert_eq!(operators.on_heartbeat(&added, at(60_000)), None);
+    assert_eq!(ended(&operators), &Status::Timeout);
+}
+
+#[test]
+fn a_joint_membership_that_was_left_before_it_was_seen_is_explained() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, joint_move(&record), &record).unwrap();
+    let added = obeyed(&operators.on_heartbeat(&record, at(0)).unwrap(), &record);
+    let joint = obeyed(&operators.on_heartbeat(&added, at(1)).unwrap(), &added);
+    let leave = Step::LeaveJoint(Votes::changing(&joint.region));
+    let left = obeyed(&leave.order(&joint), &joint);
+    let order = operators.on_heartbeat(&left, at(2)).unwrap();
+    let done = obeyed(&order, &left);
+    assert_eq!(voters_of(&done), [1, 2, 4]);
+    assert_eq!(operators.on_heartbeat(&done, at(3)), None);
+    assert_eq!(ended(&operators), &Status::Success);
+}
+
+fn voters_of(record: &RegionRecord) -> Vec<u64> {
+    record.voters().map(|voter| voter.store_id).collect()
+}
+
+#[test]
+fn no_joint_membership_is_entered_that_could_not_elect_or_in_another() {
+    let record = region(1, &[1, 2, 3], 1, 1);
+    let mut operators = RunningOperators::default();
+    add(&mut operators, joint_move(&record), &record).unwrap();
+    let added = obeyed(&operators.on_heartbeat(&record, at(0)).unwrap(), &record);
+    let down = |peer: metapb::Peer| pdpb::PeerStats { peer: Some(peer), down_seconds: 60 };
+    // Of the three voters that there would be, only one is heard.
+    let mut silent = added.clone();
+    silent.down_peers = vec![down(silent.region.peers[1]), down(silent.region.peers[3])];
+    assert_eq!(operators.on_heartbeat(&silent, at(1)), None);
+    let why = "only 1 of the 3 voters that there would be are heard";
+    assert_eq!(ended(&operators), &Status::Cancel(why.into()));
+    // Who goes may be silent.
+    operators = RunningOperators::default();
+    add(&mut operators, joint_move(&record), &record).unwrap();
+    let mut silent = added.clone();
+    silent.down_peers = vec![down(silent.region.peers[2])];
+    assert!(operators.on_heartbeat(&silent, at(1)).is_some());
+    // A plan does not begin with what the peers that are behind would decide, …
+    let mut behind = added.clone();
+    behind.pending_peers = vec![behind.region.peers[1], behind.region.peers[3]];
+    let joint_move = joint_move(&record);
+    let enter = joint_move.steps()[1].clone();
+    assert_eq!(enter.obstacle(&behind), None);
+    let why = "only 1 of the 3 voters that there would be are healthy";
+    assert_eq!(enter.obstacle_to_begin(&behind), Some(why.into()));
+    // … nor in the joint membership that somebody else began. Only the way out is open there.
+    let mut joint = added.clone();
+    joint.region.peers[1].set_role(metapb::PeerRole::DemotingVoter);
+    for step in joint_move.steps() {
+        let is_way_out = matches!(step, Step::LeaveJoint(_));
+        assert_eq!(step.obstacle(&joint).is_none(), is_way_out, "{step}");
+    }
+    let transfer = Step::TransferLeader { from: StoreId(1), to: StoreId(2) };
+    let why = "the peer on s2 is about to lose its vote";
+    assert_eq!(transfer.obstacle(&joint), Some(why.into()));
 }
 
 #[test]
