@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::txn::Deed;
+use client::txn::{Deed, LockRecord};
 use client::{Client, Snapshot, TransactionClient};
 use tests::sim::dice::Dice;
 use tests::transactions::{Change, Fate, Read, Transaction, Write};
@@ -90,7 +90,7 @@ pub(super) async fn use_cells(client: Client, user: u64, mut dice: Dice, books: 
         let mut cells: Vec<u64> = cells_of_turn(turn).collect();
         dice.shuffle(&mut cells);
         let start = Instant::now();
-        let mut visit = Visit::new(&books, user, kind);
+        let mut visit = Visit::new(&books.watch, books.stamp(), user, kind);
         let outcome = if kind == Kind::Snapshot {
             visit.look(&transactions, turn, dice.happens(500)).await
         } else {
@@ -159,17 +159,17 @@ struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    fn new(books: &'a Books, user: u64, kind: Kind) -> Self {
+    fn new(watch: &'a Watch, began: u64, user: u64, kind: Kind) -> Self {
         let told = Transaction {
             client: user,
-            began: books.stamp(),
+            began,
             ended: u64::MAX,
             start_ts: 0,
             fate: Fate::Aborted,
             reads: Vec::new(),
             writes: Vec::new(),
         };
-        Self { watch: &books.watch, kind, told }
+        Self { watch, kind, told }
     }
 
     fn saw(&mut self, cell: u64, value: Option<u64>) {
@@ -273,21 +273,21 @@ async fn settle_one(transactions: &TransactionClient, books: &Books) {
 }
 
 /// Reads the fates of all that are left; nobody uses cells any more.
-pub(super) async fn settle_all(transactions: &TransactionClient, books: &Books) {
+pub(super) async fn settle_all(transactions: &TransactionClient, watch: &Watch, books: &Books) {
     let open = std::mem::take(&mut books.notes().open_cells);
     for Open { at, key, .. } in open {
         let start_ts = books.notes().cells[at].told.start_ts;
         let fate = until("the fate of a transaction to be read", || {
-            fate_of(transactions, &books.watch, &key, start_ts)
+            fate_of(transactions, watch, &key, start_ts)
         });
         settle(books, at, fate.await);
     }
 }
 
 /// The last word on every cell: a snapshot of each turn.
-pub(super) async fn read_all(transactions: &TransactionClient, books: &Books) {
+pub(super) async fn read_all(transactions: &TransactionClient, watch: &Watch, books: &Books) {
     for turn in 0..=books.cells.now() {
-        let mut visit = Visit::new(books, LAST_READER, Kind::Snapshot);
+        let mut visit = Visit::new(watch, books.stamp(), LAST_READER, Kind::Snapshot);
         let looked = visit.look(transactions, turn, true).await;
         let mut told = visit.told;
         told.fate = looked.expect("a healed cluster answers");
@@ -313,7 +313,9 @@ async fn fate_of(
     let snapshot = watch.call("snapshot", "of the past", transactions.snapshot()).await.ok()?;
     watch.call("get of the past", key, snapshot.get(key)).await.ok()?;
     let versions = watch.call("versions of", key, transactions.versions(key)).await.ok()?;
-    if versions.lock.is_some_and(|lock| lock.start.0 == start_ts) {
+    // A pessimistic lock was never prewritten: without this key there is no commit, and no reader asks.
+    let is_open = |lock: LockRecord| lock.start.0 == start_ts && lock.deed != Deed::Pessimistic;
+    if versions.lock.is_some_and(is_open) {
         return None;
     }
     let record = versions.writes.iter().find(|record| record.start.0 == start_ts);

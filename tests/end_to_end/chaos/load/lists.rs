@@ -25,7 +25,7 @@ pub(super) fn key_of(list: u64) -> String {
     format!("l/{:08x}", mix(list) >> 32)
 }
 
-/// Every list that was used so far.
+/// The lists of a turn.
 fn lists_of_turn(turn: u64) -> std::ops::Range<u64> {
     turn * LISTS..(turn + 1) * LISTS
 }

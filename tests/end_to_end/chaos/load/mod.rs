@@ -58,6 +58,9 @@ const TRANSACTIONS_PER_TURN: u64 = 300;
 /// Time between the calls of one client, and between the transactions of one, which make several.
 const PACE: Duration = Duration::from_millis(15);
 const TRANSACTION_PACE: Duration = Duration::from_millis(40);
+/// How long one of the last readings may take. A lock that a lost commit has left may have to run out
+/// first, which takes some seconds more than the commit itself.
+const LAST_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Keys read at once by the audit.
 const AUDIT_BATCH: usize = 500;
 
@@ -244,7 +247,7 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) async fn start(endpoints: &[String], seed: u64) -> Self {
-        let shared = connect(endpoints).await;
+        let shared = connect(endpoints, CALL_TIMEOUT).await;
         bank::open_accounts(&shared).await;
         let books = Arc::new(Books::new());
         let mut load =
@@ -288,7 +291,7 @@ impl Load {
     }
 
     async fn client(&mut self) -> Client {
-        let client = connect(&self.endpoints).await;
+        let client = connect(&self.endpoints, CALL_TIMEOUT).await;
         self.clients.push(client.clone());
         client
     }
@@ -309,17 +312,19 @@ impl Load {
         for client in &clients {
             let _ = client.settled(2 * CALL_TIMEOUT).await;
         }
-        let reader = connect(&endpoints).await;
+        let reader = connect(&endpoints, LAST_CALL_TIMEOUT).await;
+        let watch = Watch::new(LAST_CALL_TIMEOUT, HUNG_AFTER);
         let transactions = reader.transactions();
         registers::read_all(&reader, &books).await;
         lists::read_all(&transactions, &books).await;
-        cells::settle_all(&transactions, &books).await;
-        cells::read_all(&transactions, &books).await;
+        cells::settle_all(&transactions, &watch, &books).await;
+        cells::read_all(&transactions, &watch, &books).await;
         let vault = bank::look_into_vault(&transactions, &books).await;
         let notes = std::mem::take(&mut *books.notes());
         let mut wrong = notes.wrong;
         wrong.extend(writers::missing(&reader, &notes.written).await);
         wrong.extend(books.watch.hung());
+        wrong.extend(watch.hung());
         let way = |way| clients.iter().map(|client| client.metrics().commits(way)).sum();
         Evidence {
             history: std::mem::take(&mut *books.history.lock().unwrap()),
@@ -342,9 +347,9 @@ fn dice(seed: u64, purpose: &str, number: u64) -> Dice {
     Dice::new(seed).stream(purpose).stream(&number.to_string())
 }
 
-async fn connect(endpoints: &[String]) -> Client {
+async fn connect(endpoints: &[String], timeout: Duration) -> Client {
     let config = client::Config {
-        timeout: CALL_TIMEOUT,
+        timeout,
         store_timeout: Duration::from_millis(1_500),
         scheduler_timeout: Duration::from_millis(1_500),
         ..Default::default()
