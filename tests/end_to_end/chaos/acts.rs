@@ -155,6 +155,18 @@ pub(super) async fn hurt_links(scene: &Scene<'_>, mut lane: Lane, network: &mut 
                 camp.truncate(2);
                 vec![(camp[0], camp[1])]
             }
+            Mischief::MuteLeaderStore => {
+                camp = vec![scene.number_of_store(scene.leader_store(step).await)];
+                links_out_of(&camp, &nodes)
+            }
+            Mischief::DeafenLeaderStore => {
+                camp = vec![scene.number_of_store(scene.leader_store(step).await)];
+                links_into(&camp, &nodes)
+            }
+            Mischief::DeafenLeaderMember => {
+                camp = vec![scene.leader_member(step).await];
+                links_into(&camp, &nodes)
+            }
             Mischief::IsolateStore => {
                 camp = vec![scene.number_of_store(pick % stores)];
                 links_round(&camp, &nodes)
@@ -225,10 +237,28 @@ async fn swizzle(
     }
 }
 
-/// Both directions of every link that leaves the camp.
-fn links_round(camp: &[usize], nodes: &[usize]) -> Vec<(usize, usize)> {
+/// Every link out of the camp, as (from, to): the others do not hear it any more.
+fn links_out_of(camp: &[usize], nodes: &[usize]) -> Vec<(usize, usize)> {
     let outside = || nodes.iter().filter(|node| !camp.contains(node));
-    camp.iter().flat_map(|a| outside().flat_map(|b| [(*a, *b), (*b, *a)])).collect()
+    camp.iter().flat_map(|inside| outside().map(|outside| (*inside, *outside))).collect()
+}
+
+/// Every link into the camp: it does not hear the others any more.
+fn links_into(camp: &[usize], nodes: &[usize]) -> Vec<(usize, usize)> {
+    links_out_of(camp, nodes).into_iter().map(|(inside, outside)| (outside, inside)).collect()
+}
+
+/// Both directions of every link between the camp and the others.
+fn links_round(camp: &[usize], nodes: &[usize]) -> Vec<(usize, usize)> {
+    [links_out_of(camp, nodes), links_into(camp, nodes)].concat()
+}
+
+#[test]
+fn one_way_cuts_leave_the_other_way_whole() {
+    let nodes = [0, 1, 2];
+    assert_eq!(links_out_of(&[1], &nodes), [(1, 0), (1, 2)]);
+    assert_eq!(links_into(&[1], &nodes), [(0, 1), (2, 1)]);
+    assert_eq!(links_round(&[1, 2], &nodes), [(1, 0), (2, 0), (0, 1), (0, 2)]);
 }
 
 /// Splits regions and moves the scheduler's leadership, as far as the cluster lets it.
@@ -238,9 +268,10 @@ pub(super) async fn rearrange(scene: &Scene<'_>, mut lane: Lane) {
             Mischief::Split => {
                 let few = scene.scout.regions().await.is_some_and(|regions| regions < REGIONS_MAX);
                 let key = scene.books.key_in_use(step.pick);
-                let done = few && scene.scout.split(&key).await;
+                let name = key.name.clone();
+                let done = few && scene.scout.split(&[key]).await;
                 if done {
-                    scene.diary.note(format_args!("split at {key}"));
+                    scene.diary.note(format_args!("split at {name}"));
                 }
                 done
             }

@@ -30,8 +30,14 @@ pub(super) enum Mischief {
     PauseLeaderStore,
     /// SIGSTOP for the scheduler's leader, longer than its lease.
     PauseLeaderMember,
-    /// What one node sends to another is lost; the other direction works.
+    /// What one node sends to one other is lost; the other direction works.
     OneWay,
+    /// What the store that leads a key in use sends is lost; it hears the others.
+    MuteLeaderStore,
+    /// It hears nobody, and is heard: a leader whose followers never answer.
+    DeafenLeaderStore,
+    /// The same for the scheduler's leader.
+    DeafenLeaderMember,
     /// A store hears no other node and is not heard; clients still reach it.
     IsolateStore,
     /// The same for the store that leads a key in use: it must not answer from an old lease.
@@ -65,6 +71,9 @@ impl Mischief {
     /// What is done to links.
     pub(super) const LINKS: &[Self] = &[
         Self::OneWay,
+        Self::MuteLeaderStore,
+        Self::DeafenLeaderStore,
+        Self::DeafenLeaderMember,
         Self::IsolateStore,
         Self::IsolateLeaderStore,
         Self::IsolateLeaderMember,
@@ -122,6 +131,9 @@ impl Lane {
             | Mischief::KillMember
             | Mischief::KillLeaderMember => self.dice.within(0..5_000),
             Mischief::OneWay
+            | Mischief::MuteLeaderStore
+            | Mischief::DeafenLeaderStore
+            | Mischief::DeafenLeaderMember
             | Mischief::IsolateStore
             | Mischief::IsolateLeaderStore
             | Mischief::IsolateLeaderMember
@@ -140,13 +152,15 @@ impl Lane {
 
 #[test]
 fn a_seed_draws_the_same_schedule_again() {
-    let draw = |seed| {
-        let mut lane = Lane::new(Dice::new(seed), Mischief::PROCESSES, (100, 2000), Duration::MAX);
-        (0..50).map(|_| lane.next()).collect::<Vec<_>>()
-    };
-    assert_eq!(draw(7), draw(7));
-    assert_ne!(draw(7), draw(8));
-    for kind in Mischief::PROCESSES {
-        assert!(draw(7).iter().any(|step| step.kind == *kind), "{kind:?} is never drawn");
+    for kinds in [Mischief::PROCESSES, Mischief::LINKS, Mischief::TOPOLOGY] {
+        let draw = |seed| {
+            let mut lane = Lane::new(Dice::new(seed), kinds, (100, 2000), Duration::MAX);
+            (0..60).map(|_| lane.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        for kind in kinds {
+            assert!(draw(7).iter().any(|step| step.kind == *kind), "{kind:?} is never drawn");
+        }
     }
 }

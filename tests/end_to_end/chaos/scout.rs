@@ -8,6 +8,7 @@ use proto::pdpb;
 use proto::pdpb::pd_client::PdClient;
 use tonic::transport::{Channel, Endpoint};
 
+use super::load::KeyInUse;
 use crate::cluster::http;
 
 /// How long one member may take to answer.
@@ -28,9 +29,9 @@ impl Scout {
     }
 
     /// The store that leads the region of this key, as an index.
-    pub(super) async fn leader_store(&self, key: &str) -> Option<usize> {
+    pub(super) async fn leader_store(&self, key: &KeyInUse) -> Option<usize> {
         let (_, mut client, header) = self.leader().await?;
-        let region_key = key.to_owned().into();
+        let region_key = key.on_wire.clone();
         let header_too = header.clone();
         let request =
             pdpb::GetRegionRequest { header: header_too, region_key, ..Default::default() };
@@ -48,12 +49,12 @@ impl Scout {
         Some(client.scan_regions(request).await.ok()?.into_inner().regions.len())
     }
 
-    /// Has the region of this key cut there; whether that was seen to happen.
-    pub(super) async fn split(&self, key: &str) -> bool {
+    /// Has the regions of these keys cut there; whether that was seen to happen.
+    pub(super) async fn split(&self, keys: &[KeyInUse]) -> bool {
         let Some((_, mut client, header)) = self.leader().await else { return false };
         let request = pdpb::SplitRegionsRequest {
             header,
-            split_keys: vec![key.to_owned().into()],
+            split_keys: keys.iter().map(|key| key.on_wire.clone()).collect(),
             ..Default::default()
         };
         let answer = tokio::time::timeout(SPLIT_PATIENCE, client.split_regions(request)).await;
