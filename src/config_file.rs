@@ -15,7 +15,7 @@ use crate::exit::{Failure, Outcome};
 use crate::replica_keys::{Period, RaftSection, RegionSection, Size};
 
 /// Sections of tikv-server's file whose keys are accepted and, but for those named below, change nothing.
-const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
+const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 11] = [
     "coprocessor",
     "rocksdb",
     "raftdb",
@@ -26,6 +26,7 @@ const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
     "gc",
     "import",
     "log-backup",
+    "pessimistic-txn",
 ];
 
 /// Sections of pd-server's file whose keys are accepted and, but for those named below, change nothing.
@@ -42,6 +43,21 @@ pub(crate) struct StoreFile {
     pub(crate) log: LogSection,
     pub(crate) coprocessor: RegionSection,
     pub(crate) raftstore: RaftSection,
+    pub(crate) pessimistic_txn: PessimisticSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct PessimisticSection {
+    in_memory: Option<bool>,
+    pipelined: Option<bool>,
+}
+
+impl PessimisticSection {
+    /// Whether locks may be kept in memory; as in TiKV, only where answering early is allowed too.
+    pub(crate) fn keeps_in_memory(&self) -> bool {
+        self.in_memory.unwrap_or(true) && self.pipelined.unwrap_or(true)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

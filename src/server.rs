@@ -230,6 +230,7 @@ fn store_config(flags: StoreFlags, file: config_file::StoreFile) -> Outcome<kv::
     }
     file.coprocessor.apply(&mut config.raft);
     file.raftstore.apply(&mut config.raft);
+    config.in_memory_pessimistic_locks = file.pessimistic_txn.keeps_in_memory();
     config.compress_answers = match file.server.grpc_compression_type.as_deref() {
         None | Some("none") => false,
         Some("gzip") => true,

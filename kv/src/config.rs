@@ -93,6 +93,9 @@ pub struct Config {
     /// How often the store asks up to where old versions may go, and which locks are to be resolved.
     /// *store*
     pub gc_interval: Duration,
+    /// Whether leaders keep pessimistic locks in memory ([`crate::txn::reservations`]) instead of writing each into
+    /// the log. *store*
+    pub in_memory_pessimistic_locks: bool,
     /// Disk space to report; `None` asks nothing and reports [`CAPACITY_WHEN_UNKNOWN_BYTES`].
     /// *store*
     pub capacity_bytes: Option<u64>,
@@ -122,6 +125,7 @@ impl Default for Config {
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
             gc_interval: Duration::from_secs(10),
+            in_memory_pessimistic_locks: true,
             capacity_bytes: None,
         }
     }

@@ -21,6 +21,7 @@ mod net;
 mod scheduler_link;
 mod bounds;
 mod drain;
+mod handover;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

@@ -8,7 +8,8 @@
 //! A plant is the missing check and nothing else; one that another guard makes harmless is not kept. Looked for
 //! in vain, in a few seeds each: a new leader that computes commit timestamps without knowing what its
 //! predecessors' readers saw (T6), and a rollback that is a transaction's fate and is collapsed like one that is
-//! a courtesy (T3). Not looked for yet: a write that does not carry the term of its view (T8).
+//! a courtesy (T3). Not looked for yet: a write that does not carry the term of its view (T8),
+//! and reservations in memory that outlive the leadership of their store (T2).
 //!
 //! `tests/README.md` has the table of all plants.
 

@@ -43,7 +43,8 @@ use crate::service::batch::Feedback;
 use crate::service::{Service, Store};
 use crate::status::{self, Described};
 use crate::storage::replicated::Replicated;
-use crate::{bounds, drain, gc};
+use crate::txn::reservations::Reservations;
+use crate::{bounds, drain, gc, handover};
 
 /// gRPC streams on one connection at once; a client with more waits.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
@@ -251,7 +252,10 @@ impl StoreNode {
             pace.clone(),
             cut.ear(),
         ));
-        let (reporter, reports, fault) = Reporter::new();
+        let reservations = Reservations::default();
+        let (handovers, handovers_asked) = handover::queue();
+        let keeps = config.in_memory_pessimistic_locks.then(|| reservations.clone());
+        let (reporter, reports, fault) = Reporter::new(handovers, keeps);
         let replicas = start_replicas(
             &config,
             identity,
@@ -277,7 +281,8 @@ impl StoreNode {
             cluster_id: identity.cluster_id,
             store_id: identity.store_id,
             api_version: config.api_version,
-            transactions: crate::service::transactions(&config, &storage, client.clone()),
+            transactions: crate::service::transactions(&config, &storage, client.clone())
+                .with_reservations(reservations),
             raw: crate::service::raw(&config, &storage),
             storage,
             router: router.clone(),
@@ -335,7 +340,15 @@ impl StoreNode {
             ear.or(told).await;
         });
         let describe = describe_disk(data, log, &config, &described);
-        let link = scheduler_link::run(client, router.clone(), reports, describe, cut.ear());
+        let transactions = store.transactions.clone();
+        let handing_over = handover::run(transactions.clone(), router.clone(), handovers_asked);
+        let ear = cut.ear();
+        tasks.spawn(async move {
+            ear.or(handing_over).await;
+        });
+        let ear = cut.ear();
+        let link =
+            scheduler_link::run(client, router.clone(), transactions, reports, describe, ear);
         tasks.spawn(link);
         if config.api_version == crate::ApiVersion::V2 {
             let keep = bounds::keep_keyspace_bounds(Arc::downgrade(&store));
@@ -486,6 +499,7 @@ fn start_replicas<D: DataEngine, L: LogEngine>(
     // Election timeouts must differ between stores, and read rounds between lives of one store.
     raft.seed ^= identity.store_id.0;
     raft.incarnation = started.as_micros() as u64;
+    raft.asks_before_handover = config.in_memory_pessimistic_locks;
     let snapshots = match place {
         Place::Folder(folder) => SnapshotStorage::Folder(folder.clone()),
         Place::Memory => SnapshotStorage::Memory,

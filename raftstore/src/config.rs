@@ -88,6 +88,10 @@ pub struct Config {
     /// At a split the old id stays with the rightmost part, as in TiKV; else with the leftmost.
     pub right_derive_when_split: bool,
 
+    /// Whether somebody keeps in memory what counts only while a peer here leads, and is told before it hands
+    /// over, to write it into the log (`operation/transfer_leader.rs`).
+    pub asks_before_handover: bool,
+
     /// How often a leader has the replicas of its region compared. 0: only when asked to.
     pub consistency_check_ticks: u64,
 
@@ -135,6 +139,7 @@ impl Default for Config {
             split_check_written_bytes: 16 << 20,
             split_check_ticks: 200,
             right_derive_when_split: true,
+            asks_before_handover: false,
             consistency_check_ticks: 0,
             snapshot_retry_ticks: 1200,
             read_index_retry_ticks: 4,

@@ -119,6 +119,17 @@ pub enum Report {
         /// For how many new regions.
         count: u32,
     },
+    /// A leader is about to hand over, and another is ready to lead: whatever counts only while this peer leads
+    /// is to be written into the log now. Only with `asks_before_handover`. Answered by `StoreMsg::HandOver`,
+    /// soon and in any case. Lost: the handover does not take place, and is ordered again.
+    HandingOver {
+        /// The region.
+        region: metapb::Region,
+        /// In this term.
+        term: u64,
+        /// Who is to lead.
+        to: PeerId,
+    },
     /// A leader's region became these. Lost: their heartbeats say the same.
     RegionsSplit(Vec<metapb::Region>),
     /// A peer here began or ceased to lead.

@@ -190,6 +190,16 @@ pub enum StoreMsg {
         /// Ids for each new region, or `None` when the scheduler gave none.
         ids: Option<Vec<pdpb::SplitId>>,
     },
+    /// Answer to [`Report::HandingOver`](crate::effects::Report::HandingOver): the shell has written what it kept
+    /// in memory, or gives it up.
+    HandOver {
+        /// The region.
+        region_id: RegionId,
+        /// In which term it was to be handed over.
+        term: u64,
+        /// To whom.
+        to: PeerId,
+    },
     /// Answer to [`BackgroundTask::FindSplitKeys`].
     SplitKeysFound {
         /// Which region was looked at.

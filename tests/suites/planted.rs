@@ -240,6 +240,7 @@ fn transacting(seed: u64, workloads: &[Workload]) -> Options {
         think: 8 * MILLISECOND,
         workloads: workloads.to_vec(),
         life: None,
+        in_memory: false,
     });
     options
 }

@@ -31,7 +31,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use client::{Backoff, CallError, SchedulerClient};
 
+use crate::handover::{self, HandingOver};
 use crate::net::incoming::Ear;
+use crate::storage::replicated::Replicated;
+use crate::txn::Transactions;
+use crate::txn::reservations::{Led, Reservations};
 
 /// Region heartbeats waiting for the stream. At the limit new ones are lost: the region's next one
 /// says the same.
@@ -59,6 +63,9 @@ pub(crate) struct Reporter {
     heartbeats: mpsc::Sender<Said>,
     reports: mpsc::Sender<Report>,
     fault: watch::Sender<Option<Arc<Fault>>>,
+    handovers: mpsc::Sender<HandingOver>,
+    /// Hears who leads; `None` when nothing is kept in memory.
+    reservations: Option<Reservations>,
 }
 
 /// What [`Reporter`] puts in, for [`run`] to take out.
@@ -68,18 +75,32 @@ pub(crate) struct Reports {
 }
 
 impl Reporter {
-    /// The two ends, and where a fault is announced.
-    pub(crate) fn new() -> (Self, Reports, watch::Receiver<Option<Arc<Fault>>>) {
+    /// The two ends, and where a fault is announced. What is not for the scheduler goes to `handovers` and
+    /// `reservations`.
+    pub(crate) fn new(
+        handovers: mpsc::Sender<HandingOver>,
+        reservations: Option<Reservations>,
+    ) -> (Self, Reports, watch::Receiver<Option<Arc<Fault>>>) {
         let (heartbeats, heartbeats_rx) = mpsc::channel(HEARTBEATS_WAITING_MAX);
         let (reports, reports_rx) = mpsc::channel(REPORTS_WAITING_MAX);
         let (fault, fault_rx) = watch::channel(None);
         let ends = Reports { heartbeats: heartbeats_rx, reports: reports_rx };
-        (Self { heartbeats, reports, fault }, ends, fault_rx)
+        (Self { heartbeats, reports, fault, handovers, reservations }, ends, fault_rx)
     }
 
     fn say(&self, said: Said) {
         if self.heartbeats.try_send(said).is_err() {
             tracing::debug!("a region heartbeat is lost: too many are waiting");
+        }
+    }
+
+    fn tell_reservations(&self, region: &metapb::Region, term: u64, is_leader: bool) {
+        let Some(reservations) = &self.reservations else { return };
+        if is_leader {
+            let version = region::epoch(region).version;
+            reservations.on_leader(Led { region_id: region.id, term, version });
+        } else {
+            reservations.on_leader_lost(region.id, term);
         }
     }
 
@@ -94,11 +115,18 @@ impl Observer for Reporter {
     fn report(&self, report: Report) {
         match report {
             Report::RegionHeartbeat(heartbeat) => self.say(Said::Heartbeat(heartbeat)),
-            Report::LeaderChanged { region, is_leader: false, .. } => {
-                self.say(Said::LeaderLost(RegionId(region.id)));
+            Report::LeaderChanged { region, term, is_leader } => {
+                self.tell_reservations(&region, term, is_leader);
+                // That it leads its first heartbeat says, and timestamps are fetched by those who need them.
+                if !is_leader {
+                    self.say(Said::LeaderLost(RegionId(region.id)));
+                }
             }
-            // Its first heartbeat says so, and timestamps are fetched by those who need them.
-            Report::LeaderChanged { is_leader: true, .. } => {}
+            Report::HandingOver { region, term, to } => {
+                if self.handovers.try_send(HandingOver { region, term, to }).is_err() {
+                    tracing::debug!("a handover is given up: too many are waiting");
+                }
+            }
             report @ (Report::StoreHeartbeat(_)
             | Report::AskSplit { .. }
             | Report::RegionsSplit(_)
@@ -117,6 +145,7 @@ impl Observer for Reporter {
 pub(crate) async fn run<D: DataEngine>(
     client: Arc<SchedulerClient>,
     router: Router<D>,
+    transactions: Transactions<Replicated<D>>,
     reports: Reports,
     describe: impl Fn(&mut StoreStats) + Send + Sync,
     ear: Ear,
@@ -124,7 +153,8 @@ pub(crate) async fn run<D: DataEngine>(
     let last = Mutex::new(StoreStats::default());
     let heartbeats = heartbeat_stream(client.clone(), router.clone(), reports.heartbeats);
     let greetings = greet(&client, &router, &last, &describe);
-    let calls = calls(client.clone(), router.clone(), reports.reports, &last, &describe);
+    let doors = (router.clone(), transactions);
+    let calls = calls(client.clone(), doors, reports.reports, &last, &describe);
     let all = async {
         tokio::select! {
             ((), ()) = async { tokio::join!(heartbeats, calls) } => {}
@@ -274,7 +304,7 @@ fn pass_on<D: DataEngine>(answer: RegionHeartbeatResponse, router: &Router<D>) {
 /// Performs the other reports, a bounded number at once. Ends when nobody reports any more.
 async fn calls<D: DataEngine>(
     client: Arc<SchedulerClient>,
-    router: Router<D>,
+    (router, transactions): (Router<D>, Transactions<Replicated<D>>),
     mut reports: mpsc::Receiver<Report>,
     last: &Mutex<StoreStats>,
     describe: &impl Fn(&mut StoreStats),
@@ -289,9 +319,9 @@ async fn calls<D: DataEngine>(
             describe(stats);
             last.lock().clone_from(stats);
         }
-        let (client, router) = (client.clone(), router.clone());
+        let (client, router, transactions) = (client.clone(), router.clone(), transactions.clone());
         under_way.spawn(async move {
-            if let Err(error) = perform(&client, &router, report).await {
+            if let Err(error) = perform(&client, &router, &transactions, report).await {
                 tracing::debug!(%error, "a report did not reach the scheduler");
             }
         });
@@ -301,13 +331,17 @@ async fn calls<D: DataEngine>(
 async fn perform<D: DataEngine>(
     client: &SchedulerClient,
     router: &Router<D>,
+    transactions: &Transactions<Replicated<D>>,
     report: Report,
 ) -> Result<(), CallError> {
     match report {
         Report::StoreHeartbeat(stats) => client.store_heartbeat(*stats).await.map(drop),
         Report::AskSplit { region, ask, count } => {
             let id = RegionId(region.id);
-            let ids = client.ask_batch_split(region, count).await;
+            let ids = client.ask_batch_split(region.clone(), count).await;
+            if ids.is_ok() {
+                handover::save(transactions, &region).await;
+            }
             router.split_ids(id, ask, ids.as_ref().ok().cloned());
             ids.map(drop)
         }
@@ -320,8 +354,10 @@ async fn perform<D: DataEngine>(
             }
             Ok(())
         }
-        // These go over the stream.
-        Report::RegionHeartbeat(_) | Report::LeaderChanged { .. } => Ok(()),
+        // These go another way.
+        Report::RegionHeartbeat(_) | Report::LeaderChanged { .. } | Report::HandingOver { .. } => {
+            Ok(())
+        }
     }
 }
 

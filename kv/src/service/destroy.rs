@@ -45,9 +45,10 @@ impl<D: DataEngine> Store<D> {
         let range = KeyRange::from_wire(bound(request.start_key), bound(request.end_key));
         let error = match self.destroy_through_logs(&range).await {
             Ok(true) => String::new(),
-            Ok(false) => self.destroy_here(range).await,
+            Ok(false) => self.destroy_here(range.clone()).await,
             Err(words) => words,
         };
+        self.transactions.reservations().remove_in(&range);
         kvrpcpb::UnsafeDestroyRangeResponse { error, ..Default::default() }
     }
 

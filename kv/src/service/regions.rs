@@ -72,7 +72,8 @@ impl<D: DataEngine> Store<D> {
     }
 
     /// Every lock of old transactions in this store's engine, whatever regions are here and whoever
-    /// leads them: a follower's may be behind.
+    /// leads them: a follower's may be behind. Pessimistic locks in memory are not among them: their
+    /// transactions are too old to be let in again, so they come to nothing.
     pub(super) async fn physical_scan_lock(
         &self,
         request: kvrpcpb::PhysicalScanLockRequest,

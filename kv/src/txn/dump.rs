@@ -9,6 +9,7 @@ use proto::kvrpcpb::LockInfo;
 use raftstore::engine::{ColumnFamily, Cursor, DataEngine, Snapshot};
 
 use super::record::{Lock, Write};
+use super::reservations::Reservations;
 use crate::keys::{self, Key};
 
 /// Every record of the engine.
@@ -20,23 +21,7 @@ pub(super) fn dump(engine: &impl DataEngine) -> String {
     while on_key {
         let key = Key::from_encoded(cursor.key()).unwrap();
         let lock = Lock::decode(cursor.value(), &key).unwrap();
-        write!(out, "lock    {}", lock_info(&lock.info(&key))).unwrap();
-        if let Some(value) = &lock.short_value {
-            write!(out, " value={}", show(value)).unwrap();
-        }
-        if lock.for_update_ts > 0 {
-            write!(out, " for_update={}", lock.for_update_ts).unwrap();
-        }
-        if lock.locked_with_conflict {
-            out += " with_conflict";
-        }
-        if lock.generation > 0 {
-            write!(out, " generation={}", lock.generation).unwrap();
-        }
-        if !lock.rollback_ts.is_empty() {
-            write!(out, " rollbacks={:?}", lock.rollback_ts).unwrap();
-        }
-        out.push('\n');
+        writeln!(out, "lock    {}", lock_in_words(&key, &lock)).unwrap();
         on_key = cursor.next().unwrap();
     }
     let mut cursor = snapshot.cursor(ColumnFamily::Write, &all);
@@ -68,6 +53,32 @@ pub(super) fn dump(engine: &impl DataEngine) -> String {
         let key = Key::from_encoded(encoded).unwrap();
         writeln!(out, "default {key}@{start_ts} {}", show(cursor.value())).unwrap();
         on_key = cursor.next().unwrap();
+    }
+    out
+}
+
+/// Every lock in memory.
+pub(super) fn dump_reserved(reservations: &Reservations) -> String {
+    let line = |(key, lock): &(Key, Lock)| format!("memory  {}\n", lock_in_words(key, lock));
+    reservations.all().iter().map(line).collect()
+}
+
+fn lock_in_words(key: &Key, lock: &Lock) -> String {
+    let mut out = lock_info(&lock.info(key));
+    if let Some(value) = &lock.short_value {
+        write!(out, " value={}", show(value)).unwrap();
+    }
+    if lock.for_update_ts > 0 {
+        write!(out, " for_update={}", lock.for_update_ts).unwrap();
+    }
+    if lock.locked_with_conflict {
+        out += " with_conflict";
+    }
+    if lock.generation > 0 {
+        write!(out, " generation={}", lock.generation).unwrap();
+    }
+    if !lock.rollback_ts.is_empty() {
+        write!(out, " rollbacks={:?}", lock.rollback_ts).unwrap();
     }
     out
 }

@@ -27,9 +27,10 @@ impl<St: Storage> Transactions<St> {
         let context = request.context.take().unwrap_or_default();
         let key = Key::new(request.key);
         let answer = async {
+            let look = self.reservations().look(context.region_id, &only(&key), |_| true);
             let view = self.view(&context, Deadline::of(&context)).await?;
             check_in_region(&context, &view.range, std::slice::from_ref(&key))?;
-            Ok(mvcc_info(&mut Reader::new(view.snapshot, view.range), &key)?)
+            Ok(mvcc_info(&mut self.reader(&context, look, view), &key)?)
         };
         match answer.await {
             Ok(info) => MvccGetByKeyResponse { info: Some(info), ..Default::default() },
@@ -67,9 +68,11 @@ impl<St: Storage> Transactions<St> {
         start_ts: u64,
     ) -> Result<Option<(Key, MvccInfo)>, Stop> {
         let deadline = Deadline::of(context);
+        let all = KeyRange::all();
+        let look = self.reservations().look(context.region_id, &all, |_| true);
         let view = self.view(&leader_only(context), deadline).await?;
-        let mut reader = Reader::new(view.snapshot.clone(), view.range.clone());
-        let (locks, _) = reader.locks(&KeyRange::all(), 1, |lock| lock.start_ts == start_ts)?;
+        let mut reader = self.reader(context, look, view.clone());
+        let (locks, _) = reader.locks(&all, 1, |lock| lock.start_ts == start_ts)?;
         let mut found = locks.into_iter().next().map(|(key, _)| key);
         if found.is_none() {
             let mut writes = view.snapshot.cursor(ColumnFamily::Write, &view.range);
@@ -94,6 +97,11 @@ impl<St: Storage> Transactions<St> {
         let info = mvcc_info(&mut reader, &key)?;
         Ok(Some((key, info)))
     }
+}
+
+/// Where the key's lock is, in the engine's form.
+fn only(key: &Key) -> KeyRange {
+    KeyRange { start: key.encoded().clone(), end: Some(keys::after_versions(key.encoded())) }
 }
 
 /// The two places of an answer whose key errors are words only.

@@ -26,14 +26,15 @@
 //! safe is told in [`memory_locks`].
 //!
 //! *Pessimistic* transactions lock keys before they know their values ([`command::pessimistic_lock`])
-//! and may wait for each other ([`lock_wait`], [`deadlock`]).
+//! and may wait for each other ([`lock_wait`], [`deadlock`]). Such a lock need not be written: its leader may
+//! keep it in memory ([`reservations`]).
 //!
 //! In reading order: [`record`], [`reader`], [`read_rule`], [`scanner`], [`writer`], [`command`];
-//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`lock_wait`], [`safe_points`].
+//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`reservations`], [`lock_wait`],
+//! [`safe_points`].
 //!
-//! Left out: shared locks; and pessimistic locks that are kept in memory only. Here each goes through the
-//! region's log before it is granted, so it is still there after a transfer, a split, or the loss of its
-//! leader; TiKV saves the write and may lose the lock.
+//! Left out: shared locks; and answers to a pessimistic lock that is on its way through the log (TiKV's
+//! *pipelined* locks): one that cannot be kept in memory is answered when it is applied.
 
 pub mod record;
 pub mod problem;
@@ -44,6 +45,7 @@ pub mod writer;
 pub mod command;
 pub mod latches;
 pub mod memory_locks;
+pub mod reservations;
 pub mod deadlock;
 pub mod lock_wait;
 pub mod safe_points;
@@ -63,5 +65,7 @@ mod dump;
 pub(crate) mod replay;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod reserved;
 #[cfg(test)]
 mod famous;

@@ -17,8 +17,8 @@ use super::command::pessimistic_rollback::pessimistic_rollback;
 use super::command::resolve_lock::BATCH_LOCKS_MAX;
 use super::lock_wait::{NoWait, Ticket, WAIT_MAX, Wanted, Woken};
 use super::problem::{KeyProblem, Stop, WriteConflict};
-use super::reader::Reader;
-use super::transactions::{Transactions, decide_in, distinct};
+use super::record::Lock;
+use super::transactions::{Transactions, distinct};
 use super::writer::Released;
 use crate::deadline::Deadline;
 use crate::keys::Key;
@@ -120,8 +120,7 @@ impl<St: Storage> Transactions<St> {
         let admitted = self.safe_points().admit(request.start_version)?;
         let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
         let view = self.view(context, deadline).await?;
-        let decided = decide_in(context, keys, &view, |reader, writer| {
-            reader.plant(self.planted());
+        let decided = self.decide(context, keys, &view, |reader, writer| {
             pessimistic_lock(reader, writer, request)
         });
         match decided {
@@ -185,12 +184,12 @@ impl<St: Storage> Transactions<St> {
         }
         let mut from = Bytes::new();
         loop {
-            let view = self.view(context, deadline).await?;
             let rest = KeyRange { start: from, end: None };
+            let is_its = |lock: &Lock| lock.start_ts == start_ts && lock.is_pessimistic();
+            let look = self.reservations().look(context.region_id, &rest, is_its);
+            let view = self.view(context, deadline).await?;
             let (found, may_be_more) =
-                Reader::new(view.snapshot, view.range).locks(&rest, BATCH_LOCKS_MAX, |lock| {
-                    lock.start_ts == start_ts && lock.is_pessimistic()
-                })?;
+                self.reader(context, look, view).locks(&rest, BATCH_LOCKS_MAX, is_its)?;
             let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
             let Some(last) = keys.last() else { return Ok(()) };
             from = [last.encoded().as_ref(), &[0]].concat().into();

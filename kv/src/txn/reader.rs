@@ -17,6 +17,7 @@ use raftstore::engine::{ColumnFamily, Cursor, Snapshot};
 use raftstore::error::Fault;
 
 use super::record::{Lock, Write, WriteKind};
+use super::reservations::Held;
 use crate::keys::{self, Key};
 use crate::plant::{Bug, Planted};
 
@@ -24,6 +25,8 @@ use crate::plant::{Bug, Planted};
 pub struct Reader<S: Snapshot> {
     snapshot: S,
     range: KeyRange,
+    /// Locks in memory that go with the snapshot.
+    held: Held,
     planted: Planted,
     /// Made when first asked for: a commit, for one, finds all it needs in the lock.
     writes: Option<S::Cursor>,
@@ -70,7 +73,17 @@ pub struct Version {
 impl<S: Snapshot> Reader<S> {
     /// A reader of the keys of a range, given in the engine's form.
     pub fn new(snapshot: S, range: KeyRange) -> Self {
-        Self { snapshot, range, planted: Planted::default(), writes: None }
+        Self { snapshot, range, held: Held::new(), planted: Planted::default(), writes: None }
+    }
+
+    /// It sees these locks too, which are in memory only.
+    pub(super) fn holding(self, held: Held) -> Self {
+        Self { held, ..self }
+    }
+
+    /// The lock on a key, if it is in memory only.
+    pub(super) fn held(&self, key: &Key) -> Option<&Lock> {
+        self.held.get(key.encoded())
     }
 
     /// The commands that read through it make this mistake.
@@ -95,6 +108,9 @@ impl<S: Snapshot> Reader<S> {
 
     /// The lock on a key.
     pub fn lock(&self, key: &Key) -> Result<Option<Lock>, Fault> {
+        if let Some(lock) = self.held(key) {
+            return Ok(Some(lock.clone()));
+        }
         self.snapshot
             .get(ColumnFamily::Lock, key.encoded())?
             .map(|bytes| Lock::decode(&bytes, key))
@@ -216,20 +232,36 @@ impl<S: Snapshot> Reader<S> {
         mut wanted: impl FnMut(&Lock) -> bool,
     ) -> Result<(Vec<(Key, Lock)>, bool), Fault> {
         let mut found = Vec::new();
-        let mut cursor = self.snapshot.cursor(ColumnFamily::Lock, &self.range.intersection(range));
+        let range = self.range.intersection(range);
+        let mut cursor = self.snapshot.cursor(ColumnFamily::Lock, &range);
         let mut on_key = cursor.seek_to_first()?;
-        while on_key {
+        let in_memory = self.held.range(range.start.clone()..);
+        let mut in_memory = in_memory.take_while(|(key, _)| range.contains(key)).peekable();
+        loop {
+            let held = in_memory.peek().map(|(key, _)| key.as_ref());
+            let from_memory = match held {
+                None if !on_key => return Ok((found, false)),
+                None => false,
+                // Of both the engine's is the newer: it has left memory meanwhile.
+                Some(held) => !on_key || held < cursor.key(),
+            };
             if found.len() == limit {
                 return Ok((found, true));
             }
-            let key = decoded(cursor.key())?;
-            let lock = Lock::decode(cursor.value(), &key)?;
+            let (key, lock) = if from_memory {
+                let (key, lock) = in_memory.next().expect("it was peeked at");
+                (decoded(key)?, lock.clone())
+            } else {
+                in_memory.next_if(|(key, _)| key.as_ref() == cursor.key());
+                let key = decoded(cursor.key())?;
+                let lock = Lock::decode(cursor.value(), &key)?;
+                on_key = cursor.next()?;
+                (key, lock)
+            };
             if wanted(&lock) {
                 found.push((key, lock));
             }
-            on_key = cursor.next()?;
         }
-        Ok((found, false))
     }
 
     /// Every record of a key, newest first, at most `limit`.

@@ -21,7 +21,8 @@ use proto::kvrpcpb::{
 use raftstore::engine::memory::MemoryData;
 use test_each_file::test_each_path;
 
-use super::dump::{dump, lock_info, show};
+use super::dump::{dump, dump_reserved, lock_info, show};
+use super::reservations::Led;
 use super::{TimestampFuture, TimestampSource, Transactions};
 use crate::config::ApiVersion;
 use crate::storage::local::LocalStorage;
@@ -50,6 +51,9 @@ struct Runner {
     transactions: Transactions<LocalStorage<MemoryData>>,
     runtime: tokio::runtime::Runtime,
 }
+
+/// The one region, for locks in memory. Scripts say when it is led, and then there are such.
+const HERE: Led = Led { region_id: 0, term: 1, version: 0 };
 
 type Answer = Result<String, Box<dyn Error>>;
 
@@ -165,7 +169,20 @@ impl goldenscript::Runner for Runner {
             "unreserve" => self.unreserve(command),
             "find" => self.find(command),
             "safe_point" => self.safe_point(command),
-            "dump" => Ok(dump(&self.engine)),
+            "lead" => {
+                self.transactions.reservations().on_leader(HERE);
+                Ok(String::new())
+            }
+            "lose" => {
+                self.transactions.reservations().on_leader_lost(HERE.region_id, HERE.term);
+                Ok(String::new())
+            }
+            "save" => {
+                let context = Context::default();
+                self.runtime.block_on(self.transactions.save_reservations(&context)).unwrap();
+                Ok(String::new())
+            }
+            "dump" => Ok(dump(&self.engine) + &dump_reserved(self.transactions.reservations())),
             other => Err(format!("no command is called {other}").into()),
         }
     }

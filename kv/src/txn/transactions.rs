@@ -6,7 +6,8 @@
 //! permit    (a bounded number of commands is under way; who waits for latches does not count)
 //! view      … and only then look, or what is seen may be changed by the one who was before
 //! decide    the command itself: pure
-//! write     in the term of the view; goes on to its end even when the caller is gone
+//! write     in the term of the view; goes on to its end even when the caller is gone. Reservations
+//!           alone are kept in memory, if there is room
 //! wake      whoever waits for locks that are gone now
 //! release   memory locks, latches, permit: after the write is applied or certainly will not be
 //! ```
@@ -20,8 +21,9 @@ use bytes::Bytes;
 use proto::{KeyRange, Refusal, kvrpcpb};
 use raftstore::engine::WriteBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-use super::command::resolve_lock::{Fates, resolve_found};
+use super::command::resolve_lock::{BATCH_LOCKS_MAX, Fates, resolve_found};
 use super::command::scan_lock::scan_lock;
 use super::latches::{Latched, Latches};
 use super::lock_wait::LockWait;
@@ -29,8 +31,9 @@ use super::memory_locks::{MemoryLocks, Synced};
 use super::problem::Stop;
 use super::reader::Reader;
 use super::record::Lock;
+use super::reservations::{Led, Look, Reservations};
 use super::safe_points::{Admitted, SafePoints};
-use super::writer::Writer;
+use super::writer::{Writer, Written};
 use crate::config::ApiVersion;
 use crate::deadline::{Deadline, ToTheEnd};
 use crate::keys::{self, Key, KeyMistake, Mode};
@@ -65,6 +68,7 @@ struct Inner<St> {
     timestamps: Arc<dyn TimestampSource>,
     latches: Latches,
     memory: MemoryLocks,
+    reservations: Reservations,
     waiting: LockWait,
     safe_points: SafePoints,
     permits: Arc<Semaphore>,
@@ -87,12 +91,20 @@ impl<St: Storage> Transactions<St> {
             timestamps,
             latches: Latches::default(),
             memory: MemoryLocks::default(),
+            reservations: Reservations::default(),
             waiting: LockWait::default(),
             safe_points: SafePoints::default(),
             permits: Arc::new(Semaphore::new(COMMANDS_MAX)),
             planted: Planted::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same commands, with these reservations. Before they are shared.
+    pub fn with_reservations(mut self, reservations: Reservations) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody shares them yet");
+        inner.reservations = reservations;
+        self
     }
 
     /// The same commands, with a mistake in them. Before they are shared.
@@ -112,6 +124,11 @@ impl<St: Storage> Transactions<St> {
     /// The newest read of this store, and locks on their way into it.
     pub fn memory(&self) -> &MemoryLocks {
         &self.inner.memory
+    }
+
+    /// Pessimistic locks that are in memory only. None is until somebody says what this store leads.
+    pub fn reservations(&self) -> &Reservations {
+        &self.inner.reservations
     }
 
     /// Who waits for locks on this store.
@@ -220,12 +237,38 @@ impl<St: Storage> Transactions<St> {
         view: View<St::Snapshot>,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let (answer, writer) = decide_in(context, keys, &view, |reader, writer| {
-            reader.plant(self.planted());
-            decide(reader, writer)
-        })?;
+        let (answer, writer) = self.decide(context, keys, &view, decide)?;
         self.write(context, view.term, deadline, entered, writer).await?;
         Ok(answer)
+    }
+
+    /// Lets a command decide from a view; the keys must be the region's, and latched.
+    pub(super) fn decide<R>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: &[Key],
+        view: &View<St::Snapshot>,
+        decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
+    ) -> Result<(R, Writer), Stop> {
+        check_in_region(context, &view.range, keys)?;
+        let held = self.reservations().on_keys(Led::of(context, view.term), keys);
+        let mut writer = Writer::with_in_memory(held.keys().cloned());
+        let reader = Reader::new(view.snapshot.clone(), view.range.clone());
+        let mut reader = reader.holding(held);
+        reader.plant(self.planted());
+        let answer = decide(&mut reader, &mut writer)?;
+        Ok((answer, writer))
+    }
+
+    /// A reader of a view that was taken without latches, after this look at what is in memory.
+    pub(super) fn reader(
+        &self,
+        context: &kvrpcpb::Context,
+        look: Look,
+        view: View<St::Snapshot>,
+    ) -> Reader<St::Snapshot> {
+        let held = look.under(Led::of(context, view.term));
+        Reader::new(view.snapshot, view.range).holding(held)
     }
 
     /// Performs a command's writes; what it holds is released afterwards.
@@ -241,7 +284,17 @@ impl<St: Storage> Transactions<St> {
             return Ok(());
         }
         deadline.check()?;
-        let (batch, released, published) = writer.into_parts();
+        let led = Led::of(context, term);
+        let mut written = writer.into_written();
+        if written.batch.is_empty()
+            && self.reservations().put(led, &written.reserved, Instant::now())
+        {
+            self.reservations().remove(led, &written.leaving);
+            self.waiting().on_released(written.released);
+            return Ok(());
+        }
+        written.reserve_in_log();
+        let Written { batch, released, published, leaving, .. } = written;
         let context = kvrpcpb::Context { term, ..context.clone() };
         let inner = self.inner.clone();
         let mut entered = Some(entered);
@@ -251,6 +304,7 @@ impl<St: Storage> Transactions<St> {
         let to_the_end = ToTheEnd::new(async move {
             let result = inner.storage.write(&context, batch).await;
             if result.is_ok() {
+                inner.reservations.remove(led, &leaving);
                 inner.waiting.on_released(released);
             }
             drop(published);
@@ -275,8 +329,10 @@ impl<St: Storage> Transactions<St> {
         if let Some((key, lock)) = self.memory().find_in(range, |_, lock| lock.start_ts <= max_ts) {
             return Err(Stop::locked(&lock, &key));
         }
+        let is_old = |lock: &Lock| lock.start_ts <= max_ts;
+        let look = self.reservations().look(context.region_id, range, is_old);
         let view = self.view(context, Deadline::of(context)).await?;
-        let reader = Reader::new(view.snapshot, view.range);
+        let reader = self.reader(context, look, view);
         scan_lock(&reader, range, max_ts, limit)
     }
 
@@ -291,6 +347,30 @@ impl<St: Storage> Transactions<St> {
             resolve_found(reader, writer, keys, fates)
         })
         .await
+    }
+
+    /// Writes what is reserved in memory into the log, because the region is about to be handed over or split.
+    /// Nothing new is kept in memory for a while ([`CLOSED_FOR`](super::reservations::CLOSED_FOR)).
+    ///
+    /// A refusal means that some of it is not in the log, and will be lost with the leader: its transactions
+    /// find out when they prewrite.
+    pub async fn save_reservations(&self, context: &kvrpcpb::Context) -> Result<(), Stop> {
+        let deadline = Deadline::of(context);
+        let version = Led::of(context, 0).version;
+        let keys = self.reservations().close(context.region_id, version, Instant::now());
+        for keys in keys.chunks(BATCH_LOCKS_MAX) {
+            // What was given back or prewritten meanwhile is not there any more.
+            let save = |reader: &mut Reader<_>, writer: &mut Writer| {
+                for key in keys {
+                    if let Some(lock) = reader.held(key) {
+                        writer.put_lock(key, lock);
+                    }
+                }
+                Ok(())
+            };
+            self.run(context, keys, deadline, save).await?;
+        }
+        Ok(())
     }
 
     /// Writes a batch that no command decided.
@@ -318,20 +398,6 @@ impl Entered {
     pub(super) fn with_admitted(self, admitted: Admitted) -> Self {
         Self { _admitted: Some(admitted), ..self }
     }
-}
-
-/// Lets a command decide from a view; the keys must be the region's.
-pub(super) fn decide_in<S: raftstore::engine::Snapshot, R>(
-    context: &kvrpcpb::Context,
-    keys: &[Key],
-    view: &View<S>,
-    decide: impl FnOnce(&mut Reader<S>, &mut Writer) -> Result<R, Stop>,
-) -> Result<(R, Writer), Stop> {
-    check_in_region(context, &view.range, keys)?;
-    let mut reader = Reader::new(view.snapshot.clone(), view.range.clone());
-    let mut writer = Writer::new();
-    let answer = decide(&mut reader, &mut writer)?;
-    Ok((answer, writer))
 }
 
 /// Whether every key lies in the region.

@@ -1,4 +1,10 @@
 //! Gathers what a command writes into one batch, and remembers whom that sets free.
+//!
+//! Some of the locks that the command meets may be in memory only ([`super::reservations`]). One that it
+//! replaces or removes leaves memory when the batch is applied; one that it reserves is kept there if there is
+//! nothing else to write.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use raftstore::engine::{ColumnFamily, WriteBatch};
@@ -24,6 +30,38 @@ pub struct Writer {
     batch: WriteBatch,
     released: Vec<Released>,
     published: Option<Published>,
+    /// Keys, encoded, whose locks are in memory.
+    in_memory: BTreeSet<Bytes>,
+    reserved: Vec<(Key, Lock)>,
+    leaving: Vec<Key>,
+}
+
+/// What a command writes, taken apart.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Through the log.
+    pub(crate) batch: WriteBatch,
+    /// The locks that go.
+    pub(crate) released: Vec<Released>,
+    /// What must be held until it is done.
+    pub(crate) published: Option<Published>,
+    /// Locks that may be kept in memory when there is no batch.
+    pub(crate) reserved: Vec<(Key, Lock)>,
+    /// Keys whose locks leave memory when it is done.
+    pub(crate) leaving: Vec<Key>,
+    in_memory: BTreeSet<Bytes>,
+}
+
+impl Written {
+    /// There is no room in memory: what was reserved goes through the log too.
+    pub(crate) fn reserve_in_log(&mut self) {
+        for (key, lock) in std::mem::take(&mut self.reserved) {
+            self.batch.put(ColumnFamily::Lock, key.encoded().clone(), lock.encode());
+            if self.in_memory.contains(key.encoded()) {
+                self.leaving.push(key);
+            }
+        }
+    }
 }
 
 impl Writer {
@@ -32,14 +70,31 @@ impl Writer {
         Self::default()
     }
 
+    /// The locks of these keys (encoded) are in memory, not in the engine.
+    pub(crate) fn with_in_memory(in_memory: impl IntoIterator<Item = Bytes>) -> Self {
+        Self { in_memory: in_memory.into_iter().collect(), ..Self::default() }
+    }
+
     /// Sets the lock of a key.
     pub fn put_lock(&mut self, key: &Key, lock: &Lock) {
+        if self.in_memory.contains(key.encoded()) {
+            self.leaving.push(key.clone());
+        }
         self.batch.put(ColumnFamily::Lock, key.encoded().clone(), lock.encode());
+    }
+
+    /// Sets the pessimistic lock of a key that has none in the engine: in memory, if that is possible.
+    pub fn reserve(&mut self, key: &Key, lock: &Lock) {
+        self.reserved.push((key.clone(), lock.clone()));
     }
 
     /// Removes the lock of a transaction that was committed at `commit_ts` (0: was not).
     pub fn remove_lock(&mut self, key: &Key, start_ts: u64, commit_ts: u64) {
-        self.batch.delete(ColumnFamily::Lock, key.encoded().clone());
+        if self.in_memory.contains(key.encoded()) {
+            self.leaving.push(key.clone());
+        } else {
+            self.batch.delete(ColumnFamily::Lock, key.encoded().clone());
+        }
         self.released.push(Released { start_ts, commit_ts, key: key.clone() });
     }
 
@@ -83,9 +138,9 @@ impl Writer {
         self.published = Some(published);
     }
 
-    /// Whether there is nothing to write.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.batch.is_empty()
+        self.batch.is_empty() && self.reserved.is_empty() && self.leaving.is_empty()
     }
 
     /// What is to be written.
@@ -93,8 +148,9 @@ impl Writer {
         &self.batch
     }
 
-    /// Batch, the locks it removes, and what must be held until it is applied.
-    pub(crate) fn into_parts(self) -> (WriteBatch, Vec<Released>, Option<Published>) {
-        (self.batch, self.released, self.published)
+    /// What was gathered.
+    pub(crate) fn into_written(self) -> Written {
+        let Self { batch, released, published, in_memory, reserved, leaving } = self;
+        Written { batch, released, published, reserved, leaving, in_memory }
     }
 }

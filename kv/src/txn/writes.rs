@@ -23,6 +23,7 @@ use super::command::rollback::batch_rollback;
 use super::problem::Stop;
 use super::reader::Reader;
 use super::reads::encoded_range;
+use super::record::Lock;
 use super::transactions::{Transactions, distinct};
 use crate::deadline::Deadline;
 use crate::keys::Key;
@@ -268,11 +269,12 @@ impl<St: Storage> Transactions<St> {
         }
         let mut from = Bytes::new();
         loop {
-            let view = self.view(context, deadline).await?;
             let rest = KeyRange { start: from, end: None };
+            let is_wanted = |lock: &Lock| fates.contains_key(&lock.start_ts);
+            let look = self.reservations().look(context.region_id, &rest, is_wanted);
+            let view = self.view(context, deadline).await?;
             let (found, may_be_more) =
-                Reader::new(view.snapshot, view.range)
-                    .locks(&rest, BATCH_LOCKS_MAX, |lock| fates.contains_key(&lock.start_ts))?;
+                self.reader(context, look, view).locks(&rest, BATCH_LOCKS_MAX, is_wanted)?;
             let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
             let Some(last) = keys.last() else { return Ok(()) };
             from = [last.encoded().as_ref(), &[0]].concat().into();
@@ -316,7 +318,9 @@ impl<St: Storage> Transactions<St> {
         for cf in ColumnFamily::DATA {
             batch.delete_range(cf, range.clone());
         }
-        Ok(self.write_batch(context, view.term, deadline, batch).await?)
+        self.write_batch(context, view.term, deadline, batch).await?;
+        self.reservations().remove_in(&range);
+        Ok(())
     }
 
     /// Runs a command on the request's keys, each once.

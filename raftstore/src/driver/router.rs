@@ -144,6 +144,12 @@ impl<D> Router<D> {
         self.say(StoreMsg::SplitIds { region_id, ask, ids });
     }
 
+    /// Answers [`Report::HandingOver`](crate::effects::Report::HandingOver): what counted only while the peer
+    /// here leads is in the log.
+    pub fn hand_over(&self, region_id: RegionId, term: u64, to: PeerId) {
+        self.say(StoreMsg::HandOver { region_id, term, to });
+    }
+
     /// What callers may know of each region without asking its peer.
     pub fn read_views(&self) -> &ReadViews {
         &self.read_views

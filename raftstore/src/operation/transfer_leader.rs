@@ -8,6 +8,7 @@
 //!            └───────── Ask ──────────►   │
 //!                                         ├────────── Offer ───────────────►│ may it lead?
 //!                                         │◄───────── Ready ────────────────┤
+//!                  the shell saves what it has (where it is asked)
 //!                        lease off, writes wait
 //!                                         ├── what it lacks of the log ────►│
 //!                                         ├── MsgTimeoutNow ───────────────►│ campaigns at once
@@ -19,22 +20,30 @@
 //! while a change of membership is committed there and not applied. (Raft would ignore the call to campaign
 //! then, and the writes would have waited in vain.)
 //!
-//! **Meanwhile.** From Ready on writes wait in their queue, other proposals are refused, and the lease is off.
+//! **Saving.** Whoever serves callers may keep in memory what only counts while this peer leads (`kv` keeps
+//! locks of transactions). With `asks_before_handover` it hears of the handover ([`Report::HandingOver`]) when
+//! the target is ready, writes that into the log, and says so ([`StoreMsg::HandOver`]): what it has written by
+//! then the target gets before it is called to campaign. If it is late the offer is forgotten.
+//!
+//! **Meanwhile.** From then on writes wait in their queue, other proposals are refused, and the lease is off.
 //! Raft gives up after an election timeout; then writes go on, and so does the lease, unless the target was
 //! called to campaign: that call may arrive late, so the lease stays off in this term (`peer/lease.rs`).
 //!
-//! **Lost messages.** Nothing has happened before Ready, and an offer is forgotten after an election timeout.
-//! The scheduler gives its order again.
+//! **Lost messages.** Nothing has happened before the handover itself, and an offer, like the wait for the
+//! shell, is forgotten after an election timeout. The scheduler gives its order again.
 //!
 //! The three messages are `MsgTransferLeader` envelopes that never reach raft. An Ask is passed on only to a
 //! newer term, so it cannot go in a circle.
 //!
 //! Left out: a peer that has only just joined is not spared.
+//!
+//! [`StoreMsg::HandOver`]: crate::msg::StoreMsg::HandOver
 
 use proto::{PeerId, metapb, region};
 use raft::ProgressState;
 use raft::eraftpb::{Message, MessageType};
 
+use crate::effects::Report;
 use crate::engine::LogEngine;
 use crate::peer::{Peer, Round};
 
@@ -58,11 +67,13 @@ impl Word {
     }
 }
 
-/// Leadership was offered and no answer has come yet.
+/// Leadership was offered, and is not handed over yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     to: PeerId,
     tick: u64,
+    /// The target is ready, and the shell was asked to save what it keeps in memory.
+    is_saving: bool,
 }
 
 impl<L: LogEngine> Peer<L> {
@@ -78,7 +89,7 @@ impl<L: LogEngine> Peer<L> {
         let Some(target) = self.best_transferee(wanted, round) else { return false };
         let tick = self.ticker.ticks();
         if let Some(leader) = self.leader_mut() {
-            leader.offer = Some(Offer { to: target, tick });
+            leader.offer = Some(Offer { to: target, tick, is_saving: false });
         }
         self.say(Word::Offer, target, target, round);
         true
@@ -125,12 +136,40 @@ impl<L: LogEngine> Peer<L> {
             && !self.group.has_unapplied_conf_change()
     }
 
-    /// The target says yes. What was checked at the offer may have changed.
-    fn on_ready_to_lead(&mut self, target: PeerId, round: &Round<'_>) {
-        let is_offered = self.offer(round).is_some_and(|offer| offer.to == target);
-        let may = is_offered
-            && !self.group.raft().has_pending_conf()
-            && self.best_transferee(&[target], round).is_some();
+    /// The target says yes.
+    fn on_ready_to_lead(&mut self, target: PeerId, round: &mut Round<'_>) {
+        let Some(offer) = self.offer(round).filter(|offer| offer.to == target) else { return };
+        if !round.config.asks_before_handover {
+            self.hand_over(target, round);
+            return;
+        }
+        // It may say so twice; the shell is asked once.
+        if !offer.is_saving && self.may_hand_over(target, round) {
+            let tick = self.ticker.ticks();
+            if let Some(leader) = self.leader_mut() {
+                leader.offer = Some(Offer { tick, is_saving: true, ..offer });
+            }
+            let (region, term) = (self.region.clone(), self.group.term());
+            round.effects.reports.push(Report::HandingOver { region, term, to: target });
+        }
+    }
+
+    /// The shell has saved what it keeps in memory, or could not.
+    pub(crate) fn on_saved(&mut self, term: u64, target: PeerId, round: &Round<'_>) {
+        let is_awaited =
+            self.offer(round).is_some_and(|offer| offer.is_saving && offer.to == target);
+        if is_awaited && term == self.group.term() {
+            self.hand_over(target, round);
+        }
+    }
+
+    /// Whether what was checked at the offer still holds.
+    fn may_hand_over(&self, target: PeerId, round: &Round<'_>) -> bool {
+        !self.group.raft().has_pending_conf() && self.best_transferee(&[target], round).is_some()
+    }
+
+    fn hand_over(&mut self, target: PeerId, round: &Round<'_>) {
+        let may = self.may_hand_over(target, round);
         if may && let Some(leader) = self.leader_mut() {
             leader.offer = None;
             self.group.transfer_leader(target);

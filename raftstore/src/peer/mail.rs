@@ -52,6 +52,8 @@ pub(crate) enum PeerMsg {
     SnapshotGenerated { peer_id: PeerId, to: PeerId, generated: Option<Box<GeneratedSnapshot>> },
     /// The scheduler gave ids, or gave none.
     SplitIds { ask: u64, ids: Option<Vec<pdpb::SplitId>> },
+    /// The shell has saved what it keeps in memory: another may lead.
+    HandOver { term: u64, to: PeerId },
     /// A look for split keys is done.
     SplitKeysFound { epoch: metapb::RegionEpoch, keys: Vec<Bytes>, size: RangeSize, ask: u64 },
     /// Readies up to this one are durable.
@@ -98,6 +100,7 @@ impl<L: LogEngine> Peer<L> {
                 }
             }
             PeerMsg::SplitIds { ask, ids } => self.on_split_ids(ask, ids, round),
+            PeerMsg::HandOver { term, to } => self.on_saved(term, to, round),
             PeerMsg::SplitKeysFound { epoch, keys, size, ask } => {
                 if self.on_split_keys(&epoch, size) && !keys.is_empty() {
                     self.ask_split(keys, None, ask, round);

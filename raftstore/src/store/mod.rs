@@ -234,6 +234,9 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             StoreMsg::SplitIds { region_id, ask, ids } => {
                 self.mail(region_id, now, PeerMsg::SplitIds { ask, ids });
             }
+            StoreMsg::HandOver { region_id, term, to } => {
+                self.mail(region_id, now, PeerMsg::HandOver { term, to });
+            }
             StoreMsg::SplitKeysFound { region_id, epoch, keys, size } => {
                 let ask = self.next_ask();
                 self.mail(region_id, now, PeerMsg::SplitKeysFound { epoch, keys, size, ask });

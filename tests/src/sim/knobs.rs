@@ -43,6 +43,8 @@ pub(super) fn config_of(options: &Options, store: u64) -> Config {
         config.region_part_bytes = config.region_split_bytes / 2;
         config.split_check_written_bytes = dice.within(100..2 << 10);
     }
+    config.asks_before_handover =
+        options.transactions.as_ref().is_some_and(|transacting| transacting.in_memory);
     if options.transactions.is_some() {
         // Versions pile up: smaller parts would be too many.
         config.region_split_bytes *= 6;

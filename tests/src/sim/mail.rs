@@ -177,7 +177,9 @@ impl World {
                 self.tell_clients(|map| regions.iter().for_each(|region| map.learn(region)));
                 None
             }
-            Report::StoreHeartbeat(_) | Report::LeaderChanged { .. } => None,
+            Report::StoreHeartbeat(_)
+            | Report::LeaderChanged { .. }
+            | Report::HandingOver { .. } => None,
         };
         if let Some(message) = answer
             && let Some(delay) = self.network.arrivals(OUTSIDE, from).first()

@@ -223,8 +223,7 @@ impl Node {
             Local::Background => self.background(judges, &mut outs),
             Local::Arrives(message) => {
                 self.look_at_arrival(&message, judges);
-                self.process().inbox.push_back(Inbound::Message(*message));
-                self.wake(&mut outs);
+                self.take_in(*message, judges, &mut outs);
             }
             Local::Request(request) => self.on_request(*request, &mut outs),
             Local::Look(look) => self.on_look(*look, instant, judges, &mut outs),
@@ -358,7 +357,9 @@ impl Node {
         }
         for report in effects.reports {
             self.look_at_report(&report, judges);
-            outs.push(Out::Report(report));
+            if !self.tell_transactions(&report, judges, outs) {
+                outs.push(Out::Report(report));
+            }
         }
         for (reply, answer) in effects.replies {
             self.on_reply(reply, answer, judges, outs);

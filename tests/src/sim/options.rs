@@ -94,6 +94,8 @@ pub struct Transacting {
     pub workloads: Vec<Workload>,
     /// How long old versions are kept; for ever without.
     pub life: Option<Instant>,
+    /// Whether leaders keep pessimistic locks in memory.
+    pub in_memory: bool,
 }
 
 impl Transacting {
@@ -108,6 +110,7 @@ impl Transacting {
             think: dice.within(10 * MILLISECOND..120 * MILLISECOND),
             workloads,
             life: dice.happens(600).then(|| dice.within(SECOND..6 * SECOND)),
+            in_memory: dice.happens(750),
         }
     }
 }

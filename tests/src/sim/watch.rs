@@ -211,6 +211,7 @@ impl Node {
             Report::RegionHeartbeat(_)
             | Report::AskSplit { .. }
             | Report::RegionsSplit(_)
+            | Report::HandingOver { .. }
             | Report::ValidatePeer { .. } => {}
         }
     }

@@ -90,7 +90,12 @@ fn renew<S: Snapshot>(
     lock.for_update_ts = lock.for_update_ts.max(request.for_update_ts);
     lock.min_commit_ts = lock.min_commit_ts.max(request.min_commit_ts);
     if lock != before {
-        writer.put_lock(key, &lock);
+        // It stays where it is, as far as that is possible.
+        if reader.held(key).is_some() {
+            writer.reserve(key, &lock);
+        } else {
+            writer.put_lock(key, &lock);
+        }
     }
     latest(reader, request, key, conflict_ts)
 }
@@ -131,7 +136,7 @@ fn take<S: Snapshot>(
     lock.for_update_ts = for_update_ts;
     lock.min_commit_ts = request.min_commit_ts;
     lock.locked_with_conflict = conflict_ts > 0;
-    writer.put_lock(key, &lock);
+    writer.reserve(key, &lock);
     Ok(reserved)
 }
 

@@ -33,6 +33,7 @@ impl World {
             writes,
             waits_for: keys.clone(),
             min_commit_ts: 0,
+            asked: BTreeMap::new(),
             locked: BTreeMap::new(),
             gave_up: false,
             sent_commits: false,
@@ -48,9 +49,7 @@ impl World {
             }
             Style::Pessimistic => {
                 for key in keys {
-                    let for_update_ts = self.now();
-                    let message = Message::Lock { txn, key, for_update_ts };
-                    self.send(message, 1 + choices.below(3));
+                    self.ask_for_lock(txn, key, choices);
                 }
             }
             Style::Pipelined => {
@@ -63,6 +62,12 @@ impl World {
         if choices.below(4) == 0 {
             self.send(Message::Heartbeat { txn }, 1 + choices.below(3));
         }
+    }
+
+    fn ask_for_lock(&mut self, txn: usize, key: usize, choices: &mut Choices<'_>) {
+        let for_update_ts = self.now();
+        self.clients[txn].asked.insert(key, for_update_ts);
+        self.send(Message::Lock { txn, key, for_update_ts }, 1 + choices.below(3));
     }
 
     pub(super) fn lock(&self, txn: usize, key: usize, for_update_ts: u64) -> Vec<KeyError> {
@@ -200,7 +205,8 @@ impl World {
         choices: &mut Choices<'_>,
     ) {
         let client = &self.clients[txn];
-        if client.gave_up || client.locked.contains_key(&key) || !client.waits_for.contains(&key) {
+        let is_awaited = client.asked.get(&key) == Some(&for_update_ts);
+        if client.gave_up || client.locked.contains_key(&key) || !is_awaited {
             return;
         }
         match errors.first() {
@@ -215,8 +221,7 @@ impl World {
             }
             // Somebody was faster: the client looks again, a little later.
             Some(error) if error.conflict.is_some() && choices.below(3) > 0 => {
-                let for_update_ts = self.now();
-                self.send(Message::Lock { txn, key, for_update_ts }, 1 + choices.below(3));
+                self.ask_for_lock(txn, key, choices);
             }
             Some(_) => {
                 self.fail(txn, choices, |message| matches!(message, Message::Lock { .. }));

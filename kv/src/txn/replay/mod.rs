@@ -1,5 +1,7 @@
 //! Messages of transactions lost, late, doubled and out of order, against a dumb model.
 //!
+//! In some stories pessimistic locks are kept in memory; they are lost with their leader, or saved, at any time.
+//!
 //! Clients lock, prewrite, flush, say that they live, commit and give up; others meet their locks and
 //! resolve them; readers read. Every request may be delivered up to three times, at any later moment, and
 //! once more when all is over and old versions are collected. (Clients ask again while they have no answer;
@@ -7,6 +9,7 @@
 //!
 //! - the same request again, at once, changes nothing;
 //! - all who learn a transaction's fate learn the same one, and its records agree;
+//! - nobody writes to a key between its lock and the commit of the pessimistic transaction that locked it;
 //! - every read, at the time it was made, saw what the commits in timestamp order say;
 //! - when all is over, everything delivered again changes nothing that a reader can see;
 //! - collecting garbage changes nothing that a reader at or after the safe point can see, and nothing that
@@ -30,7 +33,8 @@ use proto::kvrpcpb::{
 use raftstore::engine::DataEngine as _;
 use raftstore::engine::memory::MemoryData;
 
-use super::dump::dump;
+use super::dump::{dump, dump_reserved};
+use super::reservations::Led;
 use super::{TimestampFuture, TimestampSource, Transactions};
 use crate::config::ApiVersion;
 use crate::storage::local::LocalStorage;
@@ -39,6 +43,9 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 const TRANSACTIONS_MAX: usize = 6;
 /// A pipelined client writes each key so often.
 const LAST_GENERATION: u64 = 2;
+
+/// The one region, for locks in memory.
+const HERE: Led = Led { region_id: 0, term: 1, version: 0 };
 
 struct FirstTimestamp;
 
@@ -130,7 +137,10 @@ struct Client {
     writes: BTreeMap<usize, bool>,
     waits_for: Vec<usize>,
     min_commit_ts: u64,
-    /// Of a pessimistic transaction: keys that it has locked, with when it looked.
+    /// Of a pessimistic transaction: as of when it last asked for each lock. It hears no answer to what it asked
+    /// for before.
+    asked: BTreeMap<usize, u64>,
+    /// Keys that it has locked, with when it looked.
     locked: BTreeMap<usize, u64>,
     gave_up: bool,
     sent_commits: bool,
@@ -174,7 +184,7 @@ struct World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}\n{}", self.story.join("\n"), dump(&self.engine));
+            eprintln!("{}\n{}", self.story.join("\n"), self.dump());
         }
     }
 }
@@ -195,6 +205,25 @@ impl World {
             reads: Vec::new(),
             story: Vec::new(),
         }
+    }
+
+    fn dump(&self) -> String {
+        dump(&self.engine) + &dump_reserved(self.transactions.reservations())
+    }
+
+    /// The store leads the region, for the first time or again: what was in memory before is lost.
+    fn lead(&mut self) {
+        self.story.push("the store leads".into());
+        self.transactions.reservations().on_leader_lost(HERE.region_id, HERE.term);
+        self.transactions.reservations().on_leader(HERE);
+    }
+
+    /// It is about to hand over.
+    fn save(&mut self) {
+        self.story.push("locks are saved".into());
+        let context = proto::kvrpcpb::Context::default();
+        self.runtime.block_on(self.transactions.save_reservations(&context)).unwrap();
+        assert!(self.transactions.reservations().is_empty());
     }
 
     fn now(&mut self) -> u64 {
@@ -336,9 +365,9 @@ impl World {
     }
 
     fn again(&self, send: impl FnOnce(&Self)) {
-        let before = dump(&self.engine);
+        let before = self.dump();
         send(self);
-        assert_eq!(before, dump(&self.engine), "the same request again changed the records");
+        assert_eq!(before, self.dump(), "the same request again changed the records");
     }
 
     /// Somebody meets a lock and asks what became of its transaction.
@@ -443,7 +472,22 @@ impl World {
         self.engine.collect_garbage(&proto::KeyRange::all()).unwrap();
     }
 
+    fn check_locked(&self) {
+        let fate = |client: &Client| self.fates.get(&client.start_ts).copied().unwrap_or(0);
+        for client in &self.clients {
+            for (key, locked_at) in &client.locked {
+                let between = |other: &&Client| {
+                    other.writes.contains_key(key)
+                        && (locked_at + 1..fate(client)).contains(&fate(other))
+                };
+                let other = self.clients.iter().find(between);
+                assert!(other.is_none(), "{client:?} had locked what {other:?} wrote");
+            }
+        }
+    }
+
     fn check_all_reads(&self) {
+        self.check_locked();
         for ts in self.engine.safe_point()..=self.clock {
             for (key, name) in KEYS.iter().enumerate() {
                 let seen = self.get(key, ts).expect("no lock is left");
@@ -466,8 +510,14 @@ fn value_of(start_ts: u64) -> Bytes {
 pub(crate) fn play(input: &[u8]) {
     let mut choices = Choices(input.iter());
     let mut world = World::new();
+    let in_memory = choices.below(3) > 0;
+    if in_memory {
+        world.lead();
+    }
     while !choices.is_empty() {
-        match choices.below(8) {
+        match choices.below(9) {
+            7 if in_memory && choices.below(2) == 0 => world.lead(),
+            7 if in_memory => world.save(),
             0 if world.clients.len() < TRANSACTIONS_MAX => world.begin(&mut choices),
             1 => {
                 let number = choices.below(16);

@@ -28,6 +28,61 @@ fn a_follower_passes_the_order_on() {
     cluster.until("it leads", |cluster| cluster.leader(1) == Some(one));
 }
 
+/// Whom the leader wants to hand over to, each time that it asked the shell.
+fn asked(cluster: &Cluster) -> Vec<(u64, PeerId)> {
+    let asked = cluster.reports.iter().filter_map(|(_, report)| {
+        let Report::HandingOver { term, to, .. } = report else { return None };
+        Some((*term, *to))
+    });
+    asked.collect()
+}
+
+#[test]
+fn a_leader_that_is_to_ask_hands_over_when_it_is_told_that_all_is_saved() {
+    let config = Config { asks_before_handover: true, ..Config::default() };
+    let mut cluster = Cluster::with_region(3, 3, config);
+    let leader = cluster.leader(1).unwrap();
+    let target = leader % 3 + 1;
+    order_transfer(&mut cluster, leader, target);
+    order_transfer(&mut cluster, leader, target);
+    let [(term, to)] = asked(&cluster)[..] else { panic!("asked {:?}", asked(&cluster)) };
+    assert_eq!(to, PeerId(target));
+    // Meanwhile it leads, and what is saved is a write like any other.
+    assert!(cluster.store(leader).peers[&RegionId(1)].group.transferee().is_none());
+    let write = cluster.write_at(leader, 1, "saved", "v");
+    assert!(cluster.is_done(write));
+    // Answers that nobody waits for do nothing.
+    let saved = |term, to| StoreMsg::HandOver { region_id: RegionId(1), term, to };
+    for stray in [saved(term - 1, to), saved(term, PeerId(leader))] {
+        cluster.tell(StoreId(leader), stray);
+        cluster.run();
+        assert!(cluster.store(leader).peers[&RegionId(1)].group.transferee().is_none());
+    }
+    cluster.tell(StoreId(leader), saved(term, to));
+    cluster.run();
+    cluster.until("the target leads", |cluster| cluster.leader(1) == Some(target));
+    assert_eq!(cluster.value(target, "saved"), Some("v".into()));
+}
+
+#[test]
+fn a_handover_whose_saving_takes_too_long_is_forgotten() {
+    let config = Config { asks_before_handover: true, ..Config::default() };
+    let mut cluster = Cluster::with_region(3, 3, config);
+    let leader = cluster.leader(1).unwrap();
+    let target = leader % 3 + 1;
+    order_transfer(&mut cluster, leader, target);
+    let (term, to) = asked(&cluster)[0];
+    cluster.ticks(Config::default().election_ticks + 1);
+    let late = StoreMsg::HandOver { region_id: RegionId(1), term, to };
+    cluster.tell(StoreId(leader), late);
+    cluster.run();
+    assert_eq!(cluster.leader(1), Some(leader));
+    assert!(cluster.store(leader).peers[&RegionId(1)].group.transferee().is_none());
+    // The next order begins anew.
+    order_transfer(&mut cluster, leader, target);
+    assert_eq!(asked(&cluster).len(), 2);
+}
+
 #[test]
 fn nobody_leads_who_has_no_vote_or_does_not_answer_or_is_far_behind() {
     let mut cluster = Cluster::with_region(4, 3, Config::default());

@@ -133,9 +133,10 @@ impl World {
                 })
             }
             // The course's scheduler learns of a split from the heartbeats of its parts.
-            Report::RegionsSplit(_) | Report::StoreHeartbeat(_) | Report::LeaderChanged { .. } => {
-                None
-            }
+            Report::RegionsSplit(_)
+            | Report::StoreHeartbeat(_)
+            | Report::HandingOver { .. }
+            | Report::LeaderChanged { .. } => None,
         };
         if let Some(message) = answer {
             let delay = self.outside_delay(from);

@@ -21,7 +21,8 @@
 //! order, without its patience with elections and full inboxes. The RPC services, the batched stream and the
 //! client crate are left to the tests with real processes: the clients here speak the protocol by themselves,
 //! and are as careless as it allows. `kv::gc` has a twin too (`world`): it tells the stores of safe points, has the
-//! locks before them resolved and the garbage removed, in the same order; the removing is real.
+//! locks before them resolved and the garbage removed, in the same order; the removing is real. So has
+//! `kv::handover` (`handover`).
 //!
 //! **What goes wrong** beside all that the world does anyway: clients crash anywhere, between the phases of
 //! their commits above all, and leave their locks behind; their clocks run at half or twice the speed, so that
@@ -30,6 +31,7 @@
 mod clients;
 mod commit;
 mod desk;
+mod handover;
 mod oracle;
 mod requests;
 mod resolver;

@@ -65,17 +65,19 @@ pub struct TxnLook {
 
 /// The transactions of one process.
 pub(in crate::sim) struct TxnServer {
-    runtime: tokio::runtime::Runtime,
-    transactions: Transactions<Desk>,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) transactions: Transactions<Desk>,
     desk: Desk,
     answers: Arc<Mutex<Vec<Answered>>>,
+    /// What goes to the raft worker when locks are saved, and whether saving them failed an assertion.
+    pub(super) saved: Arc<Mutex<Vec<(StoreMsg, bool)>>>,
     began: Now,
     /// Microseconds since then, as far as the runtime has been told.
     passed: u64,
     timestamps: BTreeMap<u64, Done<u64>>,
     asked_timestamps: u64,
     /// Something happened that a task may wait for.
-    is_woken: bool,
+    pub(super) is_woken: bool,
 }
 
 impl TxnServer {
@@ -92,6 +94,7 @@ impl TxnServer {
                 .planting(planted),
             desk,
             answers: Arc::default(),
+            saved: Arc::default(),
             began: now,
             passed: 0,
             timestamps: BTreeMap::new(),
@@ -177,8 +180,13 @@ impl Node {
     pub(in crate::sim) fn on_txn_call(&mut self, call: TxnCall, instant: Instant) {
         let (now, planted) = (self.now(instant), planted_in(self.plant()));
         let (txn_safe_point, gc_safe_point) = self.safe_points;
+        let keeps_in_memory = self.config.asks_before_handover;
+        let views = self.process().server.views().clone();
         let server = self.process().txn.get_or_insert_with(|| {
             let server = TxnServer::new(now, planted);
+            if keeps_in_memory {
+                server.hear_all(&views);
+            }
             // A store hears of the safe points before it serves.
             server.transactions.safe_points().adopt(txn_safe_point, gc_safe_point);
             server
@@ -238,6 +246,7 @@ impl Node {
                     Err(words) => judges.fail(format!("panic on s{}: {words}", self.id)),
                 }
             }
+            self.go_on_after_saving(judges, outs);
             for ask in asks {
                 self.take_up(ask, outs);
             }
