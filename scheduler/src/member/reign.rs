@@ -22,7 +22,7 @@ use proto::schedulerpb::Change;
 use super::machine::State;
 use crate::cluster::Moment;
 use crate::ids::{Ids, Taken};
-use crate::timestamps::{Answer, Refused, Timestamps};
+use crate::timestamps::{Answer, ClockNews, Refused, Timestamps};
 
 /// A bound that was proposed and has not come back after this long is proposed again.
 const ASK_AGAIN_AFTER_MS: u64 = 1_000;
@@ -88,6 +88,11 @@ impl Reign {
             ..Change::default()
         };
         (change != Change::default()).then_some(change)
+    }
+
+    /// What people should know of this member's clock. Call it on ticks, after [`Self::wants`].
+    pub fn clock_news(&mut self) -> Option<ClockNews> {
+        self.timestamps.clock_news()
     }
 
     /// A change has been applied, by whomever it was proposed.

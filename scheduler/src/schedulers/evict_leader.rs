@@ -79,7 +79,7 @@ impl Scheduler for EvictLeader {
     }
 
     fn prepare(&mut self, view: View<'_>) -> Result<(), String> {
-        self.held.check(&Default::default(), view)
+        self.held.prepare(view)
     }
 
     fn schedule(&mut self, desk: &mut Desk<'_>) -> Vec<Operator> {
@@ -96,11 +96,7 @@ impl Scheduler for EvictLeader {
     }
 
     fn configure(&mut self, arguments: &Value, view: View<'_>) -> Result<(), String> {
-        let mut changed = self.held.clone();
-        changed.change(arguments)?;
-        changed.check(self.held.stores(), view)?;
-        self.held = changed;
-        Ok(())
+        self.held.configure(arguments, view)
     }
 
     fn let_go(&mut self, store: StoreId) -> LetGo {

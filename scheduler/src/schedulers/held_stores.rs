@@ -35,29 +35,41 @@ impl HeldStores {
         Ok(held)
     }
 
-    /// One store more, or another number of plans.
-    pub(crate) fn change(&mut self, arguments: &Value) -> Result<(), String> {
+    /// New arguments: one store more, or another number of plans. An error changes nothing.
+    pub(crate) fn configure(&mut self, arguments: &Value, view: View<'_>) -> Result<(), String> {
         let mut changed = self.clone();
-        if let Some(id) = arguments.get("store_id") {
-            changed.stores.insert(store(id).ok_or("invalid store id")?);
-        }
-        if let Some(Value::Object(ranges)) = arguments.get("store-id-ranges") {
-            for id in ranges.keys() {
-                changed.stores.insert(id.parse().map(StoreId).map_err(|_| "invalid store id")?);
-            }
-        }
-        if let Some(batch) = arguments.get("batch") {
-            let number = batch.as_u64().and_then(|number| usize::try_from(number).ok());
-            changed.batch = number
-                .filter(|number| (1..=BATCH_MAX).contains(number))
-                .ok_or_else(|| format!("batch must lie between 1 and {BATCH_MAX}"))?;
-        }
+        changed.change(arguments)?;
+        changed.check(&self.stores, view)?;
         *self = changed;
         Ok(())
     }
 
-    /// Those of the stores that this one lacks may be held: they exist and nobody else holds them.
-    pub(crate) fn check(&self, others: &BTreeSet<StoreId>, view: View<'_>) -> Result<(), String> {
+    /// All of them may be held.
+    pub(crate) fn prepare(&self, view: View<'_>) -> Result<(), String> {
+        self.check(&BTreeSet::new(), view)
+    }
+
+    /// After an error some of it may have been changed.
+    fn change(&mut self, arguments: &Value) -> Result<(), String> {
+        if let Some(id) = arguments.get("store_id") {
+            self.stores.insert(store(id).ok_or("invalid store id")?);
+        }
+        if let Some(Value::Object(ranges)) = arguments.get("store-id-ranges") {
+            for id in ranges.keys() {
+                self.stores.insert(id.parse().map(StoreId).map_err(|_| "invalid store id")?);
+            }
+        }
+        if let Some(batch) = arguments.get("batch") {
+            let number = batch.as_u64().and_then(|number| usize::try_from(number).ok());
+            self.batch = number
+                .filter(|number| (1..=BATCH_MAX).contains(number))
+                .ok_or_else(|| format!("batch must lie between 1 and {BATCH_MAX}"))?;
+        }
+        Ok(())
+    }
+
+    /// Those that are not among these others may be held: they exist and nobody else holds them.
+    fn check(&self, others: &BTreeSet<StoreId>, view: View<'_>) -> Result<(), String> {
         for &id in self.stores.difference(others) {
             let store = view.stores.find(id).filter(|store| !store.is_tombstone());
             store.ok_or_else(|| format!("there is no store {}", id.0))?;

@@ -308,6 +308,9 @@ impl Serving {
         let moment = node.clock.moment();
         let mut affairs = self.lock();
         self.propose_bounds(node, &mut affairs, moment);
+        if let Some(news) = affairs.reign.clock_news() {
+            tracing::warn!(name = %node.name, wall_ms = moment.wall_ms, "{news}");
+        }
         let Ok((cluster, ids)) = affairs.cluster_and_ids() else { return None };
         let Ticked { writes, orders, ids_wanted } = cluster.tick(ids, moment);
         let next_at_ms = cluster.next_turn_at_ms(moment);

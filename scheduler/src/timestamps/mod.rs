@@ -24,6 +24,11 @@
 //! is followed only at twice real time, so a clock that was wrong for a moment does not push
 //! the whole cluster's time far into the future for ever.
 //!
+//! A new leader has nothing to hold its clock against: nobody may have asked for timestamps for days,
+//! and then the bound is old. It believes its clock. When that lies more than [`LEAP_ALERT_MS`] past
+//! the bound it says so, as a clock that is set does ([`ClockNews`]): timestamps never go back, so a
+//! wrong clock is for people to see while little rests on it.
+//!
 //! Left out: timestamps per data centre, and suffix bits.
 
 use std::fmt;
@@ -48,6 +53,10 @@ pub const LAG_MAX_MS: u64 = 50;
 /// A clock that differs by more than this from where steady time says it should be has been set,
 /// not adjusted: it is not believed at once.
 pub const CLOCK_STEP_MAX_MS: u64 = 1_000;
+
+/// A new leader says so when its clock lies further than this past the bound that it finds: a day. A
+/// cluster that was asked for timestamps meanwhile was never so far behind.
+pub const LEAP_ALERT_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Timestamps one request may ask for. More than this does not fit into a millisecond and is
 /// refused.
@@ -91,6 +100,29 @@ impl fmt::Display for Refused {
     }
 }
 
+/// Something about the clock that people should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockNews {
+    /// At the beginning of a leadership it lay this far past the bound, in milliseconds, and was believed.
+    Leapt(u64),
+    /// It has been set by this much, in milliseconds, and is not followed at once.
+    Set(i64),
+    /// It is right again, or caught up with.
+    Right,
+}
+
+impl fmt::Display for ClockNews {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leapt(ms) => {
+                write!(f, "timestamps leap {ms} ms ahead with the clock of a new leader")
+            }
+            Self::Set(ms) => write!(f, "the clock is off by {ms} ms and is not believed"),
+            Self::Right => f.write_str("the clock is right again"),
+        }
+    }
+}
+
 /// Hands out timestamps for one leadership.
 #[derive(Clone, Debug)]
 pub struct Timestamps {
@@ -106,6 +138,10 @@ pub struct Timestamps {
     believed_at_steady_ms: u64,
     /// How far the clock differs from what we believe, when it has been set.
     clock_step_ms: i64,
+    /// What nobody was told of yet.
+    leapt: Option<ClockNews>,
+    /// Whether people were told that the clock has been set.
+    is_set_told: bool,
     /// Whether anything was asked for since the bound was last saved: an idle scheduler does not
     /// write to its log.
     in_demand: bool,
@@ -116,6 +152,9 @@ impl Timestamps {
     /// after everything committed under earlier leaders has been applied.
     pub fn begin(saved_bound_ms: u64, moment: Moment) -> Self {
         let start_ms = saved_bound_ms.max(moment.wall_ms);
+        let leap_ms = start_ms - saved_bound_ms;
+        // A new cluster has no bound yet.
+        let is_leap = saved_bound_ms > 0 && leap_ms > LEAP_ALERT_MS;
         Self {
             physical_ms: saved_bound_ms,
             logical: 0,
@@ -123,6 +162,8 @@ impl Timestamps {
             believed_ms: start_ms,
             believed_at_steady_ms: moment.steady_ms,
             clock_step_ms: 0,
+            leapt: is_leap.then_some(ClockNews::Leapt(leap_ms)),
+            is_set_told: false,
             in_demand: true,
         }
     }
@@ -189,10 +230,25 @@ impl Timestamps {
         self.bound_ms
     }
 
-    /// By how much the clock is off from the time served, when somebody has set it: worth a
-    /// warning. Zero in good health.
+    /// By how much the clock is off from the time served, when somebody has set it. Zero in good
+    /// health.
     pub fn clock_step_ms(&self) -> i64 {
         self.clock_step_ms
+    }
+
+    /// What people should know of the clock and were not told yet. Call it on every tick, after
+    /// [`Self::wants_bound`].
+    pub fn clock_news(&mut self) -> Option<ClockNews> {
+        let leapt = self.leapt.take();
+        if leapt.is_some() {
+            return leapt;
+        }
+        let is_set = self.clock_step_ms != 0;
+        if is_set == self.is_set_told {
+            return None;
+        }
+        self.is_set_told = is_set;
+        Some(if is_set { ClockNews::Set(self.clock_step_ms) } else { ClockNews::Right })
     }
 
     fn next_bound(&self, now_ms: u64) -> u64 {

@@ -83,6 +83,10 @@ impl Runner for Group {
                 self.leader()?.bound_saved(bound_ms);
                 format!("log: bound {bound_ms}\n")
             }
+            "news" => match self.leader()?.clock_news() {
+                Some(news) => format!("{news}\n"),
+                None => "nothing new\n".into(),
+            },
             "step" => format!("clock is off by {} ms\n", self.leader()?.clock_step_ms()),
             other => return Err(format!("unknown command {other}").into()),
         };
