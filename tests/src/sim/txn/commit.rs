@@ -6,8 +6,9 @@
 //! | async commit | every key is locked | a prewrite was sent and not answered |
 //! | one phase | the one prewrite is applied | that prewrite was sent and not answered |
 //!
-//! What is not answered is asked again; who gives up in the doubtful part first tries to roll the primary
-//! back, for one who has rolled back knows.
+//! What is not answered is asked again. Who gives up while one phase is in doubt first tries to roll the primary
+//! back, for one who has rolled back knows. An async commit is left as it is: it may have all its locks, and
+//! somebody may be about to commit it for that.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +121,8 @@ impl Txn {
             Prewritten::Locked => self.commit_primary(&primary, keys, early_ts).await,
             Prewritten::Failed => {
                 let doubtful = self.style.is_async || self.style.is_one_phase;
-                if !doubtful || !tries.is_lost || self.roll_back_primary(&primary).await {
+                let is_certain = !doubtful || !tries.is_lost;
+                if is_certain || !self.style.is_async && self.roll_back_primary(&primary).await {
                     self.roll_back_in_background(keys);
                     return Fate::Aborted;
                 }
