@@ -25,6 +25,7 @@ use proto::{RegionId, eraftpb};
 use rocksdb::{DB, ReadOptions, WriteOptions};
 
 use super::directory::{Directory, Kind};
+use super::wal_audit::audit;
 use super::watermark::Watermark;
 use super::{Options, fault, open_fault};
 use crate::engine::{GroupWrite, LogBatch, LogEngine, LogState};
@@ -68,6 +69,7 @@ impl RocksLog {
     /// synced writes is refused.
     pub fn open(path: &Path, options: &Options) -> Result<Self, Fault> {
         let directory = Directory::claim(path, Kind::Log)?;
+        audit(path)?;
         let db = DB::open(&options.log(), path)
             .map_err(|error| open_fault("open the log engine", path, &error))?;
         let watermark = Watermark::open(path)?;

@@ -9,6 +9,7 @@
 //! - `directory`: whose directory this is (`KIND`), and how many bytes it takes.
 //! - `watermark`: how far writes are known to be synced (`SYNCED`), so that a log which lost them
 //!   is refused.
+//! - `wal_audit`: a raft log whose synced part is damaged is refused.
 //! - `pinned`: snapshots and iterators that keep their database open; the only unsafe code.
 //! - `collection`: how versions that nobody sees any more go.
 //! - `data` and `log`: the two engines.
@@ -23,18 +24,14 @@
 //! | a write returns | after fdatasync | after `write(2)`; the raft log can replay it |
 //! | torn last record | dropped: it was never acknowledged | dropped |
 //! | damage before the tail | refuses to open | keeps what came before; refuses if that was synced |
-//! | RocksDB's mode | `TolerateCorruptedTailRecords` | `PointInTime` |
+//! | WAL files | used again, so that a sync need not make them grow | new each time |
 //!
-//! RocksDB's default, `PointInTime`, would open a raft log with a flipped bit as if everything
-//! after the bit had never been written. That is silent loss of acknowledged writes, so it is not
-//! used there. The stricter mode has holes of its own: a damaged *length* near the end of the file
-//! reads like a torn tail, and so does a file cut short. The watermark closes them for both engines
-//! at the price of one small write to the page cache.
-//!
-//! Left out: recycling WAL files. It would make a synced write about a third cheaper (the file
-//! does not grow), but in a recycled file old bytes follow new ones, so a torn tail and damage
-//! cannot be told apart, and RocksDB switches recycling off in the mode we need. Durability first; a
-//! segmented log of our own, which writes a sequence number into each record, can have both.
+//! RocksDB recovers both in its mode `PointInTime`, which opens a raft log with a flipped bit as if
+//! everything after the bit had never been written: silent loss of acknowledged writes. RocksDB's
+//! stricter modes switch the reuse of files off, because in such a file old bytes follow new ones
+//! and look like damage. So we tell the two apart ourselves before RocksDB opens a raft log
+//! (`wal_audit`), and the watermark shows for both engines what the bytes of a WAL cannot: that the
+//! last write is damaged and not torn, or that a file was cut short.
 
 mod collection;
 mod data;
@@ -42,6 +39,7 @@ mod directory;
 mod log;
 mod options;
 mod pinned;
+mod wal_audit;
 mod watermark;
 
 pub use data::{RocksCursor, RocksData, RocksSnapshot};

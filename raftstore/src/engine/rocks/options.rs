@@ -36,6 +36,10 @@ const DIAGNOSTIC_LOG_BYTES: usize = 4 << 20;
 /// Memtables of the log engine: sealed ones wait here while a flush runs; writes stall at the limit.
 const LOG_WRITE_BUFFERS_MAX: i32 = 4;
 
+/// WAL files of a log engine that are kept to be used again; each is about as large as a memtable. More
+/// than this many are deleted.
+const LOG_FILES_KEPT: usize = 2;
+
 /// Memory for blocks read from disk. Clones share it.
 #[derive(Clone)]
 pub struct BlockCache(Cache);
@@ -119,10 +123,10 @@ impl Options {
         options.set_max_write_buffer_number(LOG_WRITE_BUFFERS_MAX);
         // Most entries are cut before they reach a file; those that do will not stay.
         options.set_compression_type(DBCompressionType::None);
-        // See the head of `rocks`: damage must be refused, and recycled files exclude that. The
-        // zero is RocksDB's default, written down because it is a decision.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_recycle_log_file_num(0);
+        // See the head of `rocks`: damage is looked for before, and files that are used again exclude the
+        // stricter modes.
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_recycle_log_file_num(LOG_FILES_KEPT);
         options
     }
 
