@@ -2,9 +2,9 @@
 //!
 //! **Region.** Its leader reports when it begins to lead, when the region changes, when a follower begins
 //! or ceases to lack entries, when one goes into quarantine, and every `region_heartbeat_ticks`. The scheduler
-//! believes nothing else, and answers with orders. A leader that begins knows nothing of its followers yet: it
-//! reports once it has heard what they have, or after [`FIRST_REPORT_MICROS`]; said at once, all of them
-//! would lack entries.
+//! believes nothing else, and answers with orders. A leader that begins knows nothing of its followers yet;
+//! said at once, all of them would lack entries. It reports once it has heard what they have, after
+//! [`FIRST_REPORT_OF_MOST_MICROS`] if it has heard most, and after [`FIRST_REPORT_MICROS`] in any case.
 //!
 //! **Store.** Every `store_heartbeat_ticks`; the shell adds what it knows of the disk and the machine.
 
@@ -27,16 +27,22 @@ const REPORT_AGAIN_TICKS: u64 = 10;
 /// not then lack entries for all that is known.
 const FIRST_REPORT_MICROS: u64 = 200_000;
 
+/// So long, in microseconds, it waits for the last of them: one may be dead.
+const FIRST_REPORT_OF_MOST_MICROS: u64 = 50_000;
+
 impl<L: LogEngine> Peer<L> {
     /// Whether the leader has just begun and has not heard yet what its followers have.
     fn is_getting_to_know(&self, round: &Round<'_>) -> bool {
         let Some(leader) = self.leader() else { return false };
-        if leader.has_reported || round.now.since(leader.since) >= FIRST_REPORT_MICROS {
+        let leads_for = round.now.since(leader.since);
+        if leader.has_reported || leads_for >= FIRST_REPORT_MICROS {
             return false;
         }
-        let progress = |peer: &metapb::Peer| self.group.raft().prs().get(peer.id);
-        let mut others = self.region.peers.iter().filter(|peer| peer.id != self.meta.id);
-        others.any(|peer| progress(peer).is_some_and(|progress| progress.matched == 0))
+        let progress = |peer: &&metapb::Peer| self.group.raft().prs().get(peer.id);
+        let unknown = |peer: &&metapb::Peer| progress(peer).is_some_and(|known| known.matched == 0);
+        let unheard = self.region.peers.iter().filter(unknown).count();
+        let knows_most = 2 * unheard < self.region.peers.len();
+        unheard > 0 && !(knows_most && leads_for >= FIRST_REPORT_OF_MOST_MICROS)
     }
 
     /// Followers that cannot be served from the log.
