@@ -16,7 +16,7 @@
 //! |---|---|
 //! | the clocks ran apart by more than half of the bound since the window's base | no leases until [`DOUBT_MICROS`] after it was last seen |
 //! | own runs fast | besides, a tick is one only when the other clock says so too: others count on this store's patience |
-//! | two readings are further apart than half a lease | no leases for a lease: the process stood still, and nobody knows what the machine did meanwhile |
+//! | two readings are further apart than half a lease, and than was planned | no leases for a lease: the process stood still, and nobody knows what the machine did meanwhile |
 //!
 //! Without leases every read asks a quorum, and is as right as ever, only slower.
 //!
@@ -76,8 +76,8 @@ impl std::fmt::Display for Doubt {
 pub struct Verdict {
     /// Whether leases may be used.
     pub trusts: bool,
-    /// Whether a tick has passed, on both clocks.
-    pub is_tick: bool,
+    /// So many ticks have passed, on both clocks.
+    pub ticks: u64,
     /// Why leases may not be used from now on; told once, when it begins.
     pub doubt: Option<Doubt>,
 }
@@ -89,6 +89,7 @@ pub struct ClockTrust {
     drift_max_ppm: u64,
     pause_micros_max: u64,
     lease_micros: u64,
+    tick_micros: u64,
     tick_micros_min: u64,
     /// Where the window begins.
     base: Option<Reading>,
@@ -105,9 +106,9 @@ impl ClockTrust {
         Self {
             is_allowed: config.leases,
             drift_max_ppm: config.clock_drift_max_ppm() / 2,
-            // Readings come once a tick, so two ticks are no pause, however short the lease.
-            pause_micros_max: (lease_micros / 2).max(2 * config.tick_micros()),
+            pause_micros_max: lease_micros / 2,
             lease_micros,
+            tick_micros: config.tick_micros(),
             tick_micros_min: config.tick_micros() / 10 * 9,
             base: None,
             last: None,
@@ -116,11 +117,14 @@ impl ClockTrust {
         }
     }
 
-    /// Takes a reading: once when the store opens, and whenever the own clock says that a tick has passed.
-    pub fn judge(&mut self, reading: Reading) -> Verdict {
+    /// Takes a reading: once when the store opens, and whenever the own clock says that ticks have passed; so
+    /// many are wanted.
+    pub fn judge(&mut self, reading: Reading, wanted: u64) -> Verdict {
         let own = reading.own;
-        let paused =
-            self.last.map(|last| own.since(last)).filter(|gap| *gap > self.pause_micros_max);
+        // A store that has nothing to do for some ticks says so before, and sleeps.
+        let planned = (wanted + 1) * self.tick_micros;
+        let pause_micros_max = self.pause_micros_max.max(planned);
+        let paused = self.last.map(|last| own.since(last)).filter(|gap| *gap > pause_micros_max);
         let ran_apart = self.compare(reading);
         let doubt = ran_apart.or(paused.map(Doubt::Paused));
         let trusted = self.doubts_until.is_none();
@@ -135,7 +139,7 @@ impl ClockTrust {
         self.last = Some(own);
         Verdict {
             trusts: self.is_allowed && self.doubts_until.is_none(),
-            is_tick: self.is_tick(reading),
+            ticks: self.ticks(reading, wanted),
             doubt: doubt.filter(|_| trusted),
         }
     }
@@ -165,14 +169,14 @@ impl ClockTrust {
         })
     }
 
-    fn is_tick(&mut self, reading: Reading) -> bool {
-        let Some(other) = reading.other else { return true };
-        let is_short = |ticked: Now| other.since(ticked) + reading.apart < self.tick_micros_min;
-        if self.ticked.is_some_and(is_short) {
-            return false;
+    fn ticks(&mut self, reading: Reading, wanted: u64) -> u64 {
+        let Some(other) = reading.other else { return wanted };
+        let passed = |ticked: Now| (other.since(ticked) + reading.apart) / self.tick_micros_min;
+        let ticks = self.ticked.map_or(wanted, passed).min(wanted);
+        if ticks > 0 {
+            self.ticked = Some(other);
         }
-        self.ticked = Some(other);
-        true
+        ticks
     }
 }
 
@@ -191,10 +195,10 @@ mod tests {
             let own = 1_000_000 + tick * TICK;
             let other = 77_000_000 + tick * TICK * 1_000_000 / rate;
             let verdict =
-                trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 20 });
+                trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 20 }, 1);
             told = told.or(verdict.doubt.map(|doubt| (tick, doubt)));
             trusts = verdict.trusts;
-            counted += u64::from(verdict.is_tick);
+            counted += verdict.ticks;
         }
         (told, trusts, counted)
     }
@@ -233,7 +237,7 @@ mod tests {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |micros: u64| {
             let both = Now(micros);
-            let verdict = trust.judge(Reading { own: both, other: Some(both), apart: 0 });
+            let verdict = trust.judge(Reading { own: both, other: Some(both), apart: 0 }, 1);
             (verdict.trusts, verdict.doubt)
         };
         assert_eq!(at(0), (true, None));
@@ -248,11 +252,11 @@ mod tests {
     fn a_machine_that_slept_is_found_out_by_the_clock_that_did_not_count() {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |own: u64, other: u64| {
-            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 })
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, 1)
         };
         assert!(at(0, 0).trusts);
         let woken = at(3_600_000_000, 10_000);
-        assert!(matches!(woken.doubt, Some(Doubt::Fast(_))) && !woken.trusts && !woken.is_tick);
+        assert!(matches!(woken.doubt, Some(Doubt::Fast(_))) && !woken.trusts && woken.ticks == 0);
         // Trust comes back, half a minute later.
         let mut ticks = 0u64;
         while !at(3_600_000_000 + ticks * TICK, 10_000 + ticks * TICK).trusts {
@@ -265,7 +269,7 @@ mod tests {
     fn a_reading_that_was_interrupted_says_nothing() {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |own: u64, other: u64, apart: u64| {
-            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart }).doubt
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart }, 1).doubt
         };
         assert_eq!(at(0, 0, 0), None);
         assert_eq!(at(TICK, TICK + 9_000, 9_000), None);
@@ -277,8 +281,26 @@ mod tests {
     #[test]
     fn a_single_clock_is_believed_but_for_its_pauses() {
         let mut trust = ClockTrust::new(&Config::default());
-        let mut at = |own: u64| trust.judge(Reading { own: Now(own), other: None, apart: 0 });
-        assert!((0..100).all(|tick| at(tick * TICK) == Verdict { trusts: true, is_tick: true, doubt: None }));
+        let mut at = |own: u64| trust.judge(Reading { own: Now(own), other: None, apart: 0 }, 1);
+        assert!(
+            (0..100).all(|tick| at(tick * TICK) == Verdict { trusts: true, ticks: 1, doubt: None })
+        );
         assert!(!at(10_000_000).trusts);
+    }
+
+    #[test]
+    fn ticks_that_were_slept_through_count_on_both_clocks() {
+        let mut trust = ClockTrust::new(&Config::default());
+        let mut at = |own: u64, other: u64, wanted: u64| {
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, wanted)
+        };
+        at(0, 0, 1);
+        let slept = at(5 * TICK, 5 * TICK, 5);
+        assert_eq!(slept, Verdict { trusts: true, ticks: 5, doubt: None }, "it was planned");
+        // The other clock says that less has passed: the machine slept, not the store.
+        assert_eq!(at(9 * TICK, 7 * TICK, 4).ticks, 2);
+        // The same gap without a plan.
+        assert!(matches!(at(15 * TICK, 13 * TICK, 1).doubt, None | Some(Doubt::Paused(_))));
+        assert!(!at(15 * TICK, 13 * TICK, 1).trusts);
     }
 }

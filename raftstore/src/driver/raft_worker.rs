@@ -17,13 +17,17 @@ use crate::clock_trust::ClockTrust;
 use crate::effects::Effects;
 use crate::engine::{DataEngine, LogEngine};
 use crate::error::Fault;
-use crate::msg::{BackgroundTask, Now, StoreMsg};
+use crate::msg::{BackgroundTask, StoreMsg};
 use crate::store::Store;
 use crate::transport::Transport;
 
 /// Messages taken in one round. What is left waits for the next: a round must end for its first
 /// message to be answered.
 const ROUND_MESSAGES_MAX: usize = 4096;
+
+/// So many ticks in which nothing is due are slept through at most: clocks are compared after each sleep,
+/// and what happened in between is not seen.
+const TICKS_SLEPT_MAX: u64 = 5;
 
 /// Owns the machines of a store and performs what they ask for.
 pub(super) struct RaftWorker<D: DataEngine, L: LogEngine> {
@@ -55,19 +59,32 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
 
     fn work(&mut self, first: Effects) -> Result<(), Fault> {
         self.perform_all(first)?;
-        let mut tick_at = self.clock.now().plus(self.tick_micros);
+        let mut ticked_at = self.clock.now();
         loop {
             let mut effects = Effects::default();
-            let stopping = self.take_messages(tick_at, &mut effects)?;
+            let planned = self.store.ticks_until_due().min(TICKS_SLEPT_MAX);
+            let tick_at = ticked_at.plus(planned * self.tick_micros);
+            let first = self.inbox.next_until(self.clock.instant_of(tick_at));
+            // By its own word the store had nothing to do in the ticks before the one that is due. They
+            // come before messages that came after them.
+            let passed = self.clock.now().since(ticked_at) / self.tick_micros;
+            let idle = passed.min(planned - 1);
+            if idle > 0 {
+                for _ in 0..self.judge_clock(idle) {
+                    ticked_at = ticked_at.plus(self.tick_micros);
+                    self.store.tick(ticked_at, &mut effects)?;
+                }
+            }
+            let stopping = self.take_messages(first, &mut effects)?;
             // Messages first: a follower that was kept from its inbox for a while has not therefore
             // missed its leader. For the same reason, and because leases count on a tick being no
             // shorter than it says, ticks that were missed are not made up for.
             let now = self.clock.now();
             if now >= tick_at {
-                if self.judge_clock() {
+                if self.judge_clock(1) > 0 {
                     self.store.tick(now, &mut effects)?;
                 }
-                tick_at = now.plus(self.tick_micros);
+                ticked_at = now;
             }
             self.perform_all(effects)?;
             if stopping {
@@ -76,20 +93,24 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
         }
     }
 
-    /// Compares the clocks, and lets leaders answer alone or not. Returns whether it is a tick on both.
-    fn judge_clock(&mut self) -> bool {
-        let verdict = self.clock_trust.judge(self.clock.read());
+    /// Compares the clocks, and lets leaders answer alone or not. Returns how many of these ticks have passed
+    /// on both.
+    fn judge_clock(&mut self, wanted: u64) -> u64 {
+        let verdict = self.clock_trust.judge(self.clock.read(), wanted);
         if let Some(doubt) = verdict.doubt {
             tracing::warn!(store = %self.store.id(), %doubt, "for now every read asks a quorum");
         }
         self.store.use_leases(verdict.trusts);
-        verdict.is_tick
+        verdict.ticks
     }
 
-    /// Waits for a message until the tick is due, then takes what else is there. Returns whether
-    /// this was the last round.
-    fn take_messages(&mut self, tick_at: Now, effects: &mut Effects) -> Result<bool, Fault> {
-        let mut next = self.inbox.next_until(self.clock.instant_of(tick_at));
+    /// Takes a message and what else is there. Returns whether this was the last round.
+    fn take_messages(
+        &mut self,
+        first: Option<Envelope>,
+        effects: &mut Effects,
+    ) -> Result<bool, Fault> {
+        let mut next = first;
         let now = self.clock.now();
         let mut taken = 0;
         while let Some(envelope) = next {

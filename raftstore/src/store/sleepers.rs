@@ -7,7 +7,7 @@
 //! many regions sleep.
 //!
 //! ```text
-//!  s1: nothing heard of s2 for a third              s2
+//!  s1: nothing heard of s2 for two fifths           s2
 //!      of an election timeout
 //!        ├── MsgCheckStalePeer, of any sleeper ──────► heard s1
 //!        │◄─ MsgCheckStalePeerResponse ──────────────┤ "r7's leader is p8; I live since …"
@@ -20,7 +20,7 @@
 //!   therefore missed anything.
 //! - **Silent for an election timeout**: all who count on it wake. Followers then campaign as soon as they would
 //!   have if they had been awake all the time; that is how a dead leader is replaced in the usual time. When the
-//!   transport says that the store is out of reach, a third of that is enough.
+//!   transport says that the store is out of reach, two fifths of that are enough.
 //! - **Started anew**: the answer names the life of the store. In another life none of its peers leads or knows
 //!   a leader: all who count on it wake.
 //! - The answer also says who leads the region that the question was about. A follower that hears of another
@@ -35,6 +35,7 @@
 //! of which something is wanted do not wait.
 //!
 //! **Duties.** What a sleeper has to do now and then is in a list by tick; nothing looks through all sleepers.
+//! When all sleep, the store says in how many ticks something is due, and its shell sleeps too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -210,7 +211,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             self.wake_in_turn(region_id, cause, now);
         }
         let patience = self.config.election_ticks as u64;
-        let pause = (patience / 3).max(1);
+        let pause = pause_of(patience);
         let stores: Vec<StoreId> = self.sleepers.counting.keys().copied().collect();
         for store in stores {
             let silence = self.sleepers.silence(store, self.ticks);
@@ -233,6 +234,33 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             self.sleepers.duties.remove(&(at, region_id));
             self.do_duty(region_id, now, effects);
         }
+    }
+
+    /// In so many ticks something is due; in those before it nothing is, unless a message comes. Never 0.
+    pub fn ticks_until_due(&self) -> u64 {
+        let Sleepers { awake, waking, counting, duties, .. } = &self.sleepers;
+        if !awake.is_empty() || !waking.is_empty() || self.syncs.asked_at.is_some() {
+            return 1;
+        }
+        let patience = self.config.election_ticks as u64;
+        let until = |every: u64| every - self.ticks % every;
+        let mut due = until(self.config.store_heartbeat_ticks);
+        if let Some((at, _)) = duties.first() {
+            due = due.min(at.saturating_sub(self.ticks));
+        }
+        if !counting.is_empty() {
+            due = due.min(until(QUESTION_ELECTIONS * patience));
+        }
+        for store in counting.keys() {
+            let Some(neighbour) = self.sleepers.neighbours.get(store) else { return 1 };
+            if neighbour.life.is_none() || neighbour.doubted.is_some() {
+                return 1;
+            }
+            let silence = self.ticks.saturating_sub(neighbour.heard);
+            let pause = pause_of(patience);
+            due = due.min(pause - silence % pause).min(patience.saturating_sub(silence));
+        }
+        due.max(1)
     }
 
     fn do_duty(&mut self, region_id: RegionId, now: Now, effects: &mut Effects) {
@@ -406,6 +434,11 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         true
     }
+}
+
+/// After so many ticks of silence a store is asked: twice before anybody wakes for it.
+fn pause_of(patience: u64) -> u64 {
+    (patience * 2 / 5).max(1)
 }
 
 fn is_question(extra: &ExtraMessage) -> bool {
