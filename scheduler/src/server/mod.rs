@@ -515,11 +515,19 @@ fn serve(node: &Arc<Node>, clients: TcpListener, peers: TcpListener) -> Result<(
 async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
     let mut wait = PATROL_INTERVAL;
     let mut since_keyspaces = KEYSPACES_INTERVAL;
+    let mut moved = node.watch();
     loop {
         tokio::time::sleep(wait).await;
         since_keyspaces += wait;
         wait = PATROL_INTERVAL;
-        let Some(serving) = node.serving() else { continue };
+        moved.borrow_and_update();
+        let Some(serving) = node.serving() else {
+            // Nothing to look after until this member leads.
+            if moved.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
         if let Some(wanted) = serving.tick(&node) {
             wait = wanted.clamp(BUSY_INTERVAL, PATROL_INTERVAL);
         }
