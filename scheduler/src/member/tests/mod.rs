@@ -123,6 +123,29 @@ fn a_new_cluster_has_a_leader_before_an_election_timeout_has_passed() {
     }
 }
 
+/// S1.6: a request is answered in the same step in which its member begins to serve, after an election as after a
+/// handover: who serves has its first bound in the log already.
+#[test]
+fn who_has_just_begun_to_serve_answers_the_first_request() {
+    for seed in 0..20 {
+        let (mut world, leader) = serving(seed, 3, &Options::default());
+        world.run(SECOND_US);
+        if seed % 2 == 0 {
+            world.crash(leader);
+        } else {
+            world.hand_over(leader, 0);
+        }
+        let mut before = world.grants;
+        while !world.serving().iter().any(|&id| id != leader) {
+            assert!(world.now_us < 10 * SECOND_US, "seed {seed}: nobody takes over");
+            before = world.grants;
+            world.run(STEP_US);
+        }
+        assert_eq!(world.grants, before + 1, "seed {seed}: the first request waits");
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn another_member_serves_within_two_election_timeouts_of_a_crash() {
     for seed in 0..10 {
