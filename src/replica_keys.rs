@@ -251,6 +251,17 @@ mod tests {
         config
     }
 
+    /// S0.2, S1.14: a store's file says above which size a region is split, and into what: 64 MB alone, or parts of
+    /// 64 MB of what is larger than 96.
+    #[test]
+    fn a_region_may_be_as_large_as_64_mb_or_split_into_parts_of_64() {
+        let config = applied("region-max-size = \"64MB\"");
+        assert_eq!(config.region_split_bytes, 64 << 20);
+        assert!((1..64 << 20).contains(&config.region_part_bytes), "{}", config.region_part_bytes);
+        let config = applied("region-max-size = \"96MB\"\nregion-split-size = \"64MB\"");
+        assert_eq!((config.region_split_bytes, config.region_part_bytes), (96 << 20, 64 << 20));
+    }
+
     #[test]
     fn one_of_two_limits_is_enough() {
         let sizes = |text| {

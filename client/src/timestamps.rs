@@ -348,6 +348,7 @@ mod tests {
         assert!(!queue.gather().await);
     }
 
+    /// S0.25: while a request is under way others gather for the next one.
     #[tokio::test]
     async fn who_comes_meanwhile_is_in_the_next_batch() {
         let (mut queue, mut ends) = queue(&[60_000, 60_000, 60_000]);

@@ -58,6 +58,18 @@ impl fmt::Display for Timestamp {
 mod tests {
     use super::*;
 
+    /// S0.22: a timestamp is one number of 64 bits that an `i64` holds: milliseconds, and behind them 18 bits that
+    /// count; the last of a millisecond is right before the first of the next.
+    #[test]
+    fn a_millisecond_has_two_to_the_eighteenth_timestamps() {
+        let first = Timestamp::new(1_700_000_000_123, 0);
+        assert_eq!(first.0, 1_700_000_000_123 * 262_144);
+        assert!(i64::try_from(first.0).is_ok());
+        let last = Timestamp::new(1_700_000_000_123, 262_143);
+        assert_eq!(last.0 - first.0, 262_143);
+        assert_eq!(last.next(), Timestamp::new(1_700_000_000_124, 0));
+    }
+
     #[test]
     fn parts_come_back() {
         let ts = Timestamp::new(1_700_000_000_123, 77);

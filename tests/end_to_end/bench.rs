@@ -1,6 +1,6 @@
 //! `tessera bench` against a running cluster: every workload runs, counts, and prints what it says.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tessera::{ApiVersion, Cluster};
 
 use crate::cluster::{own_address, run};
@@ -66,6 +66,27 @@ async fn every_workload_runs_and_counts() {
     })
     .await
     .unwrap();
+    cluster.stop().await;
+}
+
+/// S1.8: many clients fetch timestamps in batches for as long as is asked; none fails and each caller's grow, or
+/// the benchmark would. How many a second is for a quiet machine to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_clients_fetch_timestamps_in_batches() {
+    let cluster = Cluster::builder().host(own_address()).api_version(ApiVersion::V1);
+    let cluster = cluster.start().await.unwrap();
+    let endpoint = cluster.pd_endpoints()[0].clone();
+    let words = ["--clients", "64", "--callers", "32", "--seconds", "1", "-o", "json"];
+    let output = tokio::task::spawn_blocking(move || {
+        run(&[&["bench", "tso", "--pd", &endpoint][..], &words].concat())
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["clients"], &report["callers"]), (&json!(64), &json!(32)));
+    assert_eq!(report["failed"], 0, "{report}");
+    assert!(report["timestamps_per_second"].as_f64().unwrap() > 0.0, "{report}");
     cluster.stop().await;
 }
 

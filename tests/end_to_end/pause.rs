@@ -72,6 +72,7 @@ async fn a_store_stopped_longer_than_its_lease_answers_nothing_old() {
     }
 }
 
+/// S0.21: a leader that stands still for longer than its lease hands out no timestamp from before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduler_leader_stopped_longer_than_its_lease_gives_no_old_timestamp() {
     let cluster = Processes::start(3, 1, ApiVersion::V1).await;

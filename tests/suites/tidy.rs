@@ -213,6 +213,74 @@ fn documents_name_files_that_exist() {
     assert!(missing.is_empty(), "documents name what is not there:\n{}", missing.join("\n"));
 }
 
+/// The claims of each article, numbered from 1: the last number of each.
+const CLAIMS: &[(&str, u32)] = &[("S0", 50), ("S1", 15), ("S3", 12), ("S4", 22)];
+
+/// Whether the text holds this claim's number, and not as a part of a longer one.
+fn names_claim(text: &str, claim: &str) -> bool {
+    text.match_indices(claim).any(|(at, _)| {
+        let is_word = |c: char| c.is_ascii_alphanumeric();
+        !text[..at].ends_with(is_word) && !text[at + claim.len()..].starts_with(is_word)
+    })
+}
+
+/// What stands above this function, and is a comment or an attribute.
+fn comment_above(text: &str, function: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let head = format!("fn {function}(");
+    let at = lines.iter().position(|line| line.contains(&head))?;
+    let above = lines[..at].iter().rev();
+    let is_above = |line: &&&str| line.starts_with("//") || line.starts_with('#');
+    Some(above.take_while(is_above).copied().collect::<Vec<_>>().join("\n"))
+}
+
+/// The table of claims in the README: the tests and scripts that it names exist, and name the claim themselves.
+#[test]
+fn claims_are_named_where_the_readme_says() {
+    let readme = std::fs::read_to_string(root().join("tests/README.md")).unwrap();
+    let claims: Vec<String> = CLAIMS
+        .iter()
+        .flat_map(|(article, last)| (1..=*last).map(move |number| format!("{article}.{number}")))
+        .collect();
+    let scripts: Vec<PathBuf> = files(&root(), "")
+        .into_iter()
+        .filter(|file| file.parent().is_some_and(|folder| folder.ends_with("testscripts")))
+        .collect();
+    let sources: Vec<String> =
+        files(&root(), ".rs").iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let mut wrong = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for line in readme.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let &["", claim, _, tests, ""] = &cells[..] else { continue };
+        if !claims.iter().any(|known| known == claim) {
+            continue;
+        }
+        if seen.contains(&claim) {
+            wrong.push(format!("{claim} stands there twice"));
+        }
+        seen.push(claim);
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            wrong.push(format!("{claim}: no test"));
+        }
+        for name in names {
+            let script = scripts.iter().find(|file| file.ends_with(name));
+            let is_named = match script {
+                Some(file) => names_claim(&std::fs::read_to_string(file).unwrap(), claim),
+                None => sources.iter().any(|text| {
+                    comment_above(text, name).is_some_and(|above| names_claim(&above, claim))
+                }),
+            };
+            if !is_named {
+                wrong.push(format!("{claim}: {name} is not there, or does not name it"));
+            }
+        }
+    }
+    assert!(!seen.is_empty(), "the table is gone");
+    assert!(wrong.is_empty(), "the table of claims is wrong:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_crate_has_a_readme() {
     for (name, _) in CRATES {

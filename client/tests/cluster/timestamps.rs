@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use crate::fake::{Fake, TsoReaction};
 
+/// S0.25: callers that come at the same time are served by one request, and no two get the same timestamp.
 #[tokio::test]
 async fn many_callers_share_few_requests_and_no_timestamp() {
     let fake = Fake::start().await;
@@ -17,6 +18,8 @@ async fn many_callers_share_few_requests_and_no_timestamp() {
     timestamps.dedup();
     assert_eq!(timestamps.len(), 500);
     assert_eq!(fake.calls("Tso"), 1, "one stream");
+    let requests = fake.calls("TsoRequest");
+    assert!((1..=10).contains(&requests), "{requests} requests for 500 callers");
 }
 
 #[tokio::test]

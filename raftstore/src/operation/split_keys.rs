@@ -303,6 +303,43 @@ mod tests {
         assert_eq!(by_bytes(99, 0), [Bytes::from("f")]);
     }
 
+    /// Where a region of so many mebibytes is cut that is split above `max` mebibytes into parts of `part`; the
+    /// sizes of its parts.
+    fn parts_of(mib: u32, max: u64, part: u64) -> Vec<u32> {
+        let data = MemoryData::new();
+        let mut batch = WriteBatch::new();
+        let value = Bytes::from(vec![0; (1 << 20) - 4]);
+        for at in 0..mib {
+            batch.put(ColumnFamily::Default, format!("k{at:03}"), value.clone());
+        }
+        data.write(batch).unwrap();
+        let config = Config {
+            region_split_bytes: max << 20,
+            region_part_bytes: part << 20,
+            ..Config::default()
+        };
+        let cuts = keys_of(&data, SplitSearch::TooLarge(SplitLimits::of(&config)));
+        let at = |key: &Bytes| std::str::from_utf8(&key[1..]).unwrap().parse::<u32>().unwrap();
+        let bounds: Vec<u32> = [0].into_iter().chain(cuts.iter().map(at)).chain([mib]).collect();
+        bounds.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    /// S0.2: a region that may hold 64 MiB is split when it holds more, and not before.
+    #[test]
+    fn more_than_64_mib_are_split_where_that_is_the_limit() {
+        assert_eq!(parts_of(64, 64, 42), [64]);
+        assert_eq!(parts_of(65, 64, 42), [42, 23]);
+    }
+
+    /// S1.14: with parts of 64 MiB and a limit of 96 a region is split in two when it has passed the limit; the first
+    /// part has the wanted size and the second is not less than half of it. Of twice 64 MiB both halves are even.
+    #[test]
+    fn more_than_96_mib_are_split_in_two_parts_of_about_64() {
+        assert_eq!(parts_of(96, 96, 64), [96]);
+        assert_eq!(parts_of(97, 96, 64), [64, 33]);
+        assert_eq!(parts_of(128, 96, 64), [64, 64]);
+    }
+
     /// Ten records of ten bytes each.
     fn ten_records() -> MemoryData {
         let data = MemoryData::new();

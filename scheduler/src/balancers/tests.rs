@@ -76,6 +76,8 @@ fn s3_2_regions_of_different_sizes_are_balanced_by_size() {
     assert_at_rest(&mut world);
 }
 
+/// S0.3: a store that comes empty gets whole regions, with leaders, until all hold the same; small regions too,
+/// and in a cluster of less than a hundred.
 #[test]
 fn s0_3_a_new_empty_store_gets_its_share() {
     let mut world = crowded(3, 90, 1, Policy::default());
@@ -100,6 +102,8 @@ fn thousands_of_leaders_even_out_within_seconds_at_four_a_time() {
     assert_eq!(world.under_way(Purpose::Leader), 64);
 }
 
+/// S0.4: whether balancing leaders is a good thing is for people to say: by count, by size, not at all, or
+/// without its scheduler.
 #[test]
 fn s0_4_leaders_are_balanced_by_count_by_size_or_not_at_all() {
     let skewed = |policy: Policy| {

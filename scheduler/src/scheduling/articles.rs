@@ -67,6 +67,8 @@ fn s0_14_a_move_never_leaves_too_few_and_is_resumed_by_a_new_leader_at_every_ste
     }
 }
 
+/// S0.27: a region's heartbeat counts when its leader sends it, in the newest term; whoever is none of its
+/// peers is refused, and the leader of an older term is not believed.
 #[test]
 fn s0_27_only_the_leader_of_the_newest_term_is_heard() {
     let mut world = World::new(3, Policy::default());
@@ -84,6 +86,7 @@ fn s0_27_only_the_leader_of_the_newest_term_is_heard() {
     );
 }
 
+/// S0.28: a heartbeat of an older epoch that comes late does not roll the picture back.
 #[test]
 fn s0_28_s4_15_a_late_heartbeat_does_not_bring_the_past_back() {
     let mut world = World::new(3, Policy::default());

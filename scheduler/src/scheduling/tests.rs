@@ -1,5 +1,7 @@
 //! The framework: names, turns, pauses, filters, selectors, and the articles' older forms.
 
+use std::cell::RefCell;
+
 use proto::{RegionId, StoreId, metapb, pdpb};
 use serde_json::{Value, json};
 
@@ -8,19 +10,37 @@ use super::world::World;
 use super::*;
 use crate::cluster::{Cluster, Policy, Refusal};
 use crate::operator::Step;
+use crate::placement::{Predicate, Question};
 
-/// Hands the lead of one region to one store, once in a turn.
+thread_local! {
+    /// What was asked of [`Custom`] in this test, each word once for as long as it is repeated.
+    static ASKED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+fn asked(word: &'static str) {
+    ASKED.with_borrow_mut(|asked| {
+        asked.push(word);
+        asked.dedup();
+    });
+}
+
+fn take_asked() -> Vec<&'static str> {
+    ASKED.take()
+}
+
+/// Hands the lead of one region to one store, once in a turn, unless it is idle.
 #[derive(Debug)]
 struct Custom {
     region: RegionId,
     to: StoreId,
-    is_prepared: bool,
+    is_idle: bool,
 }
 
 impl Custom {
     fn make(arguments: &Value) -> Result<Box<dyn Scheduler>, String> {
         let to = arguments.get("to").and_then(Value::as_u64).ok_or("missing to")?;
-        Ok(Box::new(Self { region: RegionId(1), to: StoreId(to), is_prepared: false }))
+        let is_idle = arguments.get("idle").and_then(Value::as_bool).unwrap_or(false);
+        Ok(Box::new(Self { region: RegionId(1), to: StoreId(to), is_idle }))
     }
 }
 
@@ -46,16 +66,22 @@ impl Scheduler for Custom {
     }
 
     fn prepare(&mut self, view: View<'_>) -> Result<(), String> {
+        asked("prepare");
         view.stores.find(self.to).ok_or("there is no such store")?;
-        self.is_prepared = true;
         Ok(())
     }
 
+    fn cleanup(&mut self) {
+        asked("cleanup");
+    }
+
     fn is_schedule_allowed(&self, view: View<'_>) -> bool {
-        self.is_prepared && view.operators.of(self.region).is_none()
+        asked("is allowed");
+        !self.is_idle && view.operators.of(self.region).is_none()
     }
 
     fn schedule(&mut self, desk: &mut Desk<'_>) -> Vec<Operator> {
+        asked("schedule");
         let Some(record) = desk.view().regions.by_id(self.region) else { return Vec::new() };
         let transfer = desk.transfer_leader("custom", Purpose::Leader, record, self.to);
         transfer.into_iter().collect()
@@ -86,8 +112,9 @@ fn kept(writes: crate::cluster::Writes) -> Roster {
     serde_json::from_str(&writes.roster.unwrap()).unwrap()
 }
 
-#[test]
-fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_words() {
+/// A cluster in which [`Custom`] is known, and nobody is there to schedule.
+fn world_that_knows_custom() -> World {
+    take_asked();
     let mut world = world_with(3);
     let mut catalog = Catalog::standard();
     catalog.register("custom", Custom::make);
@@ -99,12 +126,25 @@ fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_word
         std::mem::replace(&mut world.cluster, fresh).with_schedulers(catalog, empty, world.moment)
     };
     assert_eq!(names(&world.cluster), Vec::<String>::new());
+    world
+}
+
+/// S0.6: a scheduler has a name and a type, says how often it looks at least and how much longer it waits
+/// after each look in vain, is prepared and cleaned up, says whether it may act, and makes plans. One of
+/// somebody's own is made by its type, once that is registered.
+#[test]
+fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_words() {
+    let mut world = world_that_knows_custom();
     // Prepare may refuse.
     let refused = world.cluster.add_scheduler("custom", &json!({"to": 9}), world.moment);
     assert_eq!(refused, Err(Refusal::InvalidValue("there is no such store".into())));
+    assert_eq!((names(&world.cluster), take_asked()), (Vec::new(), vec!["prepare"]));
     world.cluster.add_scheduler("custom", &json!({"to": 3}), world.moment).unwrap();
+    let seat = world.cluster.coordinator().find("custom-scheduler").unwrap();
+    assert_eq!((seat.scheduler.type_name(), seat.controller.interval_ms()), ("custom", 20));
     world.run(10);
     assert_eq!(world.plan(1).unwrap().description, "custom");
+    assert_eq!(take_asked(), ["prepare", "is allowed", "schedule"]);
     world.run(1_000);
     assert_eq!(world.leaders(), [0, 0, 1]);
     // In vain from then on: it looks ever more seldom, as it has said itself.
@@ -112,6 +152,28 @@ fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_word
     assert!(seat.controller.interval_ms() >= 320, "{}", seat.controller.interval_ms());
 }
 
+/// S0.6, S0.12: one that may not act makes no plans, and one that is stopped has cleaned up when its removal
+/// returns. There is no task of it that would have to be waited for: it has had its last turn.
+#[test]
+fn who_may_not_act_is_asked_for_no_plan_and_who_is_removed_for_nothing_more() {
+    let mut world = world_that_knows_custom();
+    let add = |world: &mut World, arguments: Value| {
+        world.cluster.add_scheduler("custom", &arguments, world.moment).unwrap();
+    };
+    add(&mut world, json!({"to": 3, "idle": true}));
+    world.run(1_000);
+    assert_eq!((world.leaders(), take_asked()), (vec![1, 0, 0], vec!["prepare", "is allowed"]));
+    world.cluster.remove_scheduler("custom-scheduler", world.moment).unwrap();
+    assert_eq!(take_asked(), ["cleanup"]);
+    world.run(60_000);
+    assert_eq!(take_asked(), Vec::<&str>::new());
+    add(&mut world, json!({"to": 3}));
+    world.run(1_000);
+    assert_eq!(world.leaders(), [0, 0, 1]);
+}
+
+/// S0.7: a scheduler in the first form (a name, a kind of resource, one operator at a time) is run like any
+/// other.
 #[test]
 fn s0_7_s3_5_a_scheduler_in_its_first_form_is_run_by_an_adapter() {
     #[derive(Debug)]
@@ -136,6 +198,7 @@ fn s0_7_s3_5_a_scheduler_in_its_first_form_is_run_by_an_adapter() {
     assert!(world.descriptions().contains("first"));
 }
 
+/// S0.8: a name is given once; who adds a second scheduler of it is refused.
 #[test]
 fn s0_8_names_are_unique() {
     let mut world = world_with(3);
@@ -146,6 +209,8 @@ fn s0_8_names_are_unique() {
     assert!(why.contains("there is no scheduler dance-scheduler; there are"), "{why}");
 }
 
+/// S0.9: an operator in the first form says whose region it is for and what it moves, and at each sight of the
+/// region what to order and whether it is finished; a composite walks its children in order.
 #[test]
 fn s0_9_s3_6_a_composite_walks_its_acts_in_order_and_all_move_one_kind_of_resource() {
     let world = world_with(4);
@@ -197,6 +262,8 @@ impl Filter for Not {
     }
 }
 
+/// S0.10, S0.11: a selector takes the best store to take from and the best to give to, and nobody when filters
+/// refuse all; a filter that answers true speaks against the store.
 #[test]
 fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
     let mut world = World::new(3, Policy { max_replicas: 1, ..Policy::default() });
@@ -223,8 +290,21 @@ fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
     assert_eq!((source(&all), target(&all)), (None, None));
     assert_eq!(target_refused(&candidates[0], &all).unwrap().name(), "not");
     assert!(source_refused(&candidates[0], &[&nor]).is_none());
+    // So do the tables of predicates, as filters.
+    const FIRST: &[Predicate] =
+        &[Predicate { reason: "is the first", excludes: |c, _| c.store.id() == StoreId(1) }];
+    const LAST: &[Predicate] =
+        &[Predicate { reason: "is the last", excludes: |c, _| c.store.id() == StoreId(3) }];
+    let record = view.regions.by_id(RegionId(1)).unwrap();
+    let question = Question::new_peer(view, record, None);
+    let tables = TableFilter { name: "tables", source: FIRST, target: LAST, question: &question };
+    assert!(tables.filter_source(&candidates[0]) && !tables.filter_source(&candidates[2]));
+    assert!(tables.filter_target(&candidates[2]) && !tables.filter_target(&candidates[0]));
+    assert_eq!((source(&[&tables]), target(&[&tables])), (Some(2), Some(2)));
 }
 
+/// S0.12: a controller has an interval, which grows by three tenths with each look in vain, lets its scheduler
+/// act within the limit of its kind, and not at all once it is stopped.
 #[test]
 fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttles() {
     let world = world_with(3);
@@ -255,6 +335,8 @@ fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttl
     assert!(!controller.allow_schedule(&scheduler, view));
 }
 
+/// S0.4, S0.13: schedulers, each with its controller, are run by the coordinator, and added, removed, paused and
+/// resumed by name while the cluster runs.
 #[test]
 fn s0_4_s0_13_schedulers_are_paused_resumed_removed_and_added_by_name() {
     let mut world = world_with(3);
@@ -336,6 +418,7 @@ fn a_paused_checker_repairs_nothing_until_it_is_resumed() {
     assert!(world.cluster.pause_checker("all", 1, world.moment).is_ok());
 }
 
+/// S0.5: what moves data and what moves leaders are kinds of their own, in operators and in limits.
 #[test]
 fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
     let policy = Policy {

@@ -314,6 +314,8 @@ mod tests {
         );
     }
 
+    /// S1.7: where a millisecond is full the next one is used at once: a million timestamps of one moment are
+    /// granted, and none twice.
     #[test]
     fn a_million_in_one_millisecond_are_unique() {
         let mut timestamps = Timestamps::begin(0, at(0));
@@ -348,6 +350,8 @@ mod tests {
         assert!(granted(&mut timestamps, COUNT_MAX, at(10)).physical() > 1_000_000);
     }
 
+    /// S0.23: nobody waits until the clock has passed what was saved: the saved bound is where a new leader begins,
+    /// and so above all that was served, though its clock is behind.
     #[test]
     fn a_new_leader_whose_clock_is_behind_starts_above_the_old_one() {
         let mut old = Timestamps::begin(0, at(60_000));
@@ -394,6 +398,8 @@ mod tests {
         assert!(right > after && right.physical() <= 1_002_001);
     }
 
+    /// S0.24: under load the bound is written once in three seconds, ahead of time, and timestamps come from
+    /// memory.
     #[test]
     fn the_log_is_written_once_in_three_seconds_under_load_and_never_when_idle() {
         let mut timestamps = Timestamps::begin(0, at(0));

@@ -147,7 +147,7 @@ fn hundred_regions(seed: u64) -> Outcome {
     outcome
 }
 
-/// A fourth store beside three that hold everything.
+/// S0.3. A fourth store beside three that hold everything.
 fn store_added(seed: u64) -> Outcome {
     let mut world = stores(seed, Policy::default(), 3);
     regions_on(&mut world, 80, 3, |_| SIZE_MIB);

@@ -230,6 +230,7 @@ async fn grant(here: &Here, request: pdpb::TsoRequest) -> Result<pdpb::TsoRespon
         Some(TsoReaction::WrongCount) => count += 1,
     }
     let mut state = here.fake.state.lock();
+    *state.calls.entry("TsoRequest").or_default() += 1;
     if state.scheduler_leader != Some(here.number as usize) {
         return Err(Status::unknown("not leader"));
     }

@@ -155,6 +155,7 @@ fn votes_that_come_before_the_split_are_kept() {
     assert_eq!(cluster.leader(101), Some(leader));
 }
 
+/// S0.2: a cluster begins as one region, and the one that grows beyond its size splits by itself.
 #[test]
 fn a_region_that_grows_too_large_is_split() {
     let config = Config {

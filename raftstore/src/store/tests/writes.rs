@@ -74,6 +74,7 @@ fn who_asks_the_wrong_one_is_told() {
     assert_eq!(refused, Refusal::StoreNotMatch { requested: 8, actual: follower });
 }
 
+/// S1.13: a write that was meant for another version of the region is refused, be that older or newer.
 #[test]
 fn both_an_older_and_a_newer_version_are_refused() {
     let mut cluster = Cluster::three();

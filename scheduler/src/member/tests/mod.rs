@@ -2,11 +2,13 @@
 
 mod world;
 
+use std::collections::BTreeMap;
+
 use proto::eraftpb::MessageType;
 use proto::schedulerpb::{Change, KeyValue, MemberPriority};
 
 use super::{Membership, Options, Outcome};
-use world::{World, description};
+use world::{STEP_US, World, description};
 
 const SECOND_US: u64 = 1_000_000;
 
@@ -121,6 +123,29 @@ fn a_new_cluster_has_a_leader_before_an_election_timeout_has_passed() {
     }
 }
 
+/// S1.6: a request is answered in the same step in which its member begins to serve, after an election as after a
+/// handover: who serves has its first bound in the log already.
+#[test]
+fn who_has_just_begun_to_serve_answers_the_first_request() {
+    for seed in 0..20 {
+        let (mut world, leader) = serving(seed, 3, &Options::default());
+        world.run(SECOND_US);
+        if seed % 2 == 0 {
+            world.crash(leader);
+        } else {
+            world.hand_over(leader, 0);
+        }
+        let mut before = world.grants;
+        while !world.serving().iter().any(|&id| id != leader) {
+            assert!(world.now_us < 10 * SECOND_US, "seed {seed}: nobody takes over");
+            before = world.grants;
+            world.run(STEP_US);
+        }
+        assert_eq!(world.grants, before + 1, "seed {seed}: the first request waits");
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn another_member_serves_within_two_election_timeouts_of_a_crash() {
     for seed in 0..10 {
@@ -133,6 +158,48 @@ fn another_member_serves_within_two_election_timeouts_of_a_crash() {
     }
 }
 
+/// S0.18: of members that campaign at the same moment one wins, and all others follow it; who has lost serves
+/// nobody. When the votes are split nobody wins, and they campaign again.
+#[test]
+fn of_two_that_campaign_at_once_exactly_one_serves() {
+    let mut split_votes = 0;
+    for seed in 0..20 {
+        let (mut world, leader) = serving(seed, 5, &Options::default());
+        world.run(SECOND_US);
+        let term = world.term(leader) + 1;
+        world.crash(leader);
+        let rivals = [1 + leader % 5, 1 + (leader + 1) % 5];
+        world.call_to_campaign(leader, &rivals);
+        world.run(STEP_US);
+        for rival in rivals {
+            let view = world.view(rival).unwrap();
+            assert_eq!((view.term, view.leader_id), (term, 0), "seed {seed}: it campaigns");
+        }
+        let mut winners = BTreeMap::new();
+        for _ in 0..3 * SECOND_US / STEP_US {
+            world.run(STEP_US);
+            assert!(world.serving().len() <= 1, "seed {seed}: {:?} serve", world.serving());
+            for id in 1..=5 {
+                let Some(view) = world.view(id).filter(|view| view.leader_id == id) else {
+                    continue;
+                };
+                let winner = *winners.entry(view.term).or_insert(id);
+                assert_eq!(winner, id, "seed {seed}: two have won in term {}", view.term);
+            }
+        }
+        let (last, winner) = winners.pop_last().expect("somebody wins");
+        assert_eq!(world.serving(), [winner], "seed {seed}");
+        for id in (1..=5).filter(|id| *id != leader) {
+            let view = world.view(id).unwrap();
+            assert_eq!((view.term, view.leader_id), (last, winner), "seed {seed}: m{id} follows");
+        }
+        assert_eq!(world.violation, None, "seed {seed}");
+        split_votes += usize::from(last > term);
+    }
+    assert!((1..20).contains(&split_votes), "both ways are seen: {split_votes} split votes");
+}
+
+/// S0.21: a leader watches its lease: when it is over, timestamps from it are over too, before another begins.
 #[test]
 fn a_leader_that_is_cut_off_stops_serving_before_another_begins() {
     for seed in 0..10 {
@@ -146,6 +213,8 @@ fn a_leader_that_is_cut_off_stops_serving_before_another_begins() {
     }
 }
 
+/// S0.17: nobody who follows waits for a timeout when the leadership is given up: the successor is told, and
+/// serves at once.
 #[test]
 fn leadership_is_handed_over_without_waiting_for_a_timeout() {
     let (mut world, leader) = serving(5, 3, &Options::default());

@@ -16,7 +16,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::super::machine::State;
 use super::super::reign::Reign;
-use super::super::{Effects, Member, Membership, Options, Outcome, records};
+use super::super::{Effects, Member, Membership, Options, Outcome, View, records};
 use crate::cluster::Moment;
 
 pub(super) const STEP_US: u64 = 10_000;
@@ -313,6 +313,17 @@ impl World {
         }
     }
 
+    /// These are told to campaign at once, as by a leader that hands over; all of them hear it in the next step.
+    pub(super) fn call_to_campaign(&mut self, leader: u64, rivals: &[u64]) {
+        for &id in rivals {
+            let host = self.hosts.get_mut(&id).unwrap();
+            let term = host.member.as_ref().map_or(0, |member| member.view().term);
+            let mut call = eraftpb::Message { from: leader, to: id, term, ..Default::default() };
+            call.set_msg_type(eraftpb::MessageType::MsgTimeoutNow);
+            host.inbox.push(call);
+        }
+    }
+
     fn serve(&mut self, id: u64) {
         let now_us = self.now_us;
         let host = self.hosts.get_mut(&id).unwrap();
@@ -348,8 +359,13 @@ impl World {
         self.hosts.values().filter(|host| host.may_serve(self.now_us)).map(|host| host.id).collect()
     }
 
+    /// Who leads, as this host sees it; `None` while it is dead.
+    pub(super) fn view(&self, id: u64) -> Option<View> {
+        self.hosts[&id].member.as_ref().map(Member::view)
+    }
+
     pub(super) fn term(&self, id: u64) -> u64 {
-        self.hosts[&id].member.as_ref().map_or(0, |member| member.view().term)
+        self.view(id).map_or(0, |view| view.term)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Stores, regions, heartbeats and safe points over the wire.
 
+use std::collections::BTreeSet;
+
 use proto::keyspacepb::keyspace_client::KeyspaceClient;
 use proto::schedulerpb::garbage_client::GarbageClient;
 use proto::schedulerpb::{CollectRequest, ResolvedRange};
@@ -265,6 +267,43 @@ async fn regions_are_found_in_every_way_that_clients_ask() {
     assert_eq!(answers.message().await.unwrap(), None);
 }
 
+/// S0.38: a store asks for the ids of a split and reports what has become of the region, in two as well as in
+/// many: who asks twice gets other ids, a report is believed at once, and one that cannot be is refused.
+#[tokio::test]
+async fn a_split_in_two_is_asked_for_and_reported() {
+    let node = served().await;
+    bootstrap(&node).await;
+    let mut client = pd(&node).await;
+    let whole = region(2, "", "", 1, &[1]);
+    let mut ask = async |region: &metapb::Region| {
+        let region = Some(region.clone());
+        let request = pdpb::AskSplitRequest { header: header(&node), region };
+        client.ask_split(request).await.unwrap().into_inner()
+    };
+    let (first, second) = (ask(&whole).await, ask(&whole).await);
+    let new = |ids: &pdpb::AskSplitResponse| [ids.new_region_id, ids.new_peer_ids[0]];
+    assert_eq!((first.new_peer_ids.len(), second.new_peer_ids.len()), (1, 1));
+    let different: BTreeSet<u64> = new(&first).into_iter().chain(new(&second)).collect();
+    assert_eq!(different.len(), 4, "{first:?} {second:?}");
+    let report = async |left: metapb::Region, right: metapb::Region| {
+        let (left, right) = (Some(left), Some(right));
+        let request = pdpb::ReportSplitRequest { header: header(&node), left, right };
+        pd(&node).await.report_split(request).await.unwrap().into_inner().header.unwrap().error
+    };
+    let left = region(first.new_region_id, "", "m", 2, &[1]);
+    let right = region(2, "m", "", 2, &[1]);
+    assert!(report(right.clone(), left.clone()).await.is_some(), "they do not follow each other");
+    assert_eq!(region_of(&node, "a").await, Some(whole.clone()));
+    assert_eq!(report(left.clone(), right.clone()).await, None);
+    assert_eq!(region_of(&node, "a").await, Some(left));
+    assert_eq!(region_of(&node, "z").await, Some(right));
+    // What was split is no more to be split as it was.
+    let refused = ask(&whole).await;
+    assert!(refused.new_region_id == 0 && refused.header.unwrap().error.is_some());
+    node.stop().await;
+}
+
+/// S0.38: for a split into many at once, too, nobody gets an id that another has.
 #[tokio::test]
 async fn ids_for_splits_are_the_regions_alone() {
     let node = served().await;
@@ -276,7 +315,7 @@ async fn ids_for_splits_are_the_regions_alone() {
         split_count: 2_000,
         ..Default::default()
     };
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for _ in 0..2 {
         let response = client.ask_batch_split(ask.clone()).await.unwrap().into_inner();
         assert_eq!(response.ids.len(), 2_000);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use proto::pdpb;
+use proto::{Timestamp, pdpb};
 
 use super::{
-    PATIENCE, alone, bootstrap, eventually, founders, header, leader, on_disk, pd, start,
+    PATIENCE, Tso, alone, bootstrap, eventually, founders, header, leader, on_disk, pd, start,
     start_all, timestamp,
 };
 use crate::{Config, SchedulerNode, StartError};
@@ -194,6 +194,44 @@ async fn data_of_another_member_or_another_cluster_is_refused() {
     assert!(error.to_string().contains("belongs to cluster"), "{error}");
 }
 
+/// The largest of ten timestamps, asked for once.
+async fn ten_timestamps(node: &SchedulerNode) -> Result<Timestamp, tonic::Status> {
+    let mut stream = Tso::open(node).await?;
+    stream.ask(10).await;
+    let (last, count) = stream.answer().await?;
+    assert_eq!(count, 10);
+    Ok(last)
+}
+
+/// S1.6: a request that comes right after a change of leaders is answered, and needs no second try: a member is
+/// found to lead when its first bound is in the log, and before that it is not.
+#[tokio::test]
+async fn the_first_request_to_a_new_leader_is_answered() {
+    let mut nodes = start_all(founders(&["a", "b", "c", "d", "e"])).await;
+    let mut last = timestamp(&nodes).await;
+    for _ in 0..2 {
+        let name = leader(&nodes).await.name().to_owned();
+        let at = nodes.iter().position(|node| node.name() == name).unwrap();
+        nodes.remove(at).stop().await;
+        last = loop {
+            let next = leader(&nodes).await;
+            let term = next.node.view().term;
+            match ten_timestamps(next).await {
+                Ok(ten) => {
+                    assert!(ten.0 - 10 >= last.0, "{ten} after {last}");
+                    break ten;
+                }
+                // Only who has lost the lead again may refuse.
+                Err(status) => {
+                    let leads = next.is_leader() && next.node.view().term == term;
+                    assert!(!leads, "it leads, and answers: {status}");
+                }
+            }
+        };
+    }
+}
+
+/// S0.17: the others hear at once that a leader goes, and one of them follows it.
 #[tokio::test]
 async fn a_leader_that_stops_hands_over_first() {
     let mut nodes = start_all(founders(&["a", "b", "c"])).await;

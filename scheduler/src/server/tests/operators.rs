@@ -130,6 +130,23 @@ async fn instructions_are_refused_in_one_sentence_with_pds_statuses() {
     node.stop().await;
 }
 
+/// S1.15: regions are split and never merged, so far. Who asks for a merge is told so, and nothing is begun.
+#[tokio::test]
+async fn a_merge_is_not_offered() {
+    let node = start(alone("a")).await;
+    assert!(node.wait_until_served(PATIENCE).await);
+    let _stream = with_four_stores(&node).await;
+    region_is_known(&node).await;
+    let merge = r#"{"name": "merge-region", "source_region_id": 2, "target_region_id": 3}"#;
+    let refused = ask(&node, "POST", "/operators", merge).await;
+    assert_eq!(refused, (400, "the operator merge-region is not offered here".into()));
+    let merger = r#"{"name": "merge-scheduler"}"#;
+    let (status, told) = ask(&node, "POST", "/schedulers", merger).await;
+    assert!(status == 400 && told.as_str().unwrap().contains("there is no scheduler merge"));
+    assert_eq!(ask(&node, "GET", "/operators", "").await, (200, Value::Array(vec![])));
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_follower_passes_an_instruction_on_and_it_can_be_cancelled() {
     let nodes = super::start_all(founders(&["a", "b", "c"])).await;

@@ -118,17 +118,19 @@ async fn http_answers_as_pd_does() {
     node.stop().await;
 }
 
+/// S1.9: who asks for so many timestamps gets so many, in one piece; the answer names the last.
 #[tokio::test]
 async fn a_stream_of_timestamps_answers_each_request_in_order_and_ends_with_its_caller() {
     let node = served(alone("a")).await;
     let mut stream = Tso::open(&node).await.unwrap();
-    for number in 0..1_000 {
-        stream.ask(1 + number % 7).await;
+    let counts = || (0..1_000).map(|number| if number % 10 == 5 { 1_000 } else { 1 + number % 7 });
+    for count in counts() {
+        stream.ask(count).await;
     }
     let mut last = proto::Timestamp::ZERO;
-    for number in 0..1_000 {
+    for asked in counts() {
         let (timestamp, count) = stream.answer().await.unwrap();
-        assert_eq!(count, 1 + number % 7, "in order");
+        assert_eq!(count, asked, "in order");
         assert!(timestamp.logical() >= u64::from(count), "the block lies in one millisecond");
         assert!(timestamp.0 - u64::from(count) >= last.0);
         last = timestamp;
@@ -141,6 +143,34 @@ async fn a_stream_of_timestamps_answers_each_request_in_order_and_ends_with_its_
     stream.ask(0).await;
     let refused = stream.answer().await.unwrap_err();
     assert!(refused.message().contains("tso count should be positive"));
+    node.stop().await;
+}
+
+/// S1.7, S1.8: a million timestamps and more for 64 clients at once, in batches: every request is answered, though
+/// four milliseconds and more are used up, and no timestamp is given twice.
+#[tokio::test]
+async fn sixty_four_clients_get_a_million_timestamps_and_none_twice() {
+    const CLIENTS: usize = 64;
+    const REQUESTS: usize = 16;
+    const BATCH: u32 = 1_000;
+    let node = served(alone("a")).await;
+    let one_client = async || {
+        let mut stream = Tso::open(&node).await.unwrap();
+        for _ in 0..REQUESTS {
+            stream.ask(BATCH).await;
+        }
+        let mut lasts = Vec::new();
+        for _ in 0..REQUESTS {
+            lasts.push(stream.answer().await.unwrap().0);
+        }
+        lasts
+    };
+    let all = futures_util::future::join_all((0..CLIENTS).map(|_| one_client())).await;
+    let mut lasts: Vec<_> = all.into_iter().flatten().collect();
+    lasts.sort();
+    assert_eq!(lasts.len(), CLIENTS * REQUESTS);
+    let is_apart = |pair: &[proto::Timestamp]| pair[1].0 - pair[0].0 >= u64::from(BATCH);
+    assert!(lasts.windows(2).all(is_apart), "batches overlap");
     node.stop().await;
 }
 

@@ -29,6 +29,7 @@ async fn served() -> SchedulerNode {
     node
 }
 
+/// S0.4, S0.13: schedulers are added, paused, resumed and removed by name over HTTP, as PD's tools do it.
 #[tokio::test]
 async fn schedulers_are_listed_added_paused_configured_and_removed_in_pds_words() {
     let node = served().await;
