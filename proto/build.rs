@@ -18,6 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Keys and values are shared, not copied; maps have one order.
         .bytes(".")
         .btree_map(".")
+        // Whoever only needs the words does not build gRPC.
+        .client_mod_attribute(".", r#"#[cfg(feature = "grpc")]"#)
+        .server_mod_attribute(".", r#"#[cfg(feature = "grpc")]"#)
         .include_file("wire.rs")
         .compile_fds(descriptors)?;
     Ok(())

@@ -112,8 +112,9 @@ impl Route {
             Refusal::ServerIsBusy { backoff_ms, .. } => {
                 Verdict::again(Keep, Pause::Busy(Duration::from_millis(*backoff_ms)))
             }
-            // The leader changed under the proposal, or before it.
-            Refusal::StaleCommand => Verdict::again(Keep, Pause::Region).outcome_open(),
+            // The leader changed under the proposal, or before it: the next peer leads, or knows who does. Stores
+            // of old said it of a region that had been split, too; when all peers say it the region is forgotten.
+            Refusal::StaleCommand => Verdict::again(NextPeer, Pause::Region).outcome_open(),
             // Another store lives at this address now.
             Refusal::StoreNotMatch { .. } => Verdict::again(ForgetStore, Pause::Region),
             // The next try would be as large.
@@ -244,12 +245,24 @@ mod tests {
         Verdict { correction, fate: Fate::Again(pause), outcome_open: false }
     }
 
+    /// S0.33: a refusal that names the leader is all it takes to find it.
     #[test]
     fn a_named_leader_is_asked_at_once_and_an_unknown_one_later() {
         let told = Refusal::NotLeader { region_id: 1, leader: Some(peer(12, 2)) };
         assert_eq!(route().on_refusal(&told), again(Correction::Leader(peer(12, 2)), Pause::None));
         let untold = Refusal::NotLeader { region_id: 1, leader: None };
         assert_eq!(route().on_refusal(&untold), again(Correction::NextPeer, Pause::Region));
+    }
+
+    /// S0.34: a store says by `EpochNotMatch` that a region has changed its version, and how it looks now; by
+    /// `StaleCommand` that the term has changed, or, if it is an old one, that the version has.
+    #[test]
+    fn what_has_changed_is_told_by_two_refusals() {
+        let newer = vec![region(1, "m", "z", 3), region(2, "a", "m", 3)];
+        let changed = Refusal::EpochNotMatch { current_regions: newer.clone() };
+        assert_eq!(route().on_refusal(&changed).correction, Correction::Regions(newer));
+        let stale = route().on_refusal(&Refusal::StaleCommand);
+        assert_eq!(stale, again(Correction::NextPeer, Pause::Region).outcome_open());
     }
 
     #[test]

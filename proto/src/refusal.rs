@@ -300,6 +300,7 @@ impl From<errorpb::Error> for Refusal {
 mod tests {
     use super::*;
 
+    /// S4.13: each refusal has a form of its own on the wire, and comes back as it was.
     #[test]
     fn every_refusal_survives_the_wire() {
         let all = vec![

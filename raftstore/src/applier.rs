@@ -486,6 +486,7 @@ mod tests {
         }
     }
 
+    /// S0.48: what cannot be written stops the store; nobody is told that it was applied.
     #[test]
     fn a_write_that_fails_is_a_fault_of_the_call() {
         let data = MemoryData::new();

@@ -80,6 +80,7 @@ fn module_of(file: &Path, source: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
+/// S0.50: that messages travel at all only the driver knows: no machine uses the trait `Transport`.
 #[test]
 fn arrows_between_modules_of_raftstore_point_one_way() {
     let source = root().join("raftstore/src");
@@ -124,8 +125,8 @@ fn arrows_between_crates_point_one_way() {
     }
 }
 
-#[test]
-fn the_client_pulls_in_no_engine_and_no_consensus() {
+/// What each package of the lock file depends on.
+fn locked() -> BTreeMap<String, Vec<String>> {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
     let mut dependencies: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in lock.split("[[package]]").skip(1) {
@@ -136,7 +137,12 @@ fn the_client_pulls_in_no_engine_and_no_consensus() {
         let names = names.map(|item| item.split(' ').next().unwrap().to_owned());
         dependencies.entry(name.to_owned()).or_default().extend(names);
     }
-    let mut reached = vec!["tessera-client".to_owned()];
+    dependencies
+}
+
+/// Everything that these packages pull in, with themselves.
+fn reached_from(mut reached: Vec<String>) -> Vec<String> {
+    let dependencies = locked();
     let mut next = 0;
     while next < reached.len() {
         for name in dependencies.get(&reached[next]).cloned().unwrap_or_default() {
@@ -147,8 +153,60 @@ fn the_client_pulls_in_no_engine_and_no_consensus() {
         }
         next += 1;
     }
+    reached
+}
+
+#[test]
+fn the_client_pulls_in_no_engine_and_no_consensus() {
+    let reached = reached_from(vec!["tessera-client".to_owned()]);
     for banned in ["rocksdb", "librocksdb-sys", "raft", "protobuf", "cc", "bindgen"] {
         assert!(!reached.iter().any(|name| name == banned), "the client pulls in {banned}");
+    }
+}
+
+/// What a crate's manifest says of each of its dependencies, by their names.
+fn dependencies_of(name: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+    let section = text.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let lines = section.lines().map(str::trim).filter(|line| line.contains('='));
+    let named =
+        lines.map(|line| (line.split(['.', ' ', '=']).next().unwrap().to_owned(), line.to_owned()));
+    named.collect()
+}
+
+/// S0.49, S0.50: the network is a layer over the trait `Transport`. The crate of the replicas builds without
+/// gRPC, HTTP and an asynchronous runtime: it takes no part of the wire's crate that brings them, and nothing
+/// else brings them.
+#[test]
+fn replicas_are_built_without_a_network() {
+    let optional_in_proto = ["tonic", "tonic-prost"];
+    let mut begin = Vec::new();
+    for (name, line) in dependencies_of("raftstore") {
+        if name == "proto" {
+            assert!(!line.contains("features"), "replicas need the words only: {line}");
+        } else {
+            begin.push(name);
+        }
+    }
+    for (name, line) in dependencies_of("proto") {
+        if optional_in_proto.contains(&name.as_str()) {
+            assert!(line.contains("optional = true"), "{line}");
+        } else {
+            begin.push(name);
+        }
+    }
+    let proto = std::fs::read_to_string(root().join("proto/Cargo.toml")).unwrap();
+    assert!(!proto.contains("default ="), "the feature is asked for by who needs it");
+    assert!(begin.len() > 10, "the manifests are read");
+    let reached = reached_from(begin);
+    for banned in ["tonic", "tonic-prost", "hyper", "h2", "http", "axum", "tower", "tokio"] {
+        assert!(!reached.iter().any(|name| name == banned), "raftstore pulls in {banned}");
+    }
+    for file in files(&root().join("raftstore/src"), ".rs") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for banned in ["tonic::", "tokio::", "std::net"] {
+            assert!(!text.contains(banned), "{} uses {banned}", file.display());
+        }
     }
 }
 

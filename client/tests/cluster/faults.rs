@@ -15,6 +15,7 @@ fn impatient() -> Config {
     }
 }
 
+/// S0.33: the leader that a refusal names is remembered; the scheduler is not asked again.
 #[tokio::test]
 async fn a_new_leader_is_followed_by_its_name() {
     let fake = Fake::start().await;
@@ -25,6 +26,7 @@ async fn a_new_leader_is_followed_by_its_name() {
     assert_eq!(fake.calls("RawPut"), 3);
     assert_eq!(fake.calls("GetRegion"), 1, "the scheduler was not needed");
     assert_eq!(raw.get("k").await.unwrap(), Some("2".into()));
+    assert_eq!((fake.calls("RawGet"), fake.calls("GetRegion")), (1, 1), "it is asked at once");
 }
 
 #[tokio::test]
@@ -36,6 +38,7 @@ async fn a_nameless_leader_is_looked_for_among_the_peers() {
     assert_eq!(raw.get("k").await.unwrap(), None);
 }
 
+/// S0.34: a store says by `EpochNotMatch` that a region was split, and how it looks now.
 #[tokio::test]
 async fn a_split_is_learned_from_the_store_and_not_from_the_scheduler() {
     let fake = Fake::start().await;
@@ -48,6 +51,33 @@ async fn a_split_is_learned_from_the_store_and_not_from_the_scheduler() {
     raw.put("a", "3").await.unwrap();
     assert_eq!(fake.calls("GetRegion"), 1);
     assert_eq!(fake.calls("RawPut"), 4, "one refusal for both halves");
+}
+
+/// S0.34: stores of old said `StaleCommand` when a region had been split, and no more. The scheduler is asked then.
+#[tokio::test]
+async fn a_split_that_a_store_only_hints_at_is_learned_from_the_scheduler() {
+    let fake = Fake::start().await;
+    let raw = fake.client().await.raw();
+    raw.put("a", "1").await.unwrap();
+    fake.state.lock().tells_regions = false;
+    fake.split(b"m");
+    raw.put("z", "2").await.unwrap();
+    raw.put("a", "3").await.unwrap();
+    assert_eq!(raw.scan(.., 9).await.unwrap().len(), 2);
+    assert!(fake.calls("GetRegion") > 1);
+}
+
+/// S0.34: `StaleCommand` of a store of today says that the term has changed: the route is as good as before, and
+/// the scheduler is not asked.
+#[tokio::test]
+async fn a_stale_command_is_tried_again_without_the_scheduler() {
+    let fake = Fake::start().await;
+    let raw = fake.client().await.raw();
+    raw.put("k", "1").await.unwrap();
+    fake.script("RawPut", [Reaction::Refuse(Refusal::StaleCommand)]);
+    raw.put("k", "2").await.unwrap();
+    assert_eq!(raw.get("k").await.unwrap(), Some("2".into()));
+    assert_eq!(fake.calls("GetRegion"), 1);
 }
 
 #[tokio::test]

@@ -357,6 +357,7 @@ mod tests {
         Ok(parts.iter().map(|part| region::Readable(part).to_string()).collect())
     }
 
+    /// S0.30, S0.39: one part keeps the id, the others are new; the version of all counts the cuts.
     #[test]
     fn the_old_id_stays_with_the_right_or_with_the_left() {
         let parts = || vec![part("g", 10, &[11, 12]), part("m", 20, &[21, 22])];
@@ -378,6 +379,7 @@ mod tests {
         );
     }
 
+    /// S4.10: the keys, the number of ids, their newness and the epoch must fit.
     #[test]
     fn a_region_cannot_be_cut_just_so() {
         let wrong = [

@@ -109,6 +109,7 @@ mod tests {
         assert_eq!(proposals.take_proposed_in(5), vec![ReplyId(2)]);
     }
 
+    /// S0.47: two proposals may have one index, never one index and term.
     #[test]
     fn an_entry_of_another_term_in_its_place_settles_a_proposal() {
         let mut proposals = Proposals::default();

@@ -110,6 +110,24 @@ mod tests {
         assert_eq!(MetaKey::decode(b"user key"), None);
     }
 
+    /// S0.40: the layout, byte for byte. A store that was written with it is read with it for ever.
+    #[test]
+    fn the_layout_is_what_it_was() {
+        let id = RegionId(0x0102_0304_0506_0708);
+        let layout: [(MetaKey, &[u8]); 7] = [
+            (MetaKey::Ident, &[1, 1]),
+            (MetaKey::PreparedRegion, &[1, 2]),
+            (MetaKey::SafePoint, &[1, 3]),
+            (MetaKey::Region(id), &[2, 1, 2, 3, 4, 5, 6, 7, 8, 1]),
+            (MetaKey::Applied(id), &[2, 1, 2, 3, 4, 5, 6, 7, 8, 2]),
+            (MetaKey::Tombstone(id), &[2, 1, 2, 3, 4, 5, 6, 7, 8, 3]),
+            (MetaKey::Quarantine(id), &[2, 1, 2, 3, 4, 5, 6, 7, 8, 4]),
+        ];
+        for (key, bytes) in layout {
+            assert_eq!(key.encode(), bytes, "{key:?}");
+        }
+    }
+
     #[test]
     fn all_keys_of_regions_lie_in_their_range() {
         let range = MetaKey::regions();

@@ -201,6 +201,22 @@ fn what_a_store_keeps_of_a_region_comes_back() {
     assert_eq!(applied_state(&data.snapshot(), RegionId(7)).unwrap(), None);
 }
 
+/// S0.41: the first region of a cluster is made, not heard of: on both disks it begins at index 5 and term 5.
+#[test]
+fn the_first_region_begins_at_index_and_term_5_on_both_disks() {
+    let (data, engine) = (MemoryData::new(), MemoryLog::new());
+    bootstrap::prepare_first_region(&data, proto::StoreId(3), GROUP, PeerId(2)).unwrap();
+    data.power_loss(0);
+    let applied = applied_state(&data.snapshot(), GROUP).unwrap().unwrap();
+    assert_eq!(applied, at(5, 5));
+    let mut log = open(&engine, applied).unwrap();
+    assert_eq!((log.last(), log.truncated()), (at(5, 5), at(5, 5)));
+    persist(&engine, &mut log);
+    let hard_state = eraftpb::HardState { term: 5, vote: 0, commit: 5 };
+    let written = LogState { hard_state, last_index: 5, truncated_index: 5, truncated_term: 5 };
+    assert_eq!(engine.state(GROUP).unwrap(), Some(written));
+}
+
 #[test]
 fn a_store_is_bootstrapped_step_by_step() {
     use proto::{StoreId, raft_serverpb::StoreIdent};

@@ -8,6 +8,7 @@
 //! - `concurrent_installs`: snapshots are installed while others write; order and locks stay whole.
 //! - `directories`: an engine opens its own directory and no other.
 //! - `garbage`: old versions go, and nobody who may read notices.
+//! - `layout`: which keys lie where on the disk, byte for byte.
 //! - `snapshot_streams`: a region's data as a stream, whole and damaged.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its world has failed")]
@@ -18,6 +19,7 @@ mod damaged_data;
 mod damaged_log;
 mod directories;
 mod garbage;
+mod layout;
 mod mirror_data;
 mod mirror_log;
 mod snapshot_streams;

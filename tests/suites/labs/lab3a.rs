@@ -44,7 +44,7 @@ fn test_remove_node_3a() {
     assert_eq!(voters(&node), [1]);
 }
 
-/// A leader of {1, 2} has its first entry, "remove 2" and "hello" in its log; nothing is committed. 2
+/// S4.4. A leader of {1, 2} has its first entry, "remove 2" and "hello" in its log; nothing is committed. 2
 /// acknowledges up to the change: the first two are committed. The change is applied: "hello" is committed
 /// at once.
 ///
@@ -218,7 +218,7 @@ fn test_leader_transfer_second_transfer_to_another_node_3a() {
     assert_one(&network, Follower, 2);
 }
 
-/// Node 1, which is no member of its group {2, 3, 4}, is told to campaign, and gets votes: it stays a
+/// S4.3. Node 1, which is no member of its group {2, 3, 4}, is told to campaign, and gets votes: it stays a
 /// follower.
 ///
 /// Hint: a removed node must not be talked into an election.

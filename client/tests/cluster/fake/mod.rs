@@ -75,6 +75,8 @@ pub(crate) struct State {
     pub(crate) served: Vec<(&'static str, u64)>,
     /// Whether the stores know the batched stream.
     pub(crate) knows_batches: bool,
+    /// Whether stores say how a region looks when it has changed; those of old only say that it has.
+    pub(crate) tells_regions: bool,
     /// Whether replicas know how far they have come.
     pub(crate) has_safe_time: bool,
     /// What must not be collected, by name.
@@ -126,6 +128,7 @@ impl Fake {
             calls: BTreeMap::new(),
             served: Vec::new(),
             knows_batches: true,
+            tells_regions: true,
             has_safe_time: false,
             barriers: BTreeMap::new(),
             is_v2: false,

@@ -175,6 +175,9 @@ fn check(
         return Err(Refusal::NotLeader { region_id, leader: Some(region.leader) });
     }
     let version = context.region_epoch.expect("every request has an epoch").version;
+    if version != region::epoch(&region.meta).version && !state.tells_regions {
+        return Err(Refusal::StaleCommand);
+    }
     if version != region::epoch(&region.meta).version {
         let mut current_regions = vec![region.meta.clone()];
         current_regions.extend(

@@ -40,6 +40,7 @@ fn apply(
 /// Roles before, changes, and why they are refused.
 type Refused<'a> = (&'a [PeerRole], &'a [(ConfChangeType, u64, u64)], &'a str);
 
+/// S0.39, S4.8: conf_ver counts the member that a change concerns; what changes nothing is refused.
 #[test]
 fn one_change_is_made_at_once() {
     let before = [Voter, Learner, Voter];
@@ -69,6 +70,7 @@ fn one_change_is_made_at_once() {
     }
 }
 
+/// S0.39: conf_ver counts each member that changes.
 #[test]
 fn several_changes_lead_into_a_joint_membership_and_none_leads_out() {
     let before = [Voter, Voter, Learner];

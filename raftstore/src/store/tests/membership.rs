@@ -2,6 +2,8 @@ use eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
 
 use super::*;
 use crate::command::{Command, Member};
+use crate::storage::group_log::Position;
+use crate::storage::{FIRST_POSITION, RegionState, applied_state, region_states};
 
 #[test]
 fn a_region_grows_from_one_to_three() {
@@ -110,6 +112,7 @@ fn the_leader_of_two_can_be_removed_over_a_bad_network() {
     }
 }
 
+/// S4.9: a leader that removed itself is not missed: its tombstone tells the other.
 #[test]
 fn the_last_of_two_learns_from_the_dead_that_the_other_was_removed() {
     let mut cluster = Cluster::with_region(2, 2, Config::default());
@@ -274,4 +277,141 @@ fn who_waits_at_a_destroyed_peer_is_answered() {
         Some(Refusal::UndeterminedResult { .. } | Refusal::StaleCommand)
     ));
     assert!(cluster.reply(read).is_some());
+}
+
+/// S4.4: a new member is taken to have nothing, and is probed from the end of the log on.
+#[test]
+fn a_new_member_is_probed_from_the_end_of_the_log_on() {
+    let mut cluster = Cluster::with_region(4, 3, Config::default());
+    cluster.write("k", "v");
+    let leader = cluster.leader(1).unwrap();
+    cluster.stop(4);
+    cluster.order_change(leader, 1, AddNode, &peer(4, 4));
+    let group = &cluster.store(leader).peers[&RegionId(1)].group;
+    let progress = group.raft().prs().get(4).unwrap();
+    assert_eq!(progress.state, raft::ProgressState::Probe);
+    // Its first question is about the entry that added it.
+    assert_eq!((progress.matched, progress.next_idx), (0, group.last_index()));
+}
+
+/// S4.4: when a member goes, what waited for it may be committed by those who are left, at once.
+#[test]
+fn a_smaller_membership_commits_what_waited_for_the_one_that_went() {
+    let mut cluster = Cluster::with_region(2, 2, Config::default());
+    cluster.write("k", "v");
+    let leader = cluster.leader(1).unwrap();
+    let gone = 3 - leader;
+    cluster.hold_applier(leader);
+    cluster.order_change(leader, 1, RemoveNode, &peer(gone, gone));
+    let changed_at = cluster.store(leader).peers[&RegionId(1)].group.last_index();
+    assert_eq!(cluster.store(leader).peers[&RegionId(1)].group.committed_index(), changed_at);
+    cluster.isolate(gone);
+    let write = cluster.write_at(leader, 1, "k", "w");
+    cluster.ticks(2);
+    let group = &cluster.store(leader).peers[&RegionId(1)].group;
+    assert_eq!((group.committed_index(), group.last_index()), (changed_at, changed_at + 1));
+    cluster.release_applier(leader);
+    assert!(cluster.is_done(write));
+}
+
+/// S0.42: a peer that a message makes has nothing, at index and term 0, on disk not even a region; since the
+/// log of every region begins later, it is served by a snapshot.
+#[test]
+fn a_peer_that_a_message_makes_has_nothing_and_gets_a_snapshot() {
+    let mut cluster = Cluster::with_region(2, 1, Config::default());
+    cluster.write("k", "v");
+    cluster.filter =
+        Some(Box::new(|_, message| !is_type(message, eraftpb::MessageType::MsgSnapshot)));
+    cluster.order_change(1, 1, AddNode, &peer(2, 2));
+    cluster.until("an empty peer", |cluster| cluster.store(2).peers.contains_key(&RegionId(1)));
+    cluster.ticks(4);
+    let empty = &cluster.store(2).peers[&RegionId(1)];
+    assert!(!empty.is_initialized());
+    assert_eq!((empty.group.log().last(), empty.group.committed_index()), (Position::default(), 0));
+    assert_eq!(region_states(&cluster.nodes[&StoreId(2)].data).unwrap(), []);
+    cluster.heal();
+    cluster.until("the data", |cluster| cluster.value(2, "k") == Some("v".into()));
+    let made = &cluster.store(2).peers[&RegionId(1)];
+    assert!(made.group.log().truncated().index > FIRST_POSITION.index, "by a snapshot");
+    assert_eq!(cluster.region(2, 1), cluster.region(1, 1));
+}
+
+/// S0.42: only what a group says first to a member makes a peer: a request for a vote, or a heartbeat to one
+/// who has acknowledged nothing.
+#[test]
+fn only_the_first_message_of_a_group_makes_a_peer() {
+    let mut makers = Vec::new();
+    let kinds = (0..40).filter_map(|kind| eraftpb::MessageType::try_from(kind).ok());
+    for (kind, commit) in kinds.flat_map(|kind| [(kind, 0), (kind, 3)]) {
+        let mut cluster = Cluster::new(1, Config::default());
+        cluster.start(1);
+        let message = RaftMessage {
+            region_id: 9,
+            from_peer: Some(peer(20, 2)),
+            to_peer: Some(peer(10, 1)),
+            region_epoch: Some(region::FIRST_EPOCH),
+            message: Some(eraftpb::Message {
+                msg_type: kind.into(),
+                from: 20,
+                to: 10,
+                term: 6,
+                commit,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        cluster.tell(StoreId(1), StoreMsg::Raft(Box::new(message)));
+        cluster.run();
+        if cluster.store(1).peers.contains_key(&RegionId(9)) {
+            makers.push((kind, commit));
+        }
+    }
+    use eraftpb::MessageType::{MsgHeartbeat, MsgRequestPreVote, MsgRequestVote};
+    makers.sort_by_key(|(kind, commit)| (*kind as i32, *commit));
+    assert_eq!(
+        makers,
+        [
+            (MsgRequestVote, 0),
+            (MsgRequestVote, 3),
+            (MsgHeartbeat, 0),
+            (MsgRequestPreVote, 0),
+            (MsgRequestPreVote, 3),
+        ]
+    );
+}
+
+/// S4.9: a peer that applies its own removal leaves its tombstone in the very write that removed it, with the
+/// region as it is without it. Whatever a loss of power leaves on the disk is one or the other.
+#[test]
+fn the_tombstone_and_the_removal_reach_the_disk_together() {
+    let (mut is_member, mut is_buried) = (0, 0);
+    for keep in 0..8 {
+        let mut cluster = Cluster::three();
+        let leader = cluster.leader(1).unwrap();
+        let gone = peer(leader % 3 + 1, leader % 3 + 1);
+        cluster.hold_background(gone.store_id);
+        cluster.write("k", "v");
+        cluster.remove(1, &gone);
+        cluster.ticks(4);
+        assert!(!cluster.has_region(gone.store_id, 1));
+        let without = cluster.region(leader, 1);
+        assert_eq!((without.peers.len(), region::epoch(&without).conf_ver), (2, 2));
+        cluster.lose_power(gone.store_id, keep);
+        let data = &cluster.nodes[&StoreId(gone.store_id)].data;
+        let [(_, state)] = &region_states(data).unwrap()[..] else { panic!("one region is known") };
+        let applied = applied_state(&data.snapshot(), RegionId(1)).unwrap();
+        match state {
+            RegionState::Normal(region) => {
+                is_member += 1;
+                assert!(region::peer_by_id(region, PeerId(gone.id)).is_some());
+                assert!(applied.is_some());
+            }
+            RegionState::Tombstone(tombstone) => {
+                is_buried += 1;
+                assert_eq!((&tombstone.region, tombstone.peer_id), (&without, PeerId(gone.id)));
+                assert_eq!(applied, None);
+            }
+        }
+    }
+    assert!(is_member > 0 && is_buried > 0, "{is_member} and {is_buried}");
 }

@@ -10,10 +10,12 @@
 mod soak;
 mod consistency;
 mod elections;
+mod epochs;
 mod famous;
 mod joint;
 mod lanes;
 mod membership;
+mod proposals;
 mod reads;
 mod replica_reads;
 mod restarts;

@@ -1,5 +1,36 @@
 use super::*;
 
+/// S0.44: reads under a lease, and reads that ask a quorum, write nothing to any log; and who has no lease any
+/// more and reaches no quorum refuses them.
+#[test]
+fn reads_write_nothing_to_the_log_and_are_refused_without_a_lease_and_a_quorum() {
+    let mut cluster = Cluster::three();
+    cluster.write("k", "v");
+    cluster.ticks(2);
+    let leader = cluster.leader(1).unwrap();
+    let last = |cluster: &Cluster| {
+        [1, 2, 3].map(|store| cluster.store(store).peers[&RegionId(1)].group.last_index())
+    };
+    let before = last(&cluster);
+    for _ in 0..20 {
+        assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+        let asked = cluster.barrier_at(leader, 1, false);
+        assert!(cluster.is_done(asked));
+        cluster.tick();
+    }
+    cluster.now = cluster.now.plus(cluster.config.lease_micros());
+    assert_eq!(cluster.read_path(leader, 1), Ok(ReadPath::Barrier));
+    let asked = cluster.barrier_at(leader, 1, false);
+    assert!(cluster.is_done(asked));
+    assert_eq!(last(&cluster), before);
+    cluster.isolate(leader);
+    cluster.ticks(cluster.config.lease_ticks);
+    assert_ne!(cluster.read_path(leader, 1), Ok(ReadPath::Lease));
+    let refused = cluster.barrier_at(leader, 1, false);
+    cluster.ticks(cluster.config.election_ticks * 3);
+    assert!(matches!(cluster.refusal(refused), Some(Refusal::NotLeader { .. })));
+}
+
 #[test]
 fn a_leader_that_is_heard_answers_alone() {
     let mut cluster = Cluster::three();

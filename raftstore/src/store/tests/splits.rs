@@ -1,4 +1,9 @@
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::*;
+use crate::command::{Command, Split, SplitPart};
+use crate::storage::{FIRST_POSITION, RegionState, applied_state, region_states};
 
 fn regions_of(cluster: &Cluster, store: u64) -> Vec<String> {
     let mut regions: Vec<metapb::Region> = cluster
@@ -12,6 +17,8 @@ fn regions_of(cluster: &Cluster, store: u64) -> Vec<String> {
     regions.iter().map(|region| region::Readable(region).to_string()).collect()
 }
 
+/// S0.30, S0.31: the old id stays with the right part as a rule, the left is new; and all replicas have the
+/// same two regions.
 #[test]
 fn the_new_region_serves_at_once() {
     let mut cluster = Cluster::three();
@@ -41,6 +48,7 @@ fn the_new_region_serves_at_once() {
     assert_eq!(told.count(), 1);
 }
 
+/// S0.30: or with the left, by configuration.
 #[test]
 fn the_old_id_may_stay_with_the_left() {
     let config = Config { right_derive_when_split: false, ..Config::default() };
@@ -276,6 +284,7 @@ fn a_new_regions_log_is_not_durable_before_its_split_is() {
     }
 }
 
+/// S0.31: a store that loses its power anywhere in a split comes to the same two regions.
 #[test]
 fn a_split_is_replayed_after_a_loss_of_power() {
     let mut cluster = Cluster::three();
@@ -299,12 +308,14 @@ fn a_split_is_replayed_after_a_loss_of_power() {
                 && cluster.value(victim, "z") == Some("2".into())
         });
         assert!(cluster.store(victim).peers[&RegionId(101)].group.term() >= term);
+        assert_eq!(regions_of(&cluster, victim), regions_of(&cluster, leader));
         cluster.write("a", "2");
         cluster.write("z", "2");
         cluster.ticks(2);
     }
 }
 
+/// S0.43: who never saw the split may be sent the new region as a snapshot after all.
 #[test]
 fn a_follower_that_missed_a_split_gets_both_regions_by_snapshot() {
     let config = Config {
@@ -361,4 +372,170 @@ fn a_slow_split_leaves_a_newer_peer_of_the_new_region_alone() {
         newer.is_some_and(|peer| peer.meta.id == 900 && peer.is_initialized())
             && cluster.value(slow, "a") == Some("v".into())
     });
+}
+
+/// S0.31: a split is an entry of the log, and takes effect on each replica where that entry is applied.
+#[test]
+fn a_split_is_an_entry_and_takes_effect_where_it_is_applied() {
+    let mut cluster = Cluster::three();
+    cluster.write("a", "1");
+    cluster.ticks(2);
+    let leader = cluster.leader(1).unwrap();
+    let slow = leader % 3 + 1;
+    let last = cluster.store(slow).peers[&RegionId(1)].group.last_index();
+    cluster.hold_applier(slow);
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.ticks(1);
+    let log = cluster.nodes[&StoreId(slow)].log.clone();
+    let entries = log.entries(RegionId(1), last + 1, last + 2, u64::MAX).unwrap();
+    let command = Command::decode(entries[0].data.clone()).unwrap();
+    assert!(matches!(command, Command::Split(_)), "{command:?}");
+    // It has the entry, and the leader has cut the region; here it is whole until the entry is applied.
+    assert_eq!(regions_of(&cluster, leader).len(), 2);
+    assert_eq!(regions_of(&cluster, slow), ["r1 [-inf,+inf) v1.c1 p1@s1 p2@s2 p3@s3"]);
+    cluster.release_applier(slow);
+    assert_eq!(regions_of(&cluster, slow), regions_of(&cluster, leader));
+}
+
+/// S0.43: where the old region is, the peers of the new one begin at the first position with the data in
+/// place, and nobody is sent a snapshot.
+#[test]
+fn a_region_that_a_split_made_begins_at_the_first_position_and_needs_no_snapshot() {
+    let mut cluster = Cluster::three();
+    cluster.write("a", "1");
+    cluster.write("z", "1");
+    cluster.ticks(2);
+    let snapshots = Rc::new(Cell::new(0));
+    let sent = snapshots.clone();
+    cluster.filter = Some(Box::new(move |_, message| {
+        sent.set(sent.get() + u32::from(is_type(message, eraftpb::MessageType::MsgSnapshot)));
+        true
+    }));
+    let leader = cluster.leader(1).unwrap();
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.write("a", "2");
+    cluster.write("z", "2");
+    cluster.ticks(10);
+    for store in 1..=3 {
+        let new = &cluster.store(store).peers[&RegionId(101)];
+        assert_eq!(new.group.log().truncated(), FIRST_POSITION);
+        assert_eq!(cluster.value(store, "a"), Some("2".into()));
+        assert_eq!(cluster.value(store, "z"), Some("2".into()));
+    }
+    assert_eq!(snapshots.get(), 0);
+}
+
+/// S4.11: the descriptions of both parts, each of the next version, and where the new one begins, are one
+/// write: whatever a loss of power leaves on the disk is the whole region or both parts.
+#[test]
+fn the_parts_of_a_split_reach_the_disk_together() {
+    let mut seen = BTreeSet::new();
+    for keep in 0..8 {
+        let mut cluster = Cluster::three();
+        let leader = cluster.leader(1).unwrap();
+        let victim = leader % 3 + 1;
+        cluster.hold_background(victim);
+        cluster.write("a", "1");
+        cluster.split_at(leader, 1, &["m"]);
+        cluster.ticks(2);
+        assert_eq!(regions_of(&cluster, victim).len(), 2);
+        cluster.lose_power(victim, keep);
+        let data = &cluster.nodes[&StoreId(victim)].data;
+        let snapshot = data.snapshot();
+        let mut found = Vec::new();
+        for (region_id, state) in region_states(data).unwrap() {
+            let RegionState::Normal(region) = state else { panic!("{state:?}") };
+            let applied = applied_state(&snapshot, region_id).unwrap();
+            let applied = applied.expect("every region has applied something");
+            assert!(region_id == RegionId(1) || applied == FIRST_POSITION, "{applied}");
+            found.push(region::Readable(&region).to_string());
+        }
+        seen.insert(found);
+    }
+    let whole = vec!["r1 [-inf,+inf) v1.c1 p1@s1 p2@s2 p3@s3".to_owned()];
+    let parts = vec![
+        "r1 [m,+inf) v2.c1 p1@s1 p2@s2 p3@s3".to_owned(),
+        "r101 [-inf,m) v2.c1 p102@s1 p103@s2 p104@s3".to_owned(),
+    ];
+    assert_eq!(seen, BTreeSet::from([whole, parts]));
+}
+
+/// S4.12: the new peer is there on every store, readers find it, and the scheduler hears of both parts within
+/// a tick.
+#[test]
+fn the_new_region_is_found_and_both_are_reported_within_a_tick() {
+    let mut cluster = Cluster::three();
+    cluster.ticks(2);
+    let leader = cluster.leader(1).unwrap();
+    cluster.reports.clear();
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.tick();
+    let reported: BTreeMap<u64, (u64, u64)> = cluster
+        .reports
+        .iter()
+        .filter_map(|(store, report)| {
+            let Report::RegionHeartbeat(heartbeat) = report else { return None };
+            let region = heartbeat.region.as_ref()?;
+            let version = region::epoch(region).version;
+            (version == 2).then_some((region.id, (store.0, heartbeat.leader?.store_id)))
+        })
+        .collect();
+    assert_eq!(reported, BTreeMap::from([(1, (leader, leader)), (101, (leader, leader))]));
+    for store in 1..=3 {
+        assert!(cluster.has_region(store, 101));
+        let view = cluster.store(store).read_views().by_id(RegionId(101)).unwrap();
+        assert_eq!(view.region, cluster.region(store, 101));
+    }
+}
+
+/// S4.10: what a split must be is looked at again where it is applied, by every replica alike: the epoch, the
+/// keys, how many ids there are, and whether they are new.
+#[test]
+fn a_split_is_checked_again_where_it_is_applied() {
+    let mut cluster = Cluster::three();
+    let leader = cluster.leader(1).unwrap();
+    cluster.split_at(leader, 1, &["m"]);
+    cluster.ticks(2);
+    let right = cluster.region(leader, 1);
+    let before = regions_of(&cluster, leader);
+    let epoch = region::epoch(&right);
+    let old = metapb::RegionEpoch { version: epoch.version - 1, ..epoch };
+    let part = |key: &'static str, id, peers: &[u64]| SplitPart {
+        key: key.into(),
+        region_id: RegionId(id),
+        peer_ids: peers.iter().copied().map(PeerId).collect(),
+    };
+    let ids = [201, 202, 203];
+    let outside = Refusal::KeyNotInRegion {
+        key: "a".into(),
+        region_id: 1,
+        start_key: "m".into(),
+        end_key: Bytes::new(),
+    };
+    let other = |message: &str| Refusal::Other { message: message.into() };
+    let cases = [
+        (epoch, part("a", 200, &ids), outside),
+        (epoch, part("t", 200, &ids[..2]), other("as many peer ids as peers are needed")),
+        (epoch, part("t", 1, &ids), other("the id of a new region is used twice")),
+        (old, part("t", 200, &ids), Refusal::EpochNotMatch { current_regions: vec![right] }),
+    ];
+    for (number, (epoch, part, wanted)) in cases.into_iter().enumerate() {
+        let split = Split { epoch, right_derive: true, parts: vec![part] };
+        let reply = ReplyId(900 + number as u64);
+        let machine = cluster.nodes.get_mut(&StoreId(leader)).unwrap().machine.as_mut().unwrap();
+        let peer = machine.store.peers.get_mut(&RegionId(1)).unwrap();
+        let at = peer.group.propose(Command::Split(split).encode()).unwrap();
+        peer.proposals.push(at, vec![reply]);
+        machine.store.touched.insert(RegionId(1));
+        cluster.ticks(2);
+        let mut refusal = cluster.refusal(reply).cloned().unwrap();
+        if let Refusal::EpochNotMatch { current_regions } = &mut refusal {
+            current_regions.truncate(1);
+        }
+        assert_eq!(refusal, wanted);
+        for store in 1..=3 {
+            assert_eq!(regions_of(&cluster, store), before);
+        }
+    }
+    cluster.write("z", "v");
 }
