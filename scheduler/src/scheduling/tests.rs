@@ -86,6 +86,7 @@ fn kept(writes: crate::cluster::Writes) -> Roster {
     serde_json::from_str(&writes.roster.unwrap()).unwrap()
 }
 
+/// S0.6, S3.5: a scheduler is registered by its type, and run with all that it says of itself.
 #[test]
 fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_words() {
     let mut world = world_with(3);
@@ -112,6 +113,7 @@ fn s0_6_a_scheduler_of_ones_own_is_registered_by_its_type_and_has_all_eight_word
     assert!(seat.controller.interval_ms() >= 320, "{}", seat.controller.interval_ms());
 }
 
+/// S0.7, S3.5: one that has a name, a kind of resource and one operator at a time is run as well.
 #[test]
 fn s0_7_s3_5_a_scheduler_in_its_first_form_is_run_by_an_adapter() {
     #[derive(Debug)]
@@ -146,6 +148,8 @@ fn s0_8_names_are_unique() {
     assert!(why.contains("there is no scheduler dance-scheduler; there are"), "{why}");
 }
 
+/// S0.9, S3.5: an operator is shown the region, and says what to order and whether it is finished. S3.6: all parts
+/// of a composite are of one kind of resource, or there is no such composite.
 #[test]
 fn s0_9_s3_6_a_composite_walks_its_acts_in_order_and_all_move_one_kind_of_resource() {
     let world = world_with(4);
@@ -197,6 +201,7 @@ impl Filter for Not {
     }
 }
 
+/// S0.10, S3.5: the best store that no filter refuses, or none. S0.11: a filter that says `true` refuses.
 #[test]
 fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
     let mut world = World::new(3, Policy { max_replicas: 1, ..Policy::default() });
@@ -225,6 +230,7 @@ fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
     assert!(source_refused(&candidates[0], &[&nor]).is_none());
 }
 
+/// S0.12, S3.5: a controller says when a scheduler looks and whether it may act.
 #[test]
 fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttles() {
     let world = world_with(3);
@@ -255,6 +261,7 @@ fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttl
     assert!(!controller.allow_schedule(&scheduler, view));
 }
 
+/// S0.4, S0.13, S3.5: the coordinator holds schedulers by name, pauses, resumes and removes them.
 #[test]
 fn s0_4_s0_13_schedulers_are_paused_resumed_removed_and_added_by_name() {
     let mut world = world_with(3);
@@ -336,8 +343,14 @@ fn a_paused_checker_repairs_nothing_until_it_is_resumed() {
     assert!(world.cluster.pause_checker("all", 1, world.moment).is_ok());
 }
 
+/// S0.5, S3.12: leaders and storage have limits of their own: 4, 2,048, and 64 for repairs. A limit that is
+/// reached holds up its own kind only.
 #[test]
 fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
+    let limits = Policy::default();
+    let limits =
+        [limits.leader_schedule_limit, limits.region_schedule_limit, limits.replica_schedule_limit];
+    assert_eq!(limits, [4, 2_048, 64]);
     let policy = Policy {
         leader_schedule_limit: 3,
         region_schedule_limit: 5,
@@ -362,18 +375,61 @@ fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
     };
     assert!(kinds(Purpose::Leader).iter().all(|kind| kind == "leader"));
     assert!(kinds(Purpose::Region).iter().all(|kind| kind.starts_with("region")));
+    // With no room for leaders storage moves on, and the other way round.
+    for (leaders, regions) in [(0, 5), (3, 0)] {
+        let policy = Policy {
+            leader_schedule_limit: leaders,
+            region_schedule_limit: regions,
+            ..world.cluster.policy().clone()
+        };
+        let mut other = World::new(3, policy);
+        other.cluster.pause_checker("all", 600, other.moment).unwrap();
+        (1..=60).for_each(|id| other.add_region(id, &[1], 1));
+        (100..=130).for_each(|id| other.add_region(id, &[2, 3], 1));
+        other.run(10);
+        assert_eq!(other.under_way(Purpose::Leader), leaders);
+        assert_eq!(other.under_way(Purpose::Region), regions);
+    }
+    // Repairs count against neither.
+    let policy = Policy {
+        leader_schedule_limit: 0,
+        region_schedule_limit: 0,
+        replica_schedule_limit: 2,
+        ..Policy::default()
+    };
+    let mut repaired = World::new(3, policy);
+    (1..=9).for_each(|id| repaired.add_region(id, &[1], 1));
+    assert_eq!(repaired.under_way(Purpose::Replica), 2);
 }
 
+/// S3.7: the answer to a heartbeat is the step that is due, and a second operator is declined while there is one.
 #[test]
 fn s3_7_a_region_has_one_operator_at_a_time_and_hears_of_it_with_its_heartbeat() {
     let mut world = World::new(3, Policy::default());
-    world.add_region(1, &[1], 10);
-    // The answer to the first heartbeat is the first step, and to the next the next.
-    let heartbeat = crate::cluster::notation::heartbeat(&world.regions[&1]);
+    let mut other = World::new(3, Policy::default());
+    other.add_region(1, &[1], 10);
+    let mut record = other.regions[&1].clone();
+    let mut hear = |record: &RegionRecord| {
+        let heartbeat = crate::cluster::notation::heartbeat(record);
+        world.cluster.on_region_heartbeat(heartbeat, &mut world.ids, world.moment).unwrap().order
+    };
+    let first = hear(&record).expect("it has one peer and shall have three");
+    assert_eq!(hear(&record), None, "it was told a moment ago");
+    crate::operator::obedience::obey(&first, &mut record).unwrap();
+    let second = hear(&record).expect("the learner is there, and shall vote");
+    let change = |order: &pdpb::RegionHeartbeatResponse| order.change_peer.clone().unwrap();
+    use proto::eraftpb::ConfChangeType::{AddLearnerNode, AddNode};
+    assert_eq!(change(&first).change_type(), AddLearnerNode);
+    assert_eq!(change(&second).change_type(), AddNode);
+    assert_eq!(change(&first).peer.unwrap().id, change(&second).peer.unwrap().id);
     assert_eq!(world.cluster.operators().running().count(), 1);
-    let repeated =
-        world.cluster.on_region_heartbeat(heartbeat, &mut world.ids, world.moment).unwrap();
-    assert_eq!(repeated.order, None, "it was told a moment ago");
+    let steps = vec![Step::TransferLeader { from: StoreId(1), to: StoreId(2) }];
+    let another = Operator::new("another", Purpose::Replica, &record, steps);
+    let declined = world.cluster.add_operator(another, world.moment).unwrap_err();
+    assert!(declined.to_string().contains("is under way"), "{declined}");
+
+    let mut world = other;
+    assert_eq!(world.cluster.operators().running().count(), 1);
     world.settle();
     assert_eq!(world.peers(), [1, 1, 1]);
     let ended: Vec<_> = world.cluster.operators().history().collect();
