@@ -15,7 +15,7 @@ use crate::exit::{Failure, Outcome};
 use crate::replica_keys::{Period, RaftSection, RegionSection, Size};
 
 /// Sections of tikv-server's file whose keys are accepted and, but for those named below, change nothing.
-const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 11] = [
+const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 10] = [
     "coprocessor",
     "rocksdb",
     "raftdb",
@@ -26,7 +26,6 @@ const STORE_SECTIONS_WITHOUT_EFFECT: [&str; 11] = [
     "gc",
     "import",
     "log-backup",
-    "pessimistic-txn",
 ];
 
 /// Sections of pd-server's file whose keys are accepted and, but for those named below, change nothing.
@@ -51,12 +50,29 @@ pub(crate) struct StoreFile {
 pub(crate) struct PessimisticSection {
     in_memory: Option<bool>,
     pipelined: Option<bool>,
+    wait_for_lock_timeout: Option<toml::Value>,
+    wake_up_delay_duration: Option<toml::Value>,
+    in_memory_peer_size_limit: Option<toml::Value>,
+    in_memory_instance_size_limit: Option<toml::Value>,
 }
 
 impl PessimisticSection {
     /// Whether locks may be kept in memory; as in TiKV, only where answering early is allowed too.
     pub(crate) fn keeps_in_memory(&self) -> bool {
         self.in_memory.unwrap_or(true) && self.pipelined.unwrap_or(true)
+    }
+
+    /// Those of its keys that were said and change nothing.
+    fn idle(&self) -> impl Iterator<Item = String> {
+        let keys = [
+            ("wait-for-lock-timeout", &self.wait_for_lock_timeout),
+            ("wake-up-delay-duration", &self.wake_up_delay_duration),
+            ("in-memory-peer-size-limit", &self.in_memory_peer_size_limit),
+            ("in-memory-instance-size-limit", &self.in_memory_instance_size_limit),
+        ];
+        keys.into_iter()
+            .filter(|(_, said)| said.is_some())
+            .map(|(key, _)| format!("pessimistic-txn.{key}"))
     }
 }
 
@@ -130,6 +146,7 @@ pub(crate) struct SchedulerFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct ScheduleSection {
+    pub(crate) enable_joint_consensus: Option<bool>,
     pub(crate) gc_life_time: Option<Period>,
     pub(crate) gc_run_interval: Option<Period>,
 }
@@ -150,6 +167,7 @@ pub(crate) fn store(path: Option<&Path>) -> Outcome<StoreFile> {
     if file.storage.reserve_space.is_some() {
         idle.insert("storage.reserve-space".into());
     }
+    idle.extend(file.pessimistic_txn.idle());
     warn(path, &idle);
     Ok(file)
 }
@@ -207,7 +225,7 @@ fn parse<T: Default + DeserializeOwned>(
 }
 
 /// Keys that the two files share in spelling; enough to catch a slip of the finger.
-const KNOWN: [&str; 30] = [
+const KNOWN: [&str; 33] = [
     "server.addr",
     "server.advertise-addr",
     "server.status-addr",
@@ -222,6 +240,8 @@ const KNOWN: [&str; 30] = [
     "storage.enable-ttl",
     "storage.reserve-space",
     "pd.endpoints",
+    "pessimistic-txn.in-memory",
+    "pessimistic-txn.pipelined",
     "log.level",
     "log.file.filename",
     "name",
@@ -231,6 +251,7 @@ const KNOWN: [&str; 30] = [
     "advertise-client-urls",
     "advertise-peer-urls",
     "initial-cluster",
+    "schedule.enable-joint-consensus",
     "schedule.gc-life-time",
     "schedule.gc-run-interval",
     "replication.max-replicas",
@@ -304,6 +325,31 @@ mod tests {
         let text = "colour = 1\n[server]\nadrr = \"a:1\"\n";
         let error = parse::<StoreFile>(text, &STORE_SECTIONS_WITHOUT_EFFECT).unwrap_err();
         assert!(error.contains("colour") && error.contains("did you mean server.addr"), "{error}");
+    }
+
+    /// Keys of tikv-server's that change nothing here are told of, others of that section refused.
+    #[test]
+    fn a_mistyped_key_of_pessimistic_transactions_is_refused() {
+        let section = |line: &str| format!("[pessimistic-txn]\n{line}\n");
+        let read = |text: &str| parse::<StoreFile>(text, &STORE_SECTIONS_WITHOUT_EFFECT);
+        let error = read(&section("in-memry = false")).unwrap_err();
+        assert!(error.contains("pessimistic-txn.in-memry"), "{error}");
+        assert!(error.contains("did you mean pessimistic-txn.in-memory?"), "{error}");
+        let known = "pipelined = false\nwait-for-lock-timeout = \"1s\"\nwake-up-delay-duration = 20\n\
+            in-memory-peer-size-limit = \"1MiB\"\nin-memory-instance-size-limit = 1\n";
+        let (file, ignored) = read(&section(known)).unwrap();
+        assert!(ignored.is_empty(), "{ignored:?}");
+        assert!(!file.pessimistic_txn.keeps_in_memory());
+        let idle: Vec<_> = file.pessimistic_txn.idle().collect();
+        assert_eq!(
+            idle,
+            [
+                "pessimistic-txn.wait-for-lock-timeout",
+                "pessimistic-txn.wake-up-delay-duration",
+                "pessimistic-txn.in-memory-peer-size-limit",
+                "pessimistic-txn.in-memory-instance-size-limit",
+            ]
+        );
     }
 
     #[test]

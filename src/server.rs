@@ -182,6 +182,9 @@ fn scheduler_config(
     if let Some(enabled) = replication.enable_placement_rules {
         policy.enable_placement_rules = enabled;
     }
+    if let Some(enabled) = file.schedule.enable_joint_consensus {
+        config.policy.enable_joint_consensus = enabled;
+    }
     if let Some(period) = file.schedule.gc_life_time {
         config.policy.gc_life_time_ms = period.0;
     }
@@ -284,7 +287,40 @@ fn resolve(name: &str, address: &str) -> Outcome<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn what_a_schedulers_file_says_is_what_a_new_cluster_begins_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scheduler.toml");
+        let policy = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let file = config_file::scheduler(Some(&path)).unwrap();
+            let typed = Cli::try_parse_from(["tessera", "scheduler"]).unwrap();
+            let Command::Scheduler(flags) = typed.command else { panic!("{typed:?}") };
+            scheduler_config(flags, file).unwrap().policy
+        };
+        let defaults = scheduler::Config::default().policy;
+        assert_eq!(policy(""), defaults);
+        assert!(defaults.enable_joint_consensus);
+        let said = policy(
+            "[schedule]\nenable-joint-consensus = false\ngc-life-time = \"1m\"\n\
+             [replication]\nmax-replicas = 5\n",
+        );
+        let expected = scheduler::cluster::Policy {
+            enable_joint_consensus: false,
+            gc_life_time_ms: 60_000,
+            max_replicas: 5,
+            ..defaults
+        };
+        assert_eq!(said, expected);
+        // Neither is this read as a yes or a no.
+        std::fs::write(&path, "[schedule]\nenable-joint-consensus = \"no\"\n").unwrap();
+        assert!(config_file::scheduler(Some(&path)).is_err());
+    }
 
     #[test]
     fn labels_and_addresses_of_the_wrong_shape_are_refused() {

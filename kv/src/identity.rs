@@ -56,6 +56,13 @@ fn name(version: proto::kvrpcpb::ApiVersion) -> String {
         .map_or_else(|| version.as_str_name().to_owned(), |known| known.to_string())
 }
 
+/// Waits for any scheduler. For a store without a directory, which has nothing to say before.
+pub(crate) async fn await_scheduler(config: &Config, deadline: Instant) -> Result<(), StartError> {
+    let client = SchedulerClient::new(&config.scheduler_endpoints, 0);
+    let asked = SchedulerClient::until(deadline, || client.is_bootstrapped()).await;
+    asked.map(|_| ()).map_err(|error| failed("ask the scheduler who this store is", error, config))
+}
+
 /// Steps 1 and 2, if they were not done before; and that the scheduler serves our cluster.
 pub(crate) async fn establish<D: DataEngine>(
     client: &SchedulerClient,

@@ -5,6 +5,9 @@
 //! stop    hand over leaders ─► no new requests ─► cut connections ─► raftstore ─► engines
 //! ```
 //!
+//! A directory that holds no store is touched only after a scheduler has answered: a mistyped address leaves
+//! nothing behind. One that holds a store is opened first, since it says of which cluster.
+//!
 //! Everything asynchronous runs on the caller's runtime. [`StoreNode::stop`] returns when ports,
 //! threads and files are free again; dropping a node without it frees them too, a moment later.
 //!
@@ -188,6 +191,12 @@ impl StoreNode {
             StorageKind::Path(folder) => {
                 let options = config.rocks.clone();
                 let (data_path, log_path) = (folder.join("data"), folder.join("log"));
+                // A file in the folder's place is told of at once, when it is opened.
+                let is_new = !data_path.exists() && (folder.is_dir() || !folder.exists());
+                if is_new {
+                    let deadline = Instant::now() + config.start_timeout;
+                    identity::await_scheduler(&config, deadline).await?;
+                }
                 // Opening replays what a crash left: it may take a while.
                 let engines = tokio::task::spawn_blocking(move || {
                     std::fs::create_dir_all(&data_path)
@@ -579,5 +588,43 @@ fn describe_disk<D: DataEngine, L: LogEngine>(
         stats.used_size = used;
         stats.available = capacity.saturating_sub(used);
         stats.start_time = start_time;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_store_writes_nothing_before_a_scheduler_has_answered() {
+        // Taken, and not listened on: nobody answers there.
+        let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+        nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = nobody.local_addr().unwrap().to_string();
+        let parent = tempfile::tempdir().unwrap();
+        let start = async |folder: &Path| {
+            let config = Config {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                scheduler_endpoints: vec![endpoint.clone()],
+                storage: StorageKind::Path(folder.to_owned()),
+                start_timeout: Duration::from_millis(1),
+                ..Config::default()
+            };
+            StoreNode::start(config).await.unwrap_err()
+        };
+        let absent = parent.path().join("a/data");
+        let error = start(&absent).await;
+        assert!(matches!(error, StartError::Scheduler { .. }), "{error}");
+        assert!(!parent.path().join("a").exists());
+        let empty = parent.path().join("b");
+        std::fs::create_dir(&empty).unwrap();
+        let error = start(&empty).await;
+        assert!(matches!(error, StartError::Scheduler { .. }), "{error}");
+        assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+        // What can never be a directory is told of without asking anybody.
+        let file = parent.path().join("c");
+        std::fs::write(&file, "precious").unwrap();
+        let error = start(&file).await;
+        assert!(matches!(error, StartError::Engine(_)), "{error}");
     }
 }

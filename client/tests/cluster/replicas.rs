@@ -24,6 +24,7 @@ fn stores(fake: &Fake) -> BTreeSet<u64> {
     served.into_iter().map(|(_, store)| store).collect()
 }
 
+/// S3.4: with `ReplicaRead::Follower` every read is asked of a follower.
 #[tokio::test]
 async fn reads_go_to_whom_they_are_meant_for() {
     let fake = Fake::start().await;
@@ -45,6 +46,7 @@ async fn reads_go_to_whom_they_are_meant_for() {
     assert_eq!(read(ReplicaRead::Mixed).await, [1, 2, 3].into());
 }
 
+/// S3.4: … and where one refuses, of the leader.
 #[tokio::test]
 async fn what_a_replica_refuses_the_leader_answers() {
     let fake = Fake::start().await;

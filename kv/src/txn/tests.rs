@@ -199,6 +199,8 @@ async fn a_new_leader_asks_for_a_timestamp_before_it_computes_one() {
     assert!(deaf.prewrite(prewrite(11, vec![put("k", "1")])).await.errors.is_empty());
 }
 
+/// S3.4, where it ends: what followers are asked for are raw keys. Transactions are read where the leader is.
+///
 /// A follower cannot tell the leader at which timestamp it has read, and would not meet the leader's locks in
 /// memory: what it showed could lie above a commit that comes later.
 #[tokio::test]

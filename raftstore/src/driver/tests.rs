@@ -197,6 +197,7 @@ fn one(key: &'static str, value: &'static str) -> WriteBatch {
     batch
 }
 
+/// S3.4: every store answers a replica read, the leader's and the followers'.
 #[test]
 fn a_write_is_read_on_every_store() {
     let mut cluster = Cluster::start();

@@ -8,6 +8,8 @@ pub mod regions;
 pub mod score;
 
 #[cfg(test)]
+mod first_move;
+#[cfg(test)]
 mod script;
 #[cfg(test)]
 mod tests;

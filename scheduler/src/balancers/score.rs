@@ -92,11 +92,9 @@ mod tests {
     use crate::cluster::{Cluster, Moment};
     use crate::ids::Ids;
 
-    #[test]
-    fn a_weight_counts_once() {
+    /// A store that holds, and leads, one region of 100 MiB.
+    fn cluster(policy: Policy) -> Cluster {
         let moment = Moment::default();
-        let weights = Weights { leader_milli: 500, region_milli: 2_000 };
-        let policy = Policy { store_weights: [(1, weights)].into(), ..Policy::default() };
         let store = metapb::Store { id: 1, address: "a:1".into(), ..Default::default() };
         let mut cluster = Cluster::load(policy, "", [store], [], moment);
         let peer = metapb::Peer { id: 3, store_id: 1, ..Default::default() };
@@ -113,6 +111,45 @@ mod tests {
             ..Default::default()
         };
         cluster.on_region_heartbeat(heartbeat, &mut Ids::begin(0), moment).unwrap();
+        cluster
+    }
+
+    /// S3.2: while there is room on the disk the score is the size; from `high-space-ratio` of use on it climbs
+    /// without a jump to a height that no store with room has, and from `low-space-ratio` on it goes by what
+    /// is free.
+    #[test]
+    fn a_filling_disk_raises_the_score_and_never_lowers_it() {
+        let moment = Moment::default();
+        let mut cluster = cluster(Policy::default());
+        // Half of a disk of 1,000 MiB is in use, five of them for each MiB of a region.
+        let stats = pdpb::StoreStats {
+            store_id: 1,
+            capacity: 1_000 << 20,
+            available: 500 << 20,
+            used_size: 500 << 20,
+            ..Default::default()
+        };
+        cluster.on_store_heartbeat(stats, moment).unwrap();
+        let view = cluster.view(moment);
+        let candidates = view.candidates();
+        let score = |more_mib| peers(&candidates[0], view, more_mib);
+        // 300 MiB are free with 40 more, and 200 with 60 more.
+        assert_eq!((score(0), score(40)), (100, 140));
+        let climb = (score(60) - score(40)) / 20;
+        assert!((FULL - 1_000..=FULL).contains(&score(60)), "{}", score(60));
+        for more in 41..=60 {
+            let step = score(more) - score(more - 1);
+            assert!((step - climb).abs() <= 1, "{more}: a step of {step}, not of {climb}");
+        }
+        assert_eq!(score(70) - score(60), 50, "of what is free, five times as much is gone");
+    }
+
+    #[test]
+    fn a_weight_counts_once() {
+        let moment = Moment::default();
+        let weights = Weights { leader_milli: 500, region_milli: 2_000 };
+        let policy = Policy { store_weights: [(1, weights)].into(), ..Policy::default() };
+        let cluster = cluster(policy);
         let view = cluster.view(moment);
         let candidates = view.candidates();
         assert_eq!(peers(&candidates[0], view, 0), 50);

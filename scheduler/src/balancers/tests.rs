@@ -46,6 +46,8 @@ fn s3_1_a_hundred_regions_on_six_stores_end_at_fifty_peers_each() {
     assert_at_rest(&mut world);
 }
 
+/// S3.3: of a hundred leaders on six stores each has sixteen or seventeen, give or take the tolerance; without a
+/// tolerance, give or take one.
 #[test]
 fn s3_3_leaders_end_at_a_sixth_each_within_the_tolerance() {
     let mut world = crowded(6, 100, 96, unlimited());
@@ -61,6 +63,7 @@ fn s3_3_leaders_end_at_a_sixth_each_within_the_tolerance() {
     assert_at_rest(&mut world);
 }
 
+/// S3.2: where sizes differ it is they that even out, not numbers.
 #[test]
 fn s3_2_regions_of_different_sizes_are_balanced_by_size() {
     let mut world = World::new(4, unlimited());
@@ -131,6 +134,8 @@ fn s0_4_leaders_are_balanced_by_count_by_size_or_not_at_all() {
     assert!(spread(&world.leaders()) <= 10, "{:?}", world.leaders());
 }
 
+/// S3.9: a store is given fifteen peers a minute, and none while it sends, receives or installs as many
+/// snapshots as it may; S3.10: so is it for the balancer.
 #[test]
 fn s3_9_s3_10_moves_are_held_up_by_store_limits_and_by_snapshots() {
     let mut world = crowded(4, 60, 96, Policy::default());
@@ -175,6 +180,8 @@ fn s0_37_a_store_that_is_low_on_space_receives_nothing_and_gives() {
     assert_eq!(says.no_peer_because, Some("is low on space"));
 }
 
+/// S4.21: in a cluster of more stores than replicas are wanted, regions with too few of them are repaired or left
+/// alone, but not moved.
 #[test]
 fn s4_21_a_region_with_too_few_replicas_is_not_moved_for_balance() {
     let mut world = World::new(4, unlimited());
@@ -184,6 +191,8 @@ fn s4_21_a_region_with_too_few_replicas_is_not_moved_for_balance() {
     assert_eq!(world.peers(), [40, 40, 0, 0]);
 }
 
+/// S4.19: of the fullest store's regions the one goes first whose peer there is catching up, then one that the
+/// store follows; one that it leads only then.
 #[test]
 fn s4_19_s4_20_a_pending_peer_goes_first_then_a_follower_then_a_leader() {
     let mut world = World::new(4, unlimited());
@@ -206,6 +215,7 @@ fn s4_19_s4_20_a_pending_peer_goes_first_then_a_follower_then_a_leader() {
     assert_eq!(moved.kind(), "region");
 }
 
+/// S4.22: the new peer first, then the lead, and the old peer last.
 #[test]
 fn s4_22_a_move_adds_hands_over_and_removes_in_this_order() {
     let mut world = World::new(2, Policy { max_replicas: 1, ..unlimited() });

@@ -45,6 +45,11 @@ impl RegionRecord {
             .region
             .ok_or_else(|| Refusal::InvalidRegion("a heartbeat without a region".into()))?;
         check_description(&region)?;
+        if region.region_epoch.is_none() {
+            // Nobody could tell whether it is news.
+            let id = RegionId(region.id);
+            return Err(Refusal::InvalidRegion(format!("{id}: a heartbeat without an epoch")));
+        }
         let leader = heartbeat.leader.unwrap_or_default();
         // Only a leader speaks for a region, and only of a region that it is part of.
         let is_peer = peer_on(&region, StoreId(leader.store_id)).is_some_and(|p| p.id == leader.id);

@@ -116,6 +116,7 @@ fn only_news_about_a_region_goes_to_the_log() {
     assert!(matches!(heard.verdict, Verdict::Stale(_)) && heard.writes.is_empty());
 }
 
+/// S4.14: what has no epoch is refused, whether the region is known or not.
 #[test]
 fn only_a_regions_leader_on_a_known_store_is_listened_to() {
     let mut cluster = cluster(vec![]);
@@ -131,9 +132,15 @@ fn only_a_regions_leader_on_a_known_store_is_listened_to() {
     assert_eq!(refused, Err(Refusal::UnknownStore(StoreId(7))));
     let nothing = pdpb::RegionHeartbeatRequest::default();
     assert!(cluster.on_region_heartbeat(nothing, &mut ids, at(1)).is_err());
-    // Without an epoch it counts as the oldest of all, and is taken when nothing is known.
-    let no_epoch = metapb::Region { region_epoch: None, ..whole };
-    assert!(cluster.on_region_heartbeat(heartbeat(&no_epoch), &mut ids, at(1)).is_ok());
+    let no_epoch = metapb::Region { region_epoch: None, ..whole.clone() };
+    let why = Refusal::InvalidRegion("r1: a heartbeat without an epoch".into());
+    let refused = cluster.on_region_heartbeat(heartbeat(&no_epoch), &mut ids, at(1));
+    assert_eq!(refused, Err(why.clone()));
+    assert!(cluster.regions().is_empty());
+    cluster.on_region_heartbeat(heartbeat(&whole), &mut ids, at(1)).unwrap();
+    let refused = cluster.on_region_heartbeat(heartbeat(&no_epoch), &mut ids, at(1));
+    assert_eq!(refused, Err(why));
+    assert_eq!(cluster.regions().by_id(RegionId(1)).unwrap().region, whole);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::{RegionId, StoreId, metapb, pdpb};
+use proto::{RegionId, StoreId, metapb};
 
 use super::world::{World, spread};
 use crate::cluster::{Cluster, Policy, Refusal, RegionRecord, Verdict, notation};
@@ -86,7 +86,8 @@ fn s0_27_only_the_leader_of_the_newest_term_is_heard() {
     );
 }
 
-/// S0.28: a heartbeat of an older epoch that comes late does not roll the picture back.
+/// S0.28, S4.15: a report whose version or conf version is below the known one changes nothing. S4.14: one
+/// without an epoch is no report.
 #[test]
 fn s0_28_s4_15_a_late_heartbeat_does_not_bring_the_past_back() {
     let mut world = World::new(3, Policy::default());
@@ -97,11 +98,17 @@ fn s0_28_s4_15_a_late_heartbeat_does_not_bring_the_past_back() {
         new.region.region_epoch = Some(metapb::RegionEpoch { conf_ver, version });
         assert!(matches!(hear(&mut world, &new), Ok(Verdict::Replaced { .. })));
     }
-    assert!(matches!(hear(&mut world, &old), Ok(Verdict::Stale(_))));
-    // S4.14: one without an epoch is as old as can be.
+    // Each part counts for itself: the other one may even be ahead.
+    for (conf_ver, version) in [(1, 1), (1, 2), (2, 1), (1, 9), (9, 1)] {
+        let mut late = old.clone();
+        late.region.region_epoch = Some(metapb::RegionEpoch { conf_ver, version });
+        let verdict = hear(&mut world, &late);
+        assert!(matches!(verdict, Ok(Verdict::Stale(_))), "v{version}.c{conf_ver}: {verdict:?}");
+    }
     let mut without = old;
     without.region.region_epoch = None;
-    assert!(matches!(hear(&mut world, &without), Ok(Verdict::Stale(_))));
+    let why = hear(&mut world, &without).unwrap_err().to_string();
+    assert!(why.contains("without an epoch"), "{why}");
     let known = world.cluster.regions().by_id(RegionId(1)).unwrap().epoch();
     assert_eq!((known.conf_ver, known.version), (2, 2));
 }
@@ -194,8 +201,28 @@ fn s1_12_s3_8_a_lost_stores_peers_are_made_anew_and_never_below_a_quorum() {
     }
 }
 
+/// S4.16: every region that an unknown one overlaps goes, however many there are, unless one of them has
+/// a higher version; S4.15: so it is when the region is known.
 #[test]
 fn s4_16_what_a_region_overlaps_goes_also_when_the_region_is_known() {
+    let mut world = World::new(3, Policy::default());
+    for id in 3..=20 {
+        world.add_region(id, &[1, 2, 3], 10);
+    }
+    let mut unknown = world.regions[&3].clone();
+    unknown.region.id = 99;
+    unknown.region.end_key = world.regions[&20].region.end_key.clone();
+    unknown.region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 2 });
+    // Of a lower version than one of those that it overlaps, it is from the past itself.
+    let mut ahead = world.regions[&12].clone();
+    ahead.region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 3 });
+    hear(&mut world, &ahead).unwrap();
+    assert!(matches!(hear(&mut world, &unknown), Ok(Verdict::Stale(_))));
+    unknown.region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 1, version: 3 });
+    let verdict = hear(&mut world, &unknown).unwrap();
+    assert_eq!(verdict, Verdict::Replaced { removed: (3..=20).map(RegionId).collect() });
+    assert_eq!(world.cluster.regions().len(), 1);
+
     let mut world = World::new(3, Policy::default());
     world.add_region(1, &[1, 2, 3], 10);
     world.add_region(2, &[1, 2, 3], 10);
@@ -211,40 +238,64 @@ fn s4_16_what_a_region_overlaps_goes_also_when_the_region_is_known() {
     assert_eq!(world.cluster.regions().len(), 1);
 }
 
+/// S4.17: a new leader, new pending peers and a new size are taken over in memory; a new version, conf
+/// version or set of peers is written to the group's log as well. The same once more, in a message of its
+/// own, is neither.
 #[test]
 fn s4_17_only_what_is_new_is_taken_over_and_only_a_description_is_written() {
     let mut world = World::new(3, Policy::default());
     world.add_region(1, &[1, 2, 3], 10);
     let known = world.regions[&1].clone();
-    assert_eq!(hear(&mut world, &known).unwrap(), Verdict::Unchanged);
     let second = known.region.peers[1];
-    for changed in [
-        RegionRecord { leader: Some(second), term: known.term + 1, ..known.clone() },
-        RegionRecord { pending_peers: vec![second], term: known.term + 2, ..known.clone() },
-        RegionRecord { approximate_bytes: 20 << 20, term: known.term + 2, ..known.clone() },
-    ] {
-        let heartbeat = notation::heartbeat(&changed);
+    let led = RegionRecord { leader: Some(second), term: known.term + 1, ..known };
+    let pending = RegionRecord { pending_peers: vec![second], ..led.clone() };
+    let grown = RegionRecord { approximate_bytes: 20 << 20, ..pending.clone() };
+    let at = |record: &RegionRecord, conf_ver, version| {
+        let mut record = record.clone();
+        record.region.region_epoch = Some(metapb::RegionEpoch { conf_ver, version });
+        record
+    };
+    let split = at(&grown, 1, 2);
+    let mut moved = at(&split, 2, 2);
+    moved.region.peers.truncate(2);
+    let mut say = |record: &RegionRecord| {
+        let heartbeat = notation::heartbeat(record);
         let World { cluster, ids, moment, .. } = &mut world;
         let heard = cluster.on_region_heartbeat(heartbeat, ids, *moment).unwrap();
-        assert_eq!(heard.verdict, Verdict::Updated);
-        assert!(heard.writes.is_empty());
+        assert_eq!(**cluster.regions().by_id(RegionId(1)).unwrap(), *record);
+        (heard.verdict, heard.writes.regions)
+    };
+    for changed in [&led, &pending, &grown] {
+        assert_eq!(say(changed), (Verdict::Updated, Vec::new()));
+        assert_eq!(say(changed), (Verdict::Unchanged, Vec::new()));
+    }
+    for changed in [&split, &moved] {
+        let news = (Verdict::Replaced { removed: Vec::new() }, vec![changed.region.clone()]);
+        assert_eq!(say(changed), news);
+        assert_eq!(say(changed), (Verdict::Unchanged, Vec::new()));
     }
 }
 
+/// S4.18: stores that have been silent for longer than `max-store-down-time` give nothing, however full
+/// they are. (Sorted by size: `s4_18_the_fullest_suitable_store_gives`.)
 #[test]
 fn s4_18_stores_that_are_down_or_leaving_are_no_sources_of_balance() {
-    let policy = Policy { max_store_down_time_ms: 30_000, ..unlimited() };
-    let mut world = World::new(4, policy);
+    let policy = Policy { max_store_down_time_ms: 30_000, max_replicas: 1, ..unlimited() };
+    let mut world = World::new(3, policy);
     world.cluster.pause_checker("all", 3_600, world.moment).unwrap();
-    (1..=20).for_each(|id| world.add_region(id, &[2, 1, 3], 64));
-    for store in [1, 2, 3] {
-        world.stats.remove(&store);
-    }
-    // All that hold anything are lost; nobody can be moved from them.
-    world.run(25_000);
-    let moved_before = world.peers();
-    world.run(60_000);
-    assert_eq!(world.peers(), moved_before);
-    let stats: Vec<pdpb::StoreStats> = world.stats.values().cloned().collect();
-    assert_eq!(stats.len(), 1);
+    // Nothing is balanced before both have been silent for long enough, or leave.
+    world.cluster.pause_scheduler("all", 40, world.moment).unwrap();
+    (1..=20).for_each(|id| world.add_region(id, &[1], 64));
+    (21..=40).for_each(|id| world.add_region(id, &[2], 64));
+    let lost = world.stats.remove(&1).unwrap();
+    world.cluster.take_store_offline(StoreId(2), false).unwrap();
+    world.run(100_000);
+    assert_eq!((world.held(1), world.held(2), world.held(3)), (20, 20, 0));
+    // Back again, both give.
+    world.stats.insert(1, lost);
+    world.store_speaks(1);
+    world.cluster.bring_store_up(StoreId(2)).unwrap();
+    world.settle();
+    assert!(spread(&world.peers()) <= 4, "{:?}", world.peers());
+    assert!(world.held(3) > 9, "{:?}", world.peers());
 }

@@ -172,7 +172,7 @@ fn who_may_not_act_is_asked_for_no_plan_and_who_is_removed_for_nothing_more() {
     assert_eq!(world.leaders(), [0, 0, 1]);
 }
 
-/// S0.7: a scheduler in the first form (a name, a kind of resource, one operator at a time) is run like any
+/// S0.7, S3.5: a scheduler in the first form (a name, a kind of resource, one operator at a time) is run like any
 /// other.
 #[test]
 fn s0_7_s3_5_a_scheduler_in_its_first_form_is_run_by_an_adapter() {
@@ -211,6 +211,7 @@ fn s0_8_names_are_unique() {
 
 /// S0.9: an operator in the first form says whose region it is for and what it moves, and at each sight of the
 /// region what to order and whether it is finished; a composite walks its children in order.
+/// S3.5, S3.6: all parts of a composite are of one kind of resource, or there is no such composite.
 #[test]
 fn s0_9_s3_6_a_composite_walks_its_acts_in_order_and_all_move_one_kind_of_resource() {
     let world = world_with(4);
@@ -262,7 +263,7 @@ impl Filter for Not {
     }
 }
 
-/// S0.10, S0.11: a selector takes the best store to take from and the best to give to, and nobody when filters
+/// S0.10, S0.11, S3.5: a selector takes the best store to take from and the best to give to, and nobody when filters
 /// refuse all; a filter that answers true speaks against the store.
 #[test]
 fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
@@ -303,7 +304,7 @@ fn s0_10_s0_11_a_selector_takes_the_best_that_no_filter_refuses() {
     assert_eq!((source(&[&tables]), target(&[&tables])), (Some(2), Some(2)));
 }
 
-/// S0.12: a controller has an interval, which grows by three tenths with each look in vain, lets its scheduler
+/// S0.12, S3.5: a controller has an interval, which grows by three tenths with each look in vain, lets its scheduler
 /// act within the limit of its kind, and not at all once it is stopped.
 #[test]
 fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttles() {
@@ -335,7 +336,7 @@ fn s0_12_a_controller_waits_longer_after_each_look_in_vain_and_its_limit_throttl
     assert!(!controller.allow_schedule(&scheduler, view));
 }
 
-/// S0.4, S0.13: schedulers, each with its controller, are run by the coordinator, and added, removed, paused and
+/// S0.4, S0.13, S3.5: schedulers, each with its controller, are run by the coordinator, and added, removed, paused and
 /// resumed by name while the cluster runs.
 #[test]
 fn s0_4_s0_13_schedulers_are_paused_resumed_removed_and_added_by_name() {
@@ -418,9 +419,14 @@ fn a_paused_checker_repairs_nothing_until_it_is_resumed() {
     assert!(world.cluster.pause_checker("all", 1, world.moment).is_ok());
 }
 
-/// S0.5: what moves data and what moves leaders are kinds of their own, in operators and in limits.
+/// S0.5, S3.12: what moves data and what moves leaders are kinds of their own, in operators and in limits: 4,
+/// 2,048, and 64 for repairs. A limit that is reached holds up its own kind only.
 #[test]
 fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
+    let limits = Policy::default();
+    let limits =
+        [limits.leader_schedule_limit, limits.region_schedule_limit, limits.replica_schedule_limit];
+    assert_eq!(limits, [4, 2_048, 64]);
     let policy = Policy {
         leader_schedule_limit: 3,
         region_schedule_limit: 5,
@@ -445,18 +451,61 @@ fn s0_5_s3_12_leaders_and_storage_have_limits_of_their_own() {
     };
     assert!(kinds(Purpose::Leader).iter().all(|kind| kind == "leader"));
     assert!(kinds(Purpose::Region).iter().all(|kind| kind.starts_with("region")));
+    // With no room for leaders storage moves on, and the other way round.
+    for (leaders, regions) in [(0, 5), (3, 0)] {
+        let policy = Policy {
+            leader_schedule_limit: leaders,
+            region_schedule_limit: regions,
+            ..world.cluster.policy().clone()
+        };
+        let mut other = World::new(3, policy);
+        other.cluster.pause_checker("all", 600, other.moment).unwrap();
+        (1..=60).for_each(|id| other.add_region(id, &[1], 1));
+        (100..=130).for_each(|id| other.add_region(id, &[2, 3], 1));
+        other.run(10);
+        assert_eq!(other.under_way(Purpose::Leader), leaders);
+        assert_eq!(other.under_way(Purpose::Region), regions);
+    }
+    // Repairs count against neither.
+    let policy = Policy {
+        leader_schedule_limit: 0,
+        region_schedule_limit: 0,
+        replica_schedule_limit: 2,
+        ..Policy::default()
+    };
+    let mut repaired = World::new(3, policy);
+    (1..=9).for_each(|id| repaired.add_region(id, &[1], 1));
+    assert_eq!(repaired.under_way(Purpose::Replica), 2);
 }
 
+/// S3.7: the answer to a heartbeat is the step that is due, and a second operator is declined while there is one.
 #[test]
 fn s3_7_a_region_has_one_operator_at_a_time_and_hears_of_it_with_its_heartbeat() {
     let mut world = World::new(3, Policy::default());
-    world.add_region(1, &[1], 10);
-    // The answer to the first heartbeat is the first step, and to the next the next.
-    let heartbeat = crate::cluster::notation::heartbeat(&world.regions[&1]);
+    let mut other = World::new(3, Policy::default());
+    other.add_region(1, &[1], 10);
+    let mut record = other.regions[&1].clone();
+    let mut hear = |record: &RegionRecord| {
+        let heartbeat = crate::cluster::notation::heartbeat(record);
+        world.cluster.on_region_heartbeat(heartbeat, &mut world.ids, world.moment).unwrap().order
+    };
+    let first = hear(&record).expect("it has one peer and shall have three");
+    assert_eq!(hear(&record), None, "it was told a moment ago");
+    crate::operator::obedience::obey(&first, &mut record).unwrap();
+    let second = hear(&record).expect("the learner is there, and shall vote");
+    let change = |order: &pdpb::RegionHeartbeatResponse| order.change_peer.clone().unwrap();
+    use proto::eraftpb::ConfChangeType::{AddLearnerNode, AddNode};
+    assert_eq!(change(&first).change_type(), AddLearnerNode);
+    assert_eq!(change(&second).change_type(), AddNode);
+    assert_eq!(change(&first).peer.unwrap().id, change(&second).peer.unwrap().id);
     assert_eq!(world.cluster.operators().running().count(), 1);
-    let repeated =
-        world.cluster.on_region_heartbeat(heartbeat, &mut world.ids, world.moment).unwrap();
-    assert_eq!(repeated.order, None, "it was told a moment ago");
+    let steps = vec![Step::TransferLeader { from: StoreId(1), to: StoreId(2) }];
+    let another = Operator::new("another", Purpose::Replica, &record, steps);
+    let declined = world.cluster.add_operator(another, world.moment).unwrap_err();
+    assert!(declined.to_string().contains("is under way"), "{declined}");
+
+    let mut world = other;
+    assert_eq!(world.cluster.operators().running().count(), 1);
     world.settle();
     assert_eq!(world.peers(), [1, 1, 1]);
     let ended: Vec<_> = world.cluster.operators().history().collect();

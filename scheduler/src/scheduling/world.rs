@@ -169,6 +169,11 @@ impl World {
         self.stats.keys().map(counts).collect()
     }
 
+    /// Peers of one store, whether it speaks or not.
+    pub(crate) fn held(&self, store: u64) -> usize {
+        self.cluster.regions().counts(StoreId(store)).regions
+    }
+
     /// Leaders of each store, by id.
     pub(crate) fn leaders(&self) -> Vec<usize> {
         let counts = |id: &u64| self.cluster.regions().counts(StoreId(*id)).leaders;

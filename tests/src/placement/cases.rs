@@ -133,7 +133,8 @@ fn leaders_differ() -> u64 {
     2 * Policy::default().leader_balance_tolerance as u64
 }
 
-/// S3.1. A hundred regions on three stores, and three stores that are empty: fifty peers each.
+/// S3.1. A hundred regions on three stores, and three stores that are empty: fifty peers each. S3.3: their leaders
+/// are even within the tolerance. S4.20: then nothing moves any more.
 fn hundred_regions(seed: u64) -> Outcome {
     let mut world = stores(seed, Policy::default(), 6);
     regions_on(&mut world, 100, 3, |_| SIZE_MIB);
@@ -258,7 +259,7 @@ fn zone_store_killed(seed: u64) -> Outcome {
     outcome
 }
 
-/// Some regions are twenty times as large as the others: it is sizes that even out, not numbers.
+/// S3.2: some regions are twenty times as large as the others: it is sizes that even out, not numbers.
 fn skewed_sizes(seed: u64) -> Outcome {
     const LARGE_MIB: u64 = 400;
     let mut world = stores(seed, Policy::default(), 6);

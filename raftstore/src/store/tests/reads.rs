@@ -124,6 +124,7 @@ fn a_new_leader_reads_nothing_before_its_first_entry_is_applied() {
     assert_eq!(cluster.read_path(new, 1), Ok(ReadPath::Lease));
 }
 
+/// S3.4: a follower that is asked for a replica read answers when it has applied as far as the leader had committed.
 #[test]
 fn a_follower_answers_when_it_has_applied_as_far() {
     let mut cluster = Cluster::three();
@@ -141,6 +142,7 @@ fn a_follower_answers_when_it_has_applied_as_far() {
     assert_eq!(cluster.value(follower, "k"), Some("v".into()));
 }
 
+/// S3.4: the index comes from the leader, and is asked for until it comes.
 #[test]
 fn a_followers_lost_question_is_asked_again() {
     let mut cluster = Cluster::three();
@@ -156,6 +158,7 @@ fn a_followers_lost_question_is_asked_again() {
     assert!(cluster.is_done(read));
 }
 
+/// S3.4: a follower that does not reach the leader refuses in the end.
 #[test]
 fn a_read_that_nobody_can_answer_ends_at_its_deadline() {
     let mut cluster = Cluster::three();

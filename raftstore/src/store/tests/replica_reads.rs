@@ -1,5 +1,7 @@
 use super::*;
 
+/// S3.4: the leader does not fall behind what a follower has shown.
+///
 /// The simulator found it with seed 2: the disk with the leader's data stood still.
 #[test]
 fn what_a_replica_has_shown_the_leader_does_not_miss() {

@@ -52,6 +52,7 @@ fn ended(operators: &RunningOperators) -> &Status {
     &operators.history().next().unwrap().status
 }
 
+/// S3.7: a region has one plan at a time.
 #[test]
 fn a_region_has_one_plan_and_only_a_more_urgent_one_replaces_it() {
     let record = region(1, &[1, 2, 3], 1, 1);
@@ -77,6 +78,7 @@ fn a_plan_for_a_region_that_has_changed_is_declined() {
     assert_eq!(unknown, Err(Declined::UnknownRegion));
 }
 
+/// S3.12: four leaders move at a time, and that holds up nothing else.
 #[test]
 fn each_purpose_has_its_limit() {
     let mut operators = RunningOperators::default();
@@ -89,6 +91,7 @@ fn each_purpose_has_its_limit() {
     assert!(add(&mut operators, removal(&record, 3, Purpose::Replica), &record).is_ok());
 }
 
+/// S3.7: the order is the answer to a heartbeat, once until the next is due.
 #[test]
 fn an_order_goes_out_once_and_is_repeated_when_nothing_happens() {
     let record = region(1, &[1, 2, 3], 1, 1);
@@ -107,6 +110,7 @@ fn an_order_goes_out_once_and_is_repeated_when_nothing_happens() {
     assert_eq!(operators.tick(&regions, at(4_000)).len(), 1);
 }
 
+/// S3.7: a heartbeat that shows a step done is answered with the next one.
 #[test]
 fn a_step_is_done_when_a_heartbeat_shows_it() {
     let record = region(1, &[1, 2, 3, 4], 1, 1);
@@ -332,6 +336,7 @@ fn a_plan_that_nobody_can_be_told_of_expires() {
     assert_eq!(operators.running().count(), 1);
 }
 
+/// S3.9: fifteen regions a minute come to a store, and as many go: the next one waits four seconds.
 #[test]
 fn s3_9_a_store_gets_and_loses_only_so_many_peers_a_minute() {
     let move_to_4 = |id: u64| {

@@ -35,7 +35,7 @@ fn test_replicas_1_3c() {
     assert!(scene.balance_region().is_some());
 }
 
-/// Three replicas. There must be a store without a peer of the region; of several the emptiest that speaks;
+/// S4.20: three replicas. There must be a store without a peer of the region; of several the emptiest that speaks;
 /// and a store that is fuller than the source is none.
 #[test]
 fn test_replicas_3_3c() {
@@ -81,8 +81,8 @@ fn test_replicas_5_3c() {
     moves(&scene, 11, 6);
 }
 
-/// A region whose peer on the fullest store is catching up anyway goes first; and not to the emptiest store
-/// of all, which has a peer of it.
+/// S4.19: a region whose peer on the fullest store is catching up anyway goes first; S4.20: and not to the
+/// emptiest store of all, which has a peer of it.
 #[test]
 fn test_replace_pending_region_3c() {
     let mut scene = Scene::with_replicas(3);

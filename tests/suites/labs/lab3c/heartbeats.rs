@@ -35,7 +35,7 @@ fn all_believed(
     }
 }
 
-/// What is known already is heard again: nothing changes, and it is no mistake.
+/// S4.17: what is known already is heard again: nothing changes, and it is no mistake.
 #[test]
 fn test_region_not_update_3c() {
     let (mut machine, mut regions) = three_heard();
@@ -52,7 +52,7 @@ fn test_region_update_version_3c() {
     all_believed(&mut machine, &mut regions, &news);
 }
 
-/// A version that is lower than the known one is refused, however new the conf version.
+/// S4.15: a version that is lower than the known one is refused, however new the conf version.
 ///
 /// Hint: one part of an epoch that is older makes the whole older.
 #[test]
@@ -78,7 +78,7 @@ fn test_region_update_version_and_confver_3c() {
     all_believed(&mut machine, &mut regions, &news);
 }
 
-/// A conf version that is lower than the known one is refused.
+/// S4.15: a conf version that is lower than the known one is refused.
 #[test]
 fn test_region_with_stale_conf_ver_3c() {
     let (mut machine, mut regions) = three_heard();

@@ -55,10 +55,15 @@ impl Scheduler {
 struct Orders(Streaming<pdpb::RegionHeartbeatResponse>);
 
 impl Orders {
-    /// The next answer on the stream; an error in it is a failure of the test.
-    async fn next(&mut self) -> pdpb::RegionHeartbeatResponse {
+    /// The next answer on the stream.
+    async fn answer(&mut self) -> pdpb::RegionHeartbeatResponse {
         let answer = tokio::time::timeout(PATIENCE, self.0.message()).await;
-        let answer = answer.expect("an answer comes").unwrap().expect("the stream goes on");
+        answer.expect("an answer comes").unwrap().expect("the stream goes on")
+    }
+
+    /// The same; an error in it is a failure of the test.
+    async fn next(&mut self) -> pdpb::RegionHeartbeatResponse {
+        let answer = self.answer().await;
         assert_eq!(answer.header.as_ref().and_then(|header| header.error.as_ref()), None);
         answer
     }
@@ -83,11 +88,14 @@ async fn test_concurrent_handle_region_3c() {
         let beat =
             pdpb::StoreHeartbeatRequest { header, stats: Some(stats(id)), ..Default::default() };
         scheduler.client.store_heartbeat(beat).await.unwrap();
-        let (beats, orders) = scheduler.beats().await;
-        // Without a range it holds every key; without an epoch it is the oldest there is.
+        let (beats, mut orders) = scheduler.beats().await;
+        // Without a range it would hold every key; without an epoch it is refused, and the stream goes on.
         let mut first = report(region(10 + id, b"", b"", 1, &[id]), 10);
         first.region.as_mut().unwrap().region_epoch = None;
         beats.send(scheduler.said(first)).await.unwrap();
+        let error = orders.answer().await.header.and_then(|header| header.error);
+        let message = error.map(|error| error.message).unwrap_or_default();
+        assert!(message.contains("without an epoch"), "{message:?}");
         streams.push((beats, orders));
     }
     // A region of one replica is told to make more, when it is asked for what it is.

@@ -76,7 +76,7 @@ impl Obedient {
     }
 }
 
-/// A region has one plan at a time; when that is taken back it may have another.
+/// S3.7: a region has one plan at a time; when that is taken back it may have another.
 #[test]
 fn test_basic_coordinator() {
     let mut scene = Scene::default();
