@@ -4,6 +4,7 @@
 use proto::kvrpcpb::{
     GetRequest, Mutation, MvccGetByKeyRequest, MvccInfo, Op, PessimisticLockRequest,
     PessimisticLockResponse, PhysicalScanLockRequest, PrewriteRequest, UnsafeDestroyRangeRequest,
+    prewrite_request::PessimisticAction,
 };
 use proto::tikvpb::tikv_client::TikvClient;
 use proto::{Timestamp, memcomparable, pdpb};
@@ -222,4 +223,99 @@ async fn a_deadlock_through_two_stores_is_found_at_once() {
     let chain: Vec<_> =
         deadlock.wait_chain.iter().map(|wait| (wait.txn, wait.wait_for_txn)).collect();
     assert!(chain == [(one, two), (two, one)] || chain == [(two, one), (one, two)], "{chain:?}");
+}
+
+/// Orders something of the scheduler, until it takes the order: it refuses while another is under way.
+async fn order(cluster: &Processes, order: String) {
+    let member = cluster.schedulers[0].address;
+    until("an order to be taken", || {
+        let order = order.clone();
+        async move {
+            let (status, _) = http_with(member, "POST", "/operators", &order).await.ok()?;
+            status.contains("200").then_some(())
+        }
+    })
+    .await;
+}
+
+/// Locks that are kept in the leader's memory alone until its leadership or its region ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pessimistic_locks_outlive_their_leader_and_a_split() {
+    let cluster = Processes::start(1, 3, ApiVersion::V1).await;
+    let (owner, other) = (timestamp(&cluster).await, timestamp(&cluster).await);
+    let taken = |key: &'static str, txn: u64| {
+        let cluster = &cluster;
+        until("a lock to be asked for where the leader is", move || async move {
+            let answer = lock(cluster, txn, "a", key, key == "a").await;
+            answer.region_error.is_none().then_some(answer)
+        })
+    };
+    for key in ["a", "z"] {
+        let answer = taken(key, owner).await;
+        assert!(answer.errors.is_empty(), "{answer:?}");
+    }
+    let still_held = async |after: &str| {
+        for key in ["a", "z"] {
+            let answer = taken(key, other).await;
+            let locked = answer.errors.first().and_then(|error| error.locked.as_ref());
+            let holder = locked.map(|lock| (lock.lock_version, lock.lock_type));
+            assert_eq!(holder, Some((owner, Op::PessimisticLock as i32)), "{key} after {after}");
+        }
+    };
+    still_held("nothing").await;
+
+    let (first, _, context) = leader(&cluster, "a").await;
+    let region_id = context.unwrap().region_id;
+    let target = cluster.store_id((first + 1) % 3).await;
+    let words = format!(
+        r#"{{"name": "transfer-leader", "region_id": {region_id}, "to_store_id": {target}}}"#
+    );
+    order(&cluster, words).await;
+    until("another store to lead", || async {
+        let (index, ..) = leader(&cluster, "a").await;
+        (index != first).then_some(())
+    })
+    .await;
+    still_held("a transfer").await;
+
+    let bound = memcomparable::encode(b"m");
+    let hex: String = bound.iter().map(|byte| format!("{byte:02X}")).collect();
+    let words = format!(
+        r#"{{"name": "split-region", "region_id": {region_id}, "policy": "USEKEY", "keys": ["{hex}"]}}"#
+    );
+    order(&cluster, words).await;
+    until("two regions", || async {
+        let (_, _, left) = leader(&cluster, "a").await;
+        let (_, _, right) = leader(&cluster, "z").await;
+        (left.unwrap().region_id != right.unwrap().region_id).then_some(())
+    })
+    .await;
+    still_held("a split").await;
+
+    // Their owner goes on as if nothing had been.
+    for key in ["a", "z"] {
+        until("the locks to become writes", || async {
+            let (_, mut store, context) = leader(&cluster, key).await;
+            let mutation = Mutation {
+                op: Op::Put as i32,
+                key: key.into(),
+                value: "v".into(),
+                ..Default::default()
+            };
+            let request = PrewriteRequest {
+                context,
+                mutations: vec![mutation],
+                primary_lock: "a".into(),
+                start_version: owner,
+                for_update_ts: owner,
+                lock_ttl: 20_000,
+                pessimistic_actions: vec![PessimisticAction::DoPessimisticCheck as i32],
+                ..Default::default()
+            };
+            let answer = store.kv_prewrite(request).await.ok()?.into_inner();
+            assert!(answer.errors.is_empty(), "{answer:?}");
+            answer.region_error.is_none().then_some(())
+        })
+        .await;
+    }
 }

@@ -267,7 +267,7 @@ async fn regions_are_found_in_every_way_that_clients_ask() {
     assert_eq!(answers.message().await.unwrap(), None);
 }
 
-/// S0.38: a store asks for the ids of a split and reports what has become of the region, in two as well as in
+/// S0.32, S0.38: a store asks for the ids of a split and reports what has become of the region, in two as well as in
 /// many: who asks twice gets other ids, a report is believed at once, and one that cannot be is refused.
 #[tokio::test]
 async fn a_split_in_two_is_asked_for_and_reported() {

@@ -59,7 +59,8 @@ async fn timestamps_grow_and_ids_stay_unique_when_the_leader_dies() {
     .await;
 }
 
-/// S0.20, S1.10: what was acknowledged is in the log, and loaded before anybody is served.
+/// S0.20, S0.32, S1.10: what was acknowledged, as a new epoch or a split, is in the log, and loaded before anybody
+/// is served.
 #[tokio::test]
 async fn everything_is_there_when_all_members_were_killed_at_once_and_moved_to_other_ports() {
     let directories: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
@@ -75,6 +76,19 @@ async fn everything_is_there_when_all_members_were_killed_at_once_and_moved_to_o
     let before = timestamp(&nodes).await;
     let cluster_id = leader(&nodes).await.cluster_id();
     bootstrap(leader(&nodes).await).await;
+    let node = leader(&nodes).await;
+    let whole = super::region(2, "", "", 1, &[1]);
+    let request = pdpb::AskSplitRequest { header: header(node), region: Some(whole) };
+    let new = pd(node).await.ask_split(request).await.unwrap().into_inner();
+    let left = super::region(new.new_region_id, "", "m", 2, &[1]);
+    let right = super::region(2, "m", "", 2, &[1]);
+    let request = pdpb::ReportSplitRequest {
+        header: header(node),
+        left: Some(left.clone()),
+        right: Some(right.clone()),
+    };
+    let reported = pd(node).await.report_split(request).await.unwrap().into_inner();
+    assert_eq!(reported.header.unwrap().error, None);
     for node in nodes {
         node.kill().await;
     }
@@ -82,9 +96,13 @@ async fn everything_is_there_when_all_members_were_killed_at_once_and_moved_to_o
     assert!(timestamp(&nodes).await > before);
     let node = leader(&nodes).await;
     assert_eq!(node.cluster_id(), cluster_id);
-    let request = pdpb::GetRegionRequest { header: header(node), ..Default::default() };
-    let found = pd(node).await.get_region(request).await.unwrap().into_inner();
-    assert_eq!(found.region.unwrap().id, 2);
+    for part in [left, right] {
+        let region_key = part.start_key.clone();
+        let request =
+            pdpb::GetRegionRequest { header: header(node), region_key, ..Default::default() };
+        let found = pd(node).await.get_region(request).await.unwrap().into_inner();
+        assert_eq!(found.region, Some(part));
+    }
     eventually("members are listed where they are now", async || {
         let request = pdpb::GetMembersRequest::default();
         let listed = pd(leader(&nodes).await).await.get_members(request).await.unwrap();
