@@ -493,7 +493,7 @@ fn s3_7_a_region_has_one_operator_at_a_time_and_hears_of_it_with_its_heartbeat()
     assert_eq!(hear(&record), None, "it was told a moment ago");
     crate::operator::obedience::obey(&first, &mut record).unwrap();
     let second = hear(&record).expect("the learner is there, and shall vote");
-    let change = |order: &pdpb::RegionHeartbeatResponse| order.change_peer.clone().unwrap();
+    let change = |order: &pdpb::RegionHeartbeatResponse| order.change_peer.unwrap();
     use proto::eraftpb::ConfChangeType::{AddLearnerNode, AddNode};
     assert_eq!(change(&first).change_type(), AddLearnerNode);
     assert_eq!(change(&second).change_type(), AddNode);
