@@ -299,8 +299,19 @@ mod tests {
         assert_eq!(slept, Verdict { trusts: true, ticks: 5, doubt: None }, "it was planned");
         // The other clock says that less has passed: the machine slept, not the store.
         assert_eq!(at(9 * TICK, 7 * TICK, 4).ticks, 2);
-        // The same gap without a plan.
-        assert!(matches!(at(15 * TICK, 13 * TICK, 1).doubt, None | Some(Doubt::Paused(_))));
-        assert!(!at(15 * TICK, 13 * TICK, 1).trusts);
+    }
+
+    #[test]
+    fn a_gap_that_was_not_planned_is_a_pause() {
+        for (wanted, doubt) in [(5, None), (1, Some(Doubt::Paused(6 * TICK)))] {
+            let mut trust = ClockTrust::new(&Config::default());
+            let mut at = |micros: u64, wanted: u64| {
+                let both = Now(micros);
+                trust.judge(Reading { own: both, other: Some(both), apart: 0 }, wanted)
+            };
+            at(0, 1);
+            let verdict = at(6 * TICK, wanted);
+            assert_eq!((verdict.doubt, verdict.trusts), (doubt, doubt.is_none()));
+        }
     }
 }

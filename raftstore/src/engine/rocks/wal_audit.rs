@@ -72,7 +72,10 @@ fn number_of(path: &Path) -> Option<u64> {
 
 /// Where a file is damaged, and where the proof of it is.
 fn damage(file: &[u8], number: u64) -> Option<(usize, usize)> {
-    let number = number as u32;
+    // All records of a file are of one form. What looks like the other one is not worth a checksum: this is
+    // asked of every byte of a tail.
+    let is_older_form = record(rest_of_block(file, 0), None).is_some();
+    let number = (!is_older_form).then_some(number as u32);
     let bad = tail(file, number)?;
     let later = (bad + 1..file.len()).find(|at| {
         let rest = rest_of_block(file, *at);
@@ -82,7 +85,7 @@ fn damage(file: &[u8], number: u64) -> Option<(usize, usize)> {
 }
 
 /// Where the first record that does not hold would be; none when all do to the end.
-fn tail(file: &[u8], number: u32) -> Option<usize> {
+fn tail(file: &[u8], number: Option<u32>) -> Option<usize> {
     let mut at = 0;
     while at < file.len() {
         let rest = rest_of_block(file, at);
@@ -104,18 +107,17 @@ fn rest_of_block(file: &[u8], at: usize) -> &[u8] {
     &file[at..end.min(file.len())]
 }
 
-/// The record at the beginning of these bytes, if there is a whole one of this file.
-fn record(bytes: &[u8], number: u32) -> Option<Whole> {
+/// The record at the beginning of these bytes, if there is a whole one of this file; without a number it is
+/// of the form that has none.
+fn record(bytes: &[u8], number: Option<u32>) -> Option<Whole> {
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let [c0, c1, c2, c3, l0, l1, kind] = *header;
     let begins_a_write = matches!(kind, 1 | 2 | 5 | 6);
-    let header_bytes = match kind {
-        1..=4 | 9 | 10 | 130 => HEADER_BYTES,
-        5..=8 | 11 | 131 => {
-            // Cheap, and for most places the end of it: this is asked of every byte of a tail.
-            if rest.first_chunk::<FILE_NUMBER_BYTES>() != Some(&number.to_le_bytes()) {
-                return None;
-            }
+    let header_bytes = match (kind, number) {
+        (1..=4 | 9 | 10 | 130, None) => HEADER_BYTES,
+        (5..=8 | 11 | 131, Some(number))
+            if rest.first_chunk::<FILE_NUMBER_BYTES>() == Some(&number.to_le_bytes()) =>
+        {
             HEADER_BYTES + FILE_NUMBER_BYTES
         }
         _ => return None,
@@ -173,10 +175,11 @@ mod tests {
         ];
         let second = records[0].len();
         let third = second + records[1].len();
-        for byte in second..third {
+        for byte in 0..third {
             let mut bytes = file(&records);
             bytes[byte] ^= 1;
-            assert_eq!(damage(&bytes, u64::from(NUMBER)), Some((second, third)), "byte {byte}");
+            let found = if byte < second { (0, second) } else { (second, third) };
+            assert_eq!(damage(&bytes, u64::from(NUMBER)), Some(found), "byte {byte}");
         }
         // Damaged, the last write is as good as torn.
         let mut bytes = file(&records);
