@@ -35,7 +35,9 @@
 //! of which something is wanted do not wait.
 //!
 //! **Duties.** What a sleeper has to do now and then is in a list by tick; nothing looks through all sleepers.
-//! When all sleep, the store says in how many ticks something is due, and its shell sleeps too.
+//! Duties that are due within a second are done in one tick ([`DUTY_GRAIN_TICKS`]), so that ten thousand sleepers
+//! wake a store's threads as seldom as a few. When all sleep, the store says in how many ticks something is due,
+//! and its shell sleeps too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -59,6 +61,13 @@ const LEADERS_WOKEN_MAX: usize = 256;
 
 /// So many election timeouts after one question the next goes out to a store that is heard anyway.
 const QUESTION_ELECTIONS: u64 = 3;
+
+/// Duties are done in ticks that are multiples of this: a second, with the usual ticks. Duties that come soon
+/// are not put off for so long, see [`due_together`].
+const DUTY_GRAIN_TICKS: u64 = 20;
+
+/// A duty is put off by no more than this part of the time until it is due.
+const DUTY_LATER_PART: u64 = 8;
 
 /// Who ticks, who sleeps, and what is known of other stores.
 #[derive(Debug, Default)]
@@ -188,7 +197,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
             return;
         }
         peer.fall_asleep(self.ticks);
-        let duty_at = self.ticks + peer.ticks_until_duty(&self.config);
+        let duty_at = due_together(self.ticks, peer.ticks_until_duty(&self.config));
         self.sleepers.bed(region_id, counts_on, duty_at);
         tracing::debug!(store = %self.id, region = %region_id, "a peer falls asleep");
     }
@@ -267,7 +276,7 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         let Some(peer) = self.peers.get_mut(&region_id) else { return };
         let mut round = Round { config: &self.config, now, effects };
         let must_wake = peer.do_duty(self.ticks, &mut round);
-        let duty_at = self.ticks + peer.ticks_until_duty(&self.config);
+        let duty_at = due_together(self.ticks, peer.ticks_until_duty(&self.config));
         if let Some(slumber) = self.sleepers.asleep.get_mut(&region_id) {
             slumber.duty_at = duty_at;
             self.sleepers.duties.insert((duty_at, region_id));
@@ -434,6 +443,12 @@ impl<D: DataEngine, L: LogEngine> Store<D, L> {
         }
         true
     }
+}
+
+/// The tick for a duty that is due in so many ticks: not before, and with others where that costs it little.
+fn due_together(tick: u64, due_in: u64) -> u64 {
+    let grain = (due_in / DUTY_LATER_PART).clamp(1, DUTY_GRAIN_TICKS);
+    (tick + due_in).next_multiple_of(grain)
 }
 
 /// After so many ticks of silence a store is asked: twice before anybody wakes for it.
