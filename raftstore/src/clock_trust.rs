@@ -117,12 +117,14 @@ impl ClockTrust {
         }
     }
 
-    /// Takes a reading: once when the store opens, and whenever the own clock says that ticks have passed; so
-    /// many are wanted.
-    pub fn judge(&mut self, reading: Reading, wanted: u64) -> Verdict {
+    /// Takes a reading: once when the store opens, and whenever the own clock says that ticks have passed. So
+    /// many are wanted, of which the last was due `late` microseconds before the reading.
+    pub fn judge(&mut self, reading: Reading, wanted: u64, late: u64) -> Verdict {
         let own = reading.own;
+        // More than a tick late is a pause.
+        let late = late.min(self.tick_micros);
         // A store that has nothing to do for some ticks says so before, and sleeps.
-        let planned = (wanted + 1) * self.tick_micros;
+        let planned = (wanted + 1) * self.tick_micros + late;
         let pause_micros_max = self.pause_micros_max.max(planned);
         let paused = self.last.map(|last| own.since(last)).filter(|gap| *gap > pause_micros_max);
         let ran_apart = self.compare(reading);
@@ -139,7 +141,7 @@ impl ClockTrust {
         self.last = Some(own);
         Verdict {
             trusts: self.is_allowed && self.doubts_until.is_none(),
-            ticks: self.ticks(reading, wanted),
+            ticks: self.ticks(reading, wanted, late),
             doubt: doubt.filter(|_| trusted),
         }
     }
@@ -169,12 +171,19 @@ impl ClockTrust {
         })
     }
 
-    fn ticks(&mut self, reading: Reading, wanted: u64) -> u64 {
+    fn ticks(&mut self, reading: Reading, wanted: u64, late: u64) -> u64 {
         let Some(other) = reading.other else { return wanted };
-        let passed = |ticked: Now| (other.since(ticked) + reading.apart) / self.tick_micros_min;
-        let ticks = self.ticked.map_or(wanted, passed).min(wanted);
-        if ticks > 0 {
+        let Some(ticked) = self.ticked else {
             self.ticked = Some(other);
+            return wanted;
+        };
+        let passed = other.since(ticked);
+        let ticks = ((passed + reading.apart) / self.tick_micros_min).min(wanted);
+        if ticks > 0 {
+            // What has passed of the next tick counts for it. No more than that: others count on so many
+            // ticks taking so long, whenever they begin to count.
+            let begun = passed.saturating_sub(ticks * self.tick_micros).min(late);
+            self.ticked = Some(Now(other.0 - begun));
         }
         ticks
     }
@@ -195,7 +204,7 @@ mod tests {
             let own = 1_000_000 + tick * TICK;
             let other = 77_000_000 + tick * TICK * 1_000_000 / rate;
             let verdict =
-                trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 20 }, 1);
+                trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 20 }, 1, 0);
             told = told.or(verdict.doubt.map(|doubt| (tick, doubt)));
             trusts = verdict.trusts;
             counted += verdict.ticks;
@@ -237,7 +246,7 @@ mod tests {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |micros: u64| {
             let both = Now(micros);
-            let verdict = trust.judge(Reading { own: both, other: Some(both), apart: 0 }, 1);
+            let verdict = trust.judge(Reading { own: both, other: Some(both), apart: 0 }, 1, 0);
             (verdict.trusts, verdict.doubt)
         };
         assert_eq!(at(0), (true, None));
@@ -252,7 +261,7 @@ mod tests {
     fn a_machine_that_slept_is_found_out_by_the_clock_that_did_not_count() {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |own: u64, other: u64| {
-            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, 1)
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, 1, 0)
         };
         assert!(at(0, 0).trusts);
         let woken = at(3_600_000_000, 10_000);
@@ -269,7 +278,7 @@ mod tests {
     fn a_reading_that_was_interrupted_says_nothing() {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |own: u64, other: u64, apart: u64| {
-            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart }, 1).doubt
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart }, 1, 0).doubt
         };
         assert_eq!(at(0, 0, 0), None);
         assert_eq!(at(TICK, TICK + 9_000, 9_000), None);
@@ -281,7 +290,7 @@ mod tests {
     #[test]
     fn a_single_clock_is_believed_but_for_its_pauses() {
         let mut trust = ClockTrust::new(&Config::default());
-        let mut at = |own: u64| trust.judge(Reading { own: Now(own), other: None, apart: 0 }, 1);
+        let mut at = |own: u64| trust.judge(Reading { own: Now(own), other: None, apart: 0 }, 1, 0);
         assert!(
             (0..100).all(|tick| at(tick * TICK) == Verdict { trusts: true, ticks: 1, doubt: None })
         );
@@ -292,7 +301,7 @@ mod tests {
     fn ticks_that_were_slept_through_count_on_both_clocks() {
         let mut trust = ClockTrust::new(&Config::default());
         let mut at = |own: u64, other: u64, wanted: u64| {
-            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, wanted)
+            trust.judge(Reading { own: Now(own), other: Some(Now(other)), apart: 0 }, wanted, 0)
         };
         at(0, 0, 1);
         let slept = at(5 * TICK, 5 * TICK, 5);
@@ -301,17 +310,69 @@ mod tests {
         assert_eq!(at(9 * TICK, 7 * TICK, 4).ticks, 2);
     }
 
+    /// As the raft worker asks: for the ticks in which nothing was due, and then for the one that is.
+    #[test]
+    fn a_store_that_sleeps_as_it_planned_loses_neither_leases_nor_ticks() {
+        const SLACK: u64 = 60;
+        for planned in 1..=5 {
+            let mut trust = ClockTrust::new(&Config::default());
+            let mut counted = 0;
+            let mut at = |micros: u64, wanted: u64, late: u64| {
+                let (own, other) = (Now(micros), Some(Now(micros)));
+                let verdict = trust.judge(Reading { own, other, apart: 0 }, wanted, late);
+                assert_eq!((verdict.trusts, verdict.doubt), (true, None), "{planned}, {micros}");
+                counted += verdict.ticks;
+            };
+            at(0, 1, 0);
+            let idle = planned - 1;
+            let mut ticked = 0;
+            for round in 0..100 {
+                // Every other sleep is cut short by a message, in the last tick.
+                if idle > 0 && round % 2 == 0 {
+                    let late = TICK / 10 * 9;
+                    at(ticked + idle * TICK + late, idle, late);
+                } else if idle > 0 {
+                    at(ticked + planned * TICK + SLACK, idle, TICK + SLACK);
+                }
+                ticked += planned * TICK + SLACK + 5;
+                at(ticked, 1, 0);
+            }
+            assert_eq!(counted, 1 + 100 * planned);
+        }
+    }
+
+    #[test]
+    fn bug_l5_a_clock_that_runs_fast_wins_no_ticks_by_being_asked_between_them() {
+        let mut trust = ClockTrust::new(&Config::default());
+        let mut counted = 0;
+        let ask = |trust: &mut ClockTrust, own: u64, wanted: u64, late: u64| {
+            let reading = Reading { own: Now(own), other: Some(Now(own / 2)), apart: 0 };
+            trust.judge(reading, wanted, late).ticks
+        };
+        ask(&mut trust, 0, 1, 0);
+        // Three ticks pass by the own clock: asked after nine tenths of the third, and at its end.
+        for round in 0..100 {
+            let begin = round * 3 * TICK;
+            counted += ask(&mut trust, begin + 2 * TICK + TICK / 10 * 9, 2, TICK / 10 * 9);
+            counted += ask(&mut trust, begin + 3 * TICK, 1, 0);
+        }
+        assert!(counted <= 300 / 2 * 10 / 9, "{counted} of 150");
+    }
+
     #[test]
     fn a_gap_that_was_not_planned_is_a_pause() {
-        for (wanted, doubt) in [(5, None), (1, Some(Doubt::Paused(6 * TICK)))] {
+        for (gap, wanted, late, is_pause) in
+            [(6, 5, 0, false), (6, 4, 2, false), (6, 1, 0, true), (20, 4, 16, true)]
+        {
             let mut trust = ClockTrust::new(&Config::default());
-            let mut at = |micros: u64, wanted: u64| {
+            let mut at = |micros: u64, wanted: u64, late: u64| {
                 let both = Now(micros);
-                trust.judge(Reading { own: both, other: Some(both), apart: 0 }, wanted)
+                trust.judge(Reading { own: both, other: Some(both), apart: 0 }, wanted, late)
             };
-            at(0, 1);
-            let verdict = at(6 * TICK, wanted);
-            assert_eq!((verdict.doubt, verdict.trusts), (doubt, doubt.is_none()));
+            at(0, 1, 0);
+            let verdict = at(gap * TICK, wanted, late * TICK);
+            let doubt = is_pause.then_some(Doubt::Paused(gap * TICK));
+            assert_eq!((verdict.doubt, verdict.trusts), (doubt, !is_pause), "{gap}");
         }
     }
 }

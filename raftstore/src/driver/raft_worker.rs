@@ -67,13 +67,14 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
             let first = self.inbox.next_until(self.clock.instant_of(tick_at));
             // By its own word the store had nothing to do in the ticks before the one that is due. They
             // come before messages that came after them.
-            let passed = self.clock.now().since(ticked_at) / self.tick_micros;
-            let idle = passed.min(planned - 1);
+            let since = self.clock.now().since(ticked_at);
+            let idle = (since / self.tick_micros).min(planned - 1);
             if idle > 0 {
-                for _ in 0..self.judge_clock(idle) {
-                    ticked_at = ticked_at.plus(self.tick_micros);
-                    self.store.tick(ticked_at, &mut effects)?;
+                let counted = self.judge_clock(idle, since - idle * self.tick_micros);
+                for tick in 1..=counted {
+                    self.store.tick(ticked_at.plus(tick * self.tick_micros), &mut effects)?;
                 }
+                ticked_at = ticked_at.plus(idle * self.tick_micros);
             }
             let stopping = self.take_messages(first, &mut effects)?;
             // Messages first: a follower that was kept from its inbox for a while has not therefore
@@ -81,7 +82,7 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
             // shorter than it says, ticks that were missed are not made up for.
             let now = self.clock.now();
             if now >= tick_at {
-                if self.judge_clock(1) > 0 {
+                if self.judge_clock(1, 0) > 0 {
                     self.store.tick(now, &mut effects)?;
                 }
                 ticked_at = now;
@@ -94,9 +95,9 @@ impl<D: DataEngine, L: LogEngine> RaftWorker<D, L> {
     }
 
     /// Compares the clocks, and lets leaders answer alone or not. Returns how many of these ticks have passed
-    /// on both.
-    fn judge_clock(&mut self, wanted: u64) -> u64 {
-        let verdict = self.clock_trust.judge(self.clock.read(), wanted);
+    /// on both; the last of them was due `late` microseconds ago.
+    fn judge_clock(&mut self, wanted: u64, late: u64) -> u64 {
+        let verdict = self.clock_trust.judge(self.clock.read(), wanted, late);
         if let Some(doubt) = verdict.doubt {
             tracing::warn!(store = %self.store.id(), %doubt, "for now every read asks a quorum");
         }
