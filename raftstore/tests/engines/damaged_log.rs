@@ -1,6 +1,8 @@
 //! The raft log loses nothing that was synced, or says so and does not open.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use raftstore::error::Fault;
 use crate::{copy_directory, small_options, wal_file};
 
 const GROUP: RegionId = RegionId(7);
+const OTHER: RegionId = RegionId(9);
 const WRITES: u64 = 24;
 const WATERMARK: &str = "SYNCED";
 
@@ -52,31 +55,57 @@ struct UsedAgain {
     _directory: tempfile::TempDir,
     path: PathBuf,
     options: Options,
+    taken: Taken,
     /// The WAL file and the watermark after write n.
     after: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// How the file came to be used again.
+struct Taken {
+    /// The name it had.
+    old: PathBuf,
+    /// The first entry of the other group in it.
+    index: u64,
+    /// Before that was written.
+    watermark: Vec<u8>,
+}
+
 impl UsedAgain {
     fn written() -> Self {
-        const OTHER: RegionId = RegionId(9);
+        Self::filled(None, |_| vec![1; 900])
+    }
+
+    /// Files are filled with this data; the directory has this mark, or the usual one.
+    fn filled(kind: Option<&str>, data: impl Fn(u64) -> Vec<u8>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
+        if let Some(kind) = kind {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("KIND"), kind).unwrap();
+        }
         let options = small_options();
         let log = RocksLog::open(&path, &options).unwrap();
         // Some files are filled and given back, until the next one begins.
-        let mut files = std::collections::BTreeSet::new();
+        let mut files = BTreeSet::new();
+        let mut taken = None;
         for index in 1.. {
+            let before = (wal_files(&path), watermark(&path));
             let entry =
-                eraftpb::Entry { index, term: 1, data: vec![1; 900].into(), ..Default::default() };
+                eraftpb::Entry { index, term: 1, data: data(index).into(), ..Default::default() };
             let state = Some(LogState { last_index: index, ..Default::default() });
             let entries = vec![entry];
             let write = GroupWrite { entries, state, cut_before: index, ..Default::default() };
             log.write(LogBatch { groups: vec![(OTHER, write)] }).unwrap();
-            files.insert(wal_file(&path));
+            let wal = wal_file(&path);
+            if files.insert(wal.clone()) {
+                let old = before.0.get(&fs::metadata(&wal).unwrap().ino()).cloned();
+                taken = old.map(|old| Taken { old, index, watermark: before.1 });
+            }
             if files.len() > 8 {
                 break;
             }
         }
+        let taken = taken.unwrap();
         let wal = wal_file(&path);
         let image = || (fs::read(&wal).unwrap(), watermark(&path));
         let mut after = vec![image()];
@@ -91,7 +120,7 @@ impl UsedAgain {
         );
         assert_eq!(wal_file(&path), wal);
         drop(log);
-        Self { _directory: directory, path, options, after }
+        Self { _directory: directory, path, options, taken, after }
     }
 
     /// Opens a copy with this WAL file and this watermark.
@@ -110,6 +139,13 @@ impl UsedAgain {
         let first = (0..before.len()).find(differs).unwrap();
         first..(0..before.len()).rfind(differs).unwrap() + 1
     }
+}
+
+/// WAL files by what stays when they get another name.
+fn wal_files(path: &Path) -> BTreeMap<u64, PathBuf> {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.map(|path| (fs::metadata(&path).unwrap().ino(), path)).collect()
 }
 
 fn wal_or_empty(path: &Path) -> PathBuf {
@@ -310,4 +346,52 @@ fn a_torn_write_into_a_file_that_is_used_again_is_dropped_and_nothing_else() {
             assert_eq!(writes_in(&opened), n as u64 - 1, "write {n}, {part:?} of {place:?}");
         }
     }
+}
+
+/// A file got its new name and its first bytes; power failed before the name was on the disk.
+#[test]
+fn a_file_that_is_needed_no_more_proves_no_damage() {
+    let log = UsedAgain::written();
+    let Taken { old, index, watermark } = &log.taken;
+    let first = &log.after[0].0;
+    // All of the first write is there, or its beginning, or what follows that.
+    for changed in [0..first.len(), 0..100, 100..first.len()] {
+        let copy = tempfile::tempdir().unwrap();
+        copy_directory(&log.path, copy.path());
+        let mut bytes = first.clone();
+        for place in (0..bytes.len()).filter(|place| !changed.contains(place)) {
+            bytes[place] = 0;
+        }
+        fs::remove_file(wal_file(copy.path())).unwrap();
+        fs::write(copy.path().join(old.file_name().unwrap()), bytes).unwrap();
+        fs::write(copy.path().join(WATERMARK), watermark).unwrap();
+        let opened = RocksLog::open(copy.path(), &log.options).unwrap();
+        let last = opened.state(OTHER).unwrap().unwrap().last_index;
+        assert_eq!(last, index - 1, "{changed:?}");
+    }
+}
+
+/// A whole record, as RocksDB writes them, of a file with this number.
+fn record(number: u32) -> Vec<u8> {
+    const FULL: u8 = 5;
+    let covered = [&[FULL], number.to_le_bytes().as_slice()].concat();
+    let crc = crc32c::crc32c(&covered).rotate_right(15).wrapping_add(0xa282_ead8);
+    [crc.to_le_bytes().as_slice(), &0u16.to_le_bytes(), &covered].concat()
+}
+
+#[test]
+fn what_clients_send_does_not_pass_for_records_of_the_log() {
+    let hostile = |index: u64| {
+        let first = index as u32 % 8 * 80;
+        (first..first + 80).flat_map(record).collect::<Vec<u8>>()
+    };
+    let log = UsedAgain::filled(None, hostile);
+    for (n, (wal, watermark)) in log.after.iter().enumerate() {
+        let opened = log.open_with(wal, watermark).unwrap();
+        assert_eq!(writes_in(&opened), n as u64);
+    }
+    // It is the mask that does it.
+    let log = UsedAgain::filled(Some("tessera log 1\n"), hostile);
+    let (wal, watermark) = &log.after[0];
+    assert!(matches!(log.open_with(wal, watermark).err(), Some(Fault::Corrupt { .. })));
 }

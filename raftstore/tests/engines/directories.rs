@@ -32,9 +32,22 @@ fn a_directory_with_something_else_is_refused() {
 fn a_newer_layout_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(RocksLog::open(directory.path(), &small_options()).unwrap());
-    fs::write(directory.path().join("KIND"), "tessera log 2\n").unwrap();
+    fs::write(directory.path().join("KIND"), "tessera log 3\n").unwrap();
     let fault = RocksLog::open(directory.path(), &small_options()).err().unwrap();
-    assert!(fault.to_string().contains("layout 2"), "{fault}");
+    assert!(fault.to_string().contains("layout 3"), "{fault}");
+}
+
+#[test]
+fn a_log_whose_mask_cannot_be_read_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(RocksLog::open(directory.path(), &small_options()).unwrap());
+    let kind = directory.path().join("KIND");
+    let line = fs::read_to_string(&kind).unwrap();
+    for broken in [line.replace(' ', ""), line[..line.len() - 2].to_owned() + "\n", line + "x"] {
+        fs::write(&kind, broken).unwrap();
+        let fault = RocksLog::open(directory.path(), &small_options()).err().unwrap();
+        assert!(fault.to_string().contains("not ours"), "{fault}");
+    }
 }
 
 #[test]

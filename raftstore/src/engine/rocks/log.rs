@@ -3,7 +3,7 @@
 //! ```text
 //!   key    's' group                 state of a group        numbers are eight bytes, big-endian,
 //!          'e' group index           one entry               so entries of a group stand in order
-//!   value  crc32 of key and rest (4) │ rest
+//!   value  crc32 of key and rest (4) │ rest       both under the directory's mask (`directory`)
 //!   rest   term vote commit last truncated.index truncated.term      of a state
 //!          the entry in protobuf                                     of an entry
 //! ```
@@ -24,7 +24,7 @@ use prost::Message;
 use proto::{RegionId, eraftpb};
 use rocksdb::{DB, ReadOptions, WriteOptions};
 
-use super::directory::{Directory, Kind};
+use super::directory::{Directory, Kind, Mask};
 use super::wal_audit::audit;
 use super::watermark::Watermark;
 use super::{Options, fault, open_fault};
@@ -69,8 +69,9 @@ impl RocksLog {
     /// synced writes is refused.
     pub fn open(path: &Path, options: &Options) -> Result<Self, Fault> {
         let directory = Directory::claim(path, Kind::Log)?;
-        audit(path)?;
-        let db = DB::open(&options.log(), path)
+        let options = options.log();
+        audit(path, &options)?;
+        let db = DB::open(&options, path)
             .map_err(|error| open_fault("open the log engine", path, &error))?;
         let watermark = Watermark::open(path)?;
         watermark.check(db.latest_sequence_number(), path)?;
@@ -85,11 +86,15 @@ impl RocksLog {
     }
 
     /// Returns the rest of a value whose checksum holds.
-    fn checked<'a>(&self, key: &[u8], value: &'a [u8], what: &str) -> Result<&'a [u8], Fault> {
-        match value.split_at_checked(CRC_BYTES) {
-            Some((crc, rest)) if crc == checksum(key, rest) => Ok(rest),
-            _ => Err(self.corrupt(what, "its checksum does not hold".to_owned())),
-        }
+    fn unsealed(&self, key: &[u8], value: &[u8], what: &str) -> Result<Vec<u8>, Fault> {
+        let mask = self.shared.directory.mask();
+        let opened = value.split_first_chunk::<CRC_BYTES>().and_then(|(crc, rest)| {
+            let (mut crc, mut rest) = (*crc, rest.to_vec());
+            mask.lay_over(&mut crc);
+            mask.lay_over(&mut rest);
+            (crc == checksum(key, &rest)).then_some(rest)
+        });
+        opened.ok_or_else(|| self.corrupt(what, "its checksum does not hold".to_owned()))
     }
 
     fn corrupt(&self, what: &str, detail: String) -> Fault {
@@ -127,8 +132,8 @@ impl LogEngine for RocksLog {
             .map_err(|error| self.fault("read the state of a log", &error))?;
         let Some(value) = value else { return Ok(None) };
         let what = format!("the state of {group}");
-        let rest = self.checked(&key, &value, &what)?;
-        decode_state(rest)
+        let rest = self.unsealed(&key, &value, &what)?;
+        decode_state(&rest)
             .map(Some)
             .ok_or_else(|| self.corrupt(&what, format!("it has {} bytes", rest.len())))
     }
@@ -161,12 +166,12 @@ impl LogEngine for RocksLog {
                     return Err(Fault::Missing { what });
                 }
             };
-            let rest = self.checked(&key, value, &what)?;
+            let rest = self.unsealed(&key, value, &what)?;
             bytes += rest.len() as u64;
             if bytes > bytes_max && !entries.is_empty() {
                 break;
             }
-            let entry = eraftpb::Entry::decode(rest)
+            let entry = eraftpb::Entry::decode(rest.as_slice())
                 .map_err(|error| self.corrupt(&what, error.to_string()))?;
             if entry.index != index {
                 return Err(self.corrupt(&what, format!("it calls itself {}", entry.index)));
@@ -181,12 +186,13 @@ impl LogEngine for RocksLog {
         if batch.is_empty() {
             return Ok(());
         }
-        let Shared { db, watermark, spans, synced, .. } = &*self.shared;
+        let Shared { db, directory, watermark, spans, synced } = &*self.shared;
+        let mask = directory.mask();
         let mut spans = spans.lock();
         let mut written = rocksdb::WriteBatch::default();
         let mut after = Vec::with_capacity(batch.groups.len());
         for (group, write) in &batch.groups {
-            after.push((*group, add(&mut written, *group, spans.get(group).copied(), write)));
+            after.push((*group, add(&mut written, mask, *group, spans.get(group).copied(), write)));
         }
         db.write_opt(written, synced).map_err(|error| self.fault("write the raft log", &error))?;
         watermark.raise(db.latest_sequence_number())?;
@@ -207,6 +213,7 @@ impl LogEngine for RocksLog {
 /// Adds one group's changes to the batch; returns which entries it has afterwards.
 fn add(
     batch: &mut rocksdb::WriteBatch,
+    mask: Mask,
     group: RegionId,
     mut span: Option<Span>,
     write: &GroupWrite,
@@ -230,7 +237,7 @@ fn add(
             let key = entry_key(group, entry.index);
             batch.put(
                 key,
-                sealed(&key, |value| {
+                sealed(&key, mask, |value| {
                     entry.encode(value).expect("a vector grows as needed");
                 }),
             );
@@ -243,7 +250,7 @@ fn add(
     }
     if let Some(state) = &write.state {
         let key = state_key(group);
-        batch.put(key, sealed(&key, |value| encode_state(state, value)));
+        batch.put(key, sealed(&key, mask, |value| encode_state(state, value)));
     }
     span
 }
@@ -306,12 +313,15 @@ fn checksum(key: &[u8], rest: &[u8]) -> [u8; CRC_BYTES] {
     hasher.finalize().to_be_bytes()
 }
 
-/// A value with its checksum in front.
-fn sealed(key: &[u8], fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// A value with its checksum in front, both under the mask.
+fn sealed(key: &[u8], mask: Mask, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut value = vec![0; CRC_BYTES];
     fill(&mut value);
     let crc = checksum(key, &value[CRC_BYTES..]);
     value[..CRC_BYTES].copy_from_slice(&crc);
+    let (crc, rest) = value.split_at_mut(CRC_BYTES);
+    mask.lay_over(crc);
+    mask.lay_over(rest);
     value
 }
 

@@ -17,6 +17,14 @@
 //!
 //! What remains is the last write itself: damaged, it looks like a torn one. The watermark knows (`watermark`).
 //!
+//! **Files that are needed no more** prove nothing. A file is used again by giving it another name. Power may fail
+//! when its first bytes are those of the new file and its name on the disk is still the old one; or a bit in it
+//! flips. RocksDB passes such a file over, so when one looks damaged we ask RocksDB whether it needs it: by opening
+//! the database to read only, which changes nothing.
+//!
+//! **What clients send** cannot pass for a record: values are written under a mask that they do not know
+//! (`directory`).
+//!
 //! **Format** (RocksDB, `db/log_format.h`): blocks of 32 KiB; a record never crosses from one into the next, and
 //! what is too short for a header is left zero.
 //!
@@ -32,7 +40,10 @@
 use std::fs;
 use std::path::Path;
 
+use rocksdb::{DB, Options, properties};
+
 use super::directory::io_fault;
+use super::open_fault;
 use crate::error::Fault;
 
 const BLOCK_BYTES: usize = 32 << 10;
@@ -48,13 +59,15 @@ struct Whole {
 }
 
 /// Refuses a log of which a synced write is damaged. To be called before RocksDB opens it.
-pub(super) fn audit(directory: &Path) -> Result<(), Fault> {
+pub(super) fn audit(directory: &Path, options: &Options) -> Result<(), Fault> {
     let attempt = "read a write-ahead log";
     for entry in fs::read_dir(directory).map_err(io_fault(attempt))? {
         let path = entry.map_err(io_fault(attempt))?.path();
         let Some(number) = number_of(&path) else { continue };
         let bytes = fs::read(&path).map_err(io_fault(attempt))?;
-        if let Some((bad, later)) = damage(&bytes, number) {
+        if let Some((bad, later)) = damage(&bytes, number)
+            && number >= first_needed(directory, options)?
+        {
             return Err(Fault::Corrupt {
                 place: path.display().to_string(),
                 detail: format!(
@@ -64,6 +77,16 @@ pub(super) fn audit(directory: &Path) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// The number of the oldest file that RocksDB needs.
+fn first_needed(directory: &Path, options: &Options) -> Result<u64, Fault> {
+    let attempt = "ask which write-ahead logs are needed";
+    let fault = |error| open_fault(attempt, directory, &error);
+    let db = DB::open_for_read_only(options, directory, false).map_err(fault)?;
+    // Unknown, all are.
+    let first = db.property_int_value(properties::MIN_LOG_NUMBER_TO_KEEP).map_err(fault)?;
+    Ok(first.unwrap_or(0))
 }
 
 fn number_of(path: &Path) -> Option<u64> {
