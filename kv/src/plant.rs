@@ -8,8 +8,8 @@
 //! A plant is the missing check and nothing else; one that another guard makes harmless is not kept. Looked for
 //! in vain, in a few seeds each: a new leader that computes commit timestamps without knowing what its
 //! predecessors' readers saw (T6), and a rollback that is a transaction's fate and is collapsed like one that is
-//! a courtesy (T3). Not looked for yet: a write that does not carry the term of its view (T8),
-//! and reservations in memory that outlive the leadership of their store (T2).
+//! a courtesy (T3). Not planted: a write that does not carry the term of its view (T8). A simulated store hands
+//! it to its raft worker in the moment of the view, and cannot lose and win a leadership in between.
 //!
 //! `tests/README.md` has the table of all plants.
 
@@ -46,6 +46,8 @@ pub enum Bug {
     ReservedUnchecked,
     /// T2. A reservation that was lost is taken for one that still stands.
     LostLockAmended,
+    /// T2. What a store has reserved in memory stands when it leads again, whoever led in between.
+    ReservationsOutliveLeader,
     /// T3. Who rolls back a transaction that has not come yet does not write it down.
     RollbackUnrecorded,
     /// T3. A prewrite does not mind the record of its own rollback.

@@ -283,6 +283,16 @@ fn reserving(seed: u64) -> Options {
     options.with_mischief(&[Mischief::Isolate], 2 * SECOND)
 }
 
+/// … on leaders that keep reservations in memory, and lose touch for a moment.
+fn reserving_in_memory(seed: u64) -> Options {
+    let mut options = reserving(seed);
+    options.stores = 3;
+    if let Some(transacting) = &mut options.transactions {
+        transacting.in_memory = true;
+    }
+    options.with_mischief(&[Mischief::Isolate, Mischief::OneWay, Mischief::Pause], SECOND)
+}
+
 type World = fn(u64) -> Options;
 type Words = &'static [&'static str];
 
@@ -331,6 +341,7 @@ fn in_transactions() -> Vec<Row> {
         row(Bug::ConflictUnchecked, "T1", listing, ANOMALY),
         row(Bug::ReservedUnchecked, "T1", reserving, ANOMALY),
         row(Bug::LostLockAmended, "T2", reserving, ANOMALY),
+        row(Bug::ReservationsOutliveLeader, "T2", reserving_in_memory, FATES),
         row(Bug::RollbackUnrecorded, "T3", banking_late, FATES),
         row(Bug::OwnRollbackOverlooked, "T3", banking_late, FATES),
         row(Bug::CommitWithoutLock, "T4", banking_late, FATES),

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 
 use super::record::Lock;
 use crate::keys::Key;
+use crate::plant::{Bug, Planted};
 
 /// Bytes of one region's locks; one more goes through the log. As in TiKV.
 pub const REGION_BYTES_MAX: usize = 512 << 10;
@@ -83,6 +84,7 @@ struct Tables {
     by_region: BTreeMap<u64, Table>,
     /// Of all tables.
     bytes: usize,
+    planted: Planted,
 }
 
 /// The locks of one region.
@@ -128,9 +130,21 @@ impl Tables {
 }
 
 impl Reservations {
+    /// The same tables, with a mistake in what becomes of them.
+    pub(super) fn planting(self, planted: Planted) -> Self {
+        self.tables.lock().planted = planted;
+        self
+    }
+
     /// This store begins to lead the region. What it held before is void.
     pub fn on_leader(&self, led: Led) {
         let mut tables = self.tables.lock();
+        if tables.planted.has(Bug::ReservationsOutliveLeader)
+            && let Some(table) = tables.by_region.get_mut(&led.region_id)
+        {
+            table.led = led;
+            return;
+        }
         let old = tables.by_region.insert(led.region_id, Table::new(led));
         tables.bytes -= old.map_or(0, |old| old.bytes);
     }
@@ -138,6 +152,9 @@ impl Reservations {
     /// This store leads the region no longer in this term.
     pub fn on_leader_lost(&self, region_id: u64, term: u64) {
         let mut tables = self.tables.lock();
+        if tables.planted.has(Bug::ReservationsOutliveLeader) {
+            return;
+        }
         let is_its = |table: &Table| table.led.term <= term;
         if tables.by_region.get(&region_id).is_some_and(is_its)
             && let Some(old) = tables.by_region.remove(&region_id)

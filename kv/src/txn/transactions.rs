@@ -113,6 +113,7 @@ impl<St: Storage> Transactions<St> {
         inner.planted = planted;
         inner.memory = MemoryLocks::default().planting(planted);
         inner.safe_points = SafePoints::default().planting(planted);
+        inner.reservations = Reservations::default().planting(planted);
         self
     }
 
