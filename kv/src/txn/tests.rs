@@ -399,6 +399,8 @@ async fn a_circle_of_waiting_transactions_is_broken_at_once() {
     let deadlock = answer.errors[0].deadlock.as_ref().unwrap();
     assert_eq!((deadlock.lock_ts, deadlock.lock_key.as_ref()), (10, b"a".as_ref()));
     assert_eq!(deadlock.wait_chain.len(), 2);
+    // The hash of the key that the last of the circle waits for: "b", as clients compute it.
+    assert_eq!(deadlock.deadlock_key_hash, farmhash::fingerprint64(b"b"));
     waiting.abort();
 }
 
