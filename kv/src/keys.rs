@@ -25,7 +25,8 @@ use proto::{kvrpcpb, memcomparable};
 
 use crate::config::ApiVersion;
 
-/// Longest user key. A longer one is refused with a text, as TiKV does.
+/// Longest user key that is written or locked. A longer one is refused with a text, as TiKV does; to a
+/// reader it is a key that does not exist.
 pub const KEY_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes that a version takes behind an encoded key.
@@ -133,21 +134,33 @@ impl Mode {
 /// it as text; the caller is configured wrongly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyMistake {
-    /// The request speaks another version than the cluster.
-    #[error("ApiVersionNotMatched: the cluster runs version {cluster}, the request says {request}")]
+    /// The request speaks another version than the cluster. Clients know the text by its beginning.
+    #[error("Error(ApiVersionNotMatched {{ storage_api_version: {:?}, req_api_version: {request} }})", .cluster.to_wire())]
     ApiVersionNotMatched {
         /// The cluster's.
         cluster: ApiVersion,
         /// The request's, in the wire's words.
         request: String,
     },
-    /// The key does not begin as keys of this command must.
-    #[error("InvalidKeyMode: key {} has the wrong first byte for api version {cluster}", proto::key::Readable(.key))]
+    /// The key does not begin as keys of this command must. Clients know the text by its beginning.
+    #[error("Error(InvalidKeyMode {{ storage_api_version: {:?}, key: {} }})", .cluster.to_wire(), proto::key::Readable(.key))]
     InvalidKeyMode {
         /// The cluster's version.
         cluster: ApiVersion,
         /// The key, or a bound of the range.
         key: Bytes,
+    },
+    /// A range to be deleted whose bounds are the wrong way round.
+    #[error(
+        "invalid delete range command, start_key: {}, end_key: {}",
+        proto::key::Readable(.start),
+        proto::key::Readable(.end)
+    )]
+    RangeInverted {
+        /// Where it should begin.
+        start: Bytes,
+        /// Where it should end.
+        end: Bytes,
     },
     /// Longer than [`KEY_BYTES_MAX`].
     #[error("KeyTooLarge: key of {bytes} bytes, the limit is {KEY_BYTES_MAX}")]
@@ -161,7 +174,7 @@ fn not_matched(cluster: ApiVersion, context: &kvrpcpb::Context) -> KeyMistake {
     KeyMistake::ApiVersionNotMatched {
         cluster,
         request: kvrpcpb::ApiVersion::try_from(context.api_version)
-            .map_or_else(|_| context.api_version.to_string(), |v| v.as_str_name().to_string()),
+            .map_or_else(|_| context.api_version.to_string(), |version| format!("{version:?}")),
     }
 }
 
@@ -195,9 +208,6 @@ pub fn check_keys<'a>(
 ) -> Result<(), KeyMistake> {
     let prefixes = allowed_prefixes(cluster, context, mode)?;
     for key in keys {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(KeyMistake::KeyTooLarge { bytes: key.len() });
-        }
         if let Some(prefixes) = &prefixes
             && !key.first().is_some_and(|first| prefixes.contains(first))
         {
@@ -205,6 +215,22 @@ pub fn check_keys<'a>(
         }
     }
     Ok(())
+}
+
+/// Whether the keys are short enough to be written or locked.
+pub fn check_sizes<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Result<(), KeyMistake> {
+    match keys.into_iter().find(|key| key.len() > KEY_BYTES_MAX) {
+        None => Ok(()),
+        Some(key) => Err(KeyMistake::KeyTooLarge { bytes: key.len() }),
+    }
+}
+
+/// Whether the bounds of a range to be deleted are in order; an empty upper bound is infinite.
+pub fn check_order(lower: &Bytes, upper: &Bytes) -> Result<(), KeyMistake> {
+    if upper.is_empty() || lower <= upper {
+        return Ok(());
+    }
+    Err(KeyMistake::RangeInverted { start: lower.clone(), end: upper.clone() })
 }
 
 /// Whether this cluster serves a command of this kind on the range `[lower, upper)`. Under V2 both
@@ -266,6 +292,28 @@ mod tests {
         assert!(check(ApiVersion::V2, Wire::V1, Mode::Txn, "t1"));
         assert!(!check(ApiVersion::V2, Wire::V1, Mode::Txn, "k"));
         assert!(!check(ApiVersion::V2, Wire::V1, Mode::Raw, "k"));
+    }
+
+    /// Clients compare the beginnings of these texts.
+    #[test]
+    fn what_the_cluster_does_not_serve_is_told_in_the_words_that_clients_know() {
+        let text = |cluster, request, key: &'static str| {
+            let mistake = check_keys(cluster, &context(request), Mode::Txn, [&Bytes::from(key)]);
+            mistake.unwrap_err().to_string()
+        };
+        use kvrpcpb::ApiVersion as Wire;
+        assert_eq!(
+            text(ApiVersion::V1, Wire::V2, "t_a"),
+            "Error(ApiVersionNotMatched { storage_api_version: V1, req_api_version: V2 })"
+        );
+        assert_eq!(
+            text(ApiVersion::V1Ttl, Wire::V1, "x\0a"),
+            "Error(ApiVersionNotMatched { storage_api_version: V1ttl, req_api_version: V1 })"
+        );
+        assert_eq!(
+            text(ApiVersion::V2, Wire::V1, "x"),
+            "Error(InvalidKeyMode { storage_api_version: V2, key: x })"
+        );
     }
 
     #[test]

@@ -76,6 +76,17 @@ impl<St: Storage> Raw<St> {
         keys::check_keys(self.inner.layout.0, context, Mode::Raw, keys)
     }
 
+    /// [`Self::check_keys`] of keys that may be written.
+    fn check_written_keys<'a>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: impl IntoIterator<Item = &'a Bytes, IntoIter: Clone>,
+    ) -> Result<(), KeyMistake> {
+        let keys = keys.into_iter();
+        self.check_keys(context, keys.clone())?;
+        keys::check_sizes(keys)
+    }
+
     fn check_range(
         &self,
         context: &kvrpcpb::Context,

@@ -103,9 +103,32 @@ async fn a_walk_must_begin_in_the_region_and_is_cut_at_its_end() {
     }
     let outside = RawPutRequest { key: "x".into(), ..Default::default() };
     assert!(raw.put(outside).await.region_error.is_some());
-    let delete =
-        RawDeleteRangeRequest { start_key: "b".into(), end_key: "e".into(), ..Default::default() };
-    assert!(raw.delete_range(delete).await.region_error.is_some());
+    let delete = async |start: &'static str, end: &'static str| {
+        let request = RawDeleteRangeRequest {
+            start_key: start.into(),
+            end_key: end.into(),
+            ..Default::default()
+        };
+        raw.delete_range(request).await
+    };
+    for (start, end) in [("b", "e"), ("b", ""), ("a", "c"), ("", "c"), ("x", "x")] {
+        let refusal = Refusal::from(delete(start, end).await.region_error.unwrap());
+        assert!(matches!(refusal, Refusal::KeyNotInRegion { .. }), "{start}..{end}");
+    }
+    let text = delete("c", "b").await.error;
+    assert_eq!(text, "invalid delete range command, start_key: c, end_key: b");
+    let answer = delete("c", "c").await;
+    assert_eq!((answer.region_error, answer.error.as_str()), (None, ""));
+    assert_eq!(show(&raw.scan(scan("b", "d", 9, false)).await.kvs), "b=2 c=3");
+}
+
+#[tokio::test]
+async fn a_key_that_is_too_long_is_not_written_and_not_found() {
+    let raw = raw(ApiVersion::V1);
+    let key = Bytes::from(vec![b'k'; 9000]);
+    let request = RawPutRequest { key: key.clone(), ..Default::default() };
+    assert!(raw.put(request).await.error.contains("KeyTooLarge"));
+    assert!(raw.get(RawGetRequest { key, ..Default::default() }).await.not_found);
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use raftstore::engine::WriteBatch;
 use super::value::Value;
 use super::{Raw, Stop};
 use crate::deadline::{Deadline, ToTheEnd};
-use crate::storage::{Storage, outside};
+use crate::keys;
+use crate::storage::{Storage, check_covered};
 use crate::txn::latches::Latched;
 
 /// What a compare and swap found.
@@ -63,7 +64,7 @@ impl<St: Storage> Raw<St> {
         for_cas: bool,
     ) -> Result<(), Stop> {
         let deadline = Deadline::of(context);
-        self.check_keys(context, pairs.iter().map(|(key, _, _)| key))?;
+        self.check_written_keys(context, pairs.iter().map(|(key, _, _)| key))?;
         let layout = self.inner.layout;
         let cf = layout.family(cf)?;
         let now = self.now();
@@ -101,7 +102,7 @@ impl<St: Storage> Raw<St> {
         for_cas: bool,
     ) -> Result<(), Stop> {
         let deadline = Deadline::of(context);
-        self.check_keys(context, &keys)?;
+        self.check_written_keys(context, &keys)?;
         let cf = self.inner.layout.family(cf)?;
         let keys: Vec<Bytes> = keys.iter().map(|key| self.inner.layout.engine_key(key)).collect();
         let mut batch = WriteBatch::new();
@@ -122,19 +123,14 @@ impl<St: Storage> Raw<St> {
     ) -> Result<(), Stop> {
         let deadline = Deadline::of(context);
         self.check_range(context, &request.start_key, &request.end_key)?;
+        keys::check_sizes([&request.start_key, &request.end_key])?;
+        keys::check_order(&request.start_key, &request.end_key)?;
         let cf = self.inner.layout.family(&request.cf)?;
         let range = self.inner.layout.engine_range(&request.start_key, &request.end_key);
-        if request.start_key == request.end_key && !request.start_key.is_empty() {
-            return Ok(());
-        }
-        if range.is_empty() {
-            return Err(Stop::Mistake("the range ends before it starts".into()));
-        }
         let view = self.view(context, deadline).await?;
-        if !view.range.covers(&range) {
-            let key =
-                if view.range.contains(&range.start) { range.wire_end() } else { range.start };
-            return Err(outside(context, &view.range, key).into());
+        check_covered(context, &view.range, &range)?;
+        if range.is_empty() {
+            return Ok(());
         }
         let mut batch = WriteBatch::new();
         batch.delete_range(cf, range);
@@ -164,7 +160,7 @@ impl<St: Storage> Raw<St> {
         request: RawCasRequest,
     ) -> Result<Swapped, Stop> {
         let deadline = Deadline::of(context);
-        self.check_keys(context, [&request.key])?;
+        self.check_written_keys(context, [&request.key])?;
         self.check_ttl(request.ttl)?;
         let layout = self.inner.layout;
         let cf = layout.family(&request.cf)?;

@@ -53,6 +53,19 @@ pub trait Storage: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
+/// Whether a whole range, in the engine's form, lies in the region.
+pub fn check_covered(
+    context: &kvrpcpb::Context,
+    region: &KeyRange,
+    range: &KeyRange,
+) -> Result<(), Refusal> {
+    if region.covers(range) {
+        return Ok(());
+    }
+    let key = if region.contains(&range.start) { range.wire_end() } else { range.start.clone() };
+    Err(outside(context, region, key))
+}
+
 /// The refusal of a key, in the engine's form, that lies outside the region.
 pub fn outside(context: &kvrpcpb::Context, range: &KeyRange, key: Bytes) -> Refusal {
     Refusal::KeyNotInRegion {

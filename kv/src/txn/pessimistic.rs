@@ -64,7 +64,7 @@ impl<St: Storage> Transactions<St> {
         request: &PessimisticLockRequest,
     ) -> Result<Vec<Reserved>, Stop> {
         let deadline = Deadline::of(context);
-        self.check_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.check_written_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         let must_not_exist =
             |mutation: &kvrpcpb::Mutation| mutation.assertion() == kvrpcpb::Assertion::NotExist;
@@ -175,7 +175,7 @@ impl<St: Storage> Transactions<St> {
         let (start_ts, for_update_ts) = (request.start_version, request.for_update_ts);
         if !request.keys.is_empty() {
             let keys = distinct(request.keys);
-            self.check_keys(context, keys.iter().map(Key::user))?;
+            self.check_written_keys(context, keys.iter().map(Key::user))?;
             return self
                 .run(context, &keys, deadline, |reader, writer| {
                     pessimistic_rollback(reader, writer, &keys, start_ts, for_update_ts)

@@ -321,9 +321,24 @@ async fn keys_must_fit_the_clusters_api_version() {
     let context = Context { api_version: kvrpcpb::ApiVersion::V2 as i32, ..Default::default() };
     let request = GetRequest { context: Some(context), ..get("x\0\0\0k", 1) };
     assert!(transactions.get(request).await.not_found);
-    let long = Mutation { key: Bytes::from(vec![b'x'; 9000]), ..put("", "") };
+}
+
+#[tokio::test]
+async fn a_key_that_is_too_long_is_not_written_and_not_found() {
+    let transactions = over(Gated::new());
+    let key = Bytes::from(vec![b'x'; 9000]);
+    let long = Mutation { key: key.clone(), ..put("", "") };
     let answer: PrewriteResponse = transactions.prewrite(prewrite(1, vec![long])).await;
-    assert!(!answer.errors[0].abort.is_empty());
+    assert!(answer.errors[0].abort.contains("KeyTooLarge"));
+    let mut lock = reserve(1, "", 0);
+    lock.mutations[0].key = key.clone();
+    let answer = transactions.pessimistic_lock(lock).await;
+    assert!(answer.errors[0].abort.contains("KeyTooLarge"));
+    let request = GetRequest { key: key.clone(), version: 10, ..Default::default() };
+    assert!(transactions.get(request).await.not_found);
+    let request = kvrpcpb::BatchGetRequest { keys: vec![key], version: 10, ..Default::default() };
+    let answer = transactions.batch_get(request).await;
+    assert!(answer.error.is_none() && answer.pairs.is_empty());
 }
 
 #[tokio::test]
@@ -442,4 +457,33 @@ async fn a_deleted_range_leaves_no_version() {
     let pairs = transactions.scan(scan).await.pairs;
     assert_eq!(pairs.len(), 1);
     assert_eq!(pairs[0].key, "c");
+}
+
+#[tokio::test]
+async fn a_range_to_be_deleted_lies_in_the_region_and_begins_before_it_ends() {
+    let inside = |key| Key::new(key).encoded().clone();
+    let range = KeyRange { start: inside("b"), end: Some(inside("m")) };
+    let storage = LocalStorage::with_range(MemoryData::new(), range);
+    let transactions = Transactions::new(storage, ApiVersion::V1, Arc::new(Oracle(Some(1))));
+    let delete = async |start: &'static str, end: &'static str, notify_only| {
+        let request = kvrpcpb::DeleteRangeRequest {
+            start_key: start.into(),
+            end_key: end.into(),
+            notify_only,
+            ..Default::default()
+        };
+        transactions.delete_range(request).await
+    };
+    for notify_only in [false, true] {
+        for (start, end) in [("a", "c"), ("c", "n"), ("c", ""), ("", "c"), ("x", "y")] {
+            let refusal = refusal(delete(start, end, notify_only).await.region_error);
+            assert!(matches!(refusal, Refusal::KeyNotInRegion { .. }), "{start}..{end}");
+        }
+        let answer = delete("d", "c", notify_only).await;
+        assert_eq!(answer.error, "invalid delete range command, start_key: d, end_key: c");
+        for (start, end) in [("b", "m"), ("c", "d"), ("c", "c")] {
+            let answer = delete(start, end, notify_only).await;
+            assert_eq!((answer.region_error, answer.error.as_str()), (None, ""), "{start}..{end}");
+        }
+    }
 }

@@ -150,6 +150,17 @@ impl<St: Storage> Transactions<St> {
         keys::check_keys(self.inner.api_version, context, Mode::Txn, keys)
     }
 
+    /// [`Self::check_keys`] of keys that may be written.
+    pub(super) fn check_written_keys<'a>(
+        &self,
+        context: &kvrpcpb::Context,
+        keys: impl IntoIterator<Item = &'a Bytes, IntoIter: Clone>,
+    ) -> Result<(), KeyMistake> {
+        let keys = keys.into_iter();
+        self.check_keys(context, keys.clone())?;
+        keys::check_sizes(keys)
+    }
+
     pub(super) fn check_range(
         &self,
         context: &kvrpcpb::Context,

@@ -26,8 +26,8 @@ use super::reads::encoded_range;
 use super::record::Lock;
 use super::transactions::{Transactions, distinct};
 use crate::deadline::Deadline;
-use crate::keys::Key;
-use crate::storage::Storage;
+use crate::keys::{self, Key};
+use crate::storage::{Storage, check_covered};
 
 /// The answer of each request's type, with a stop put in its two places.
 macro_rules! answer_stop {
@@ -59,7 +59,7 @@ impl<St: Storage> Transactions<St> {
     async fn try_prewrite(&self, request: PrewriteRequest) -> Result<Prewritten, Stop> {
         let context = request.context.clone().unwrap_or_default();
         let deadline = Deadline::of(&context);
-        self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let admitted = self.safe_points().admit(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         self.before_checks(&request.mutations, request.start_version);
@@ -90,7 +90,7 @@ impl<St: Storage> Transactions<St> {
     async fn try_flush(&self, request: FlushRequest) -> Result<Prewritten, Stop> {
         let context = request.context.clone().unwrap_or_default();
         let deadline = Deadline::of(&context);
-        self.check_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let admitted = self.safe_points().admit(request.start_ts)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         self.before_checks(&request.mutations, request.start_ts);
@@ -289,7 +289,7 @@ impl<St: Storage> Transactions<St> {
     }
 
     /// `KvDeleteRange`: removes every version and lock of a range of keys, as if they had never
-    /// been. With `notify_only` nothing happens.
+    /// been. The range must lie in the region. With `notify_only` nothing happens.
     pub async fn delete_range(&self, mut request: DeleteRangeRequest) -> DeleteRangeResponse {
         let context = request.context.take().unwrap_or_default();
         match self.try_delete_range(&context, &request).await {
@@ -309,8 +309,10 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<(), Stop> {
         let deadline = Deadline::of(context);
         self.check_range(context, &request.start_key, &request.end_key)?;
+        keys::check_order(&request.start_key, &request.end_key)?;
         let view = self.view(context, deadline).await?;
-        let range = encoded_range(&request.start_key, &request.end_key).intersection(&view.range);
+        let range = encoded_range(&request.start_key, &request.end_key);
+        check_covered(context, &view.range, &range)?;
         if request.notify_only || range.is_empty() {
             return Ok(());
         }
@@ -336,7 +338,7 @@ impl<St: Storage> Transactions<St> {
     ) -> Result<R, Stop> {
         let deadline = Deadline::of(context);
         let keys = distinct(keys);
-        self.check_keys(context, keys.iter().map(Key::user))?;
+        self.check_written_keys(context, keys.iter().map(Key::user))?;
         self.run(context, &keys, deadline, |reader, writer| command(reader, writer, &keys)).await
     }
 }
