@@ -47,7 +47,9 @@ impl<St: Storage> Transactions<St> {
                     errors: error.into_iter().collect(),
                     ..Default::default()
                 };
-                if forces(&request) && !answer.errors.is_empty() {
+                // Of a key it could not lock there is a result; other errors are the whole request's.
+                let is_keys = |error: &KeyError| error.locked.is_some() || error.deadlock.is_some();
+                if forces(&request) && answer.errors.iter().any(is_keys) {
                     answer.results = vec![PessimisticLockKeyResult {
                         r#type: PessimisticLockKeyResultType::LockResultFailed as i32,
                         ..Default::default()

@@ -118,6 +118,17 @@ pub enum Abort {
         /// The kind of lock that stands there.
         found: &'static str,
     },
+    /// A key was to be locked only if it exists, without being read.
+    #[error(
+        "LockIfExistsFailed: txn {start_ts} must ask for the value of {} to lock it only if it exists",
+        show(.key)
+    )]
+    LockIfExistsFailed {
+        /// Which transaction.
+        start_ts: u64,
+        /// Which key.
+        key: Bytes,
+    },
     /// Rolling back what is committed.
     #[error("Committed: txn {start_ts} is committed at {commit_ts} on {}", show(.key))]
     Committed {

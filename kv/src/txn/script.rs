@@ -541,7 +541,10 @@ impl Runner {
         };
         let answer = self.runtime.block_on(self.transactions.pessimistic_lock(request));
         if let Some(error) = answer.errors.first() {
-            return Ok(problem(error) + "\n");
+            // Also as the result of the key, when it was asked for by force.
+            let results = answer.results.iter().map(|result| result.r#type().as_str_name());
+            let also: String = results.map(|kind| format!(", {kind}")).collect();
+            return Ok(problem(error) + &also + "\n");
         }
         let mut out = "ok".to_string();
         for (number, not_found) in answer.not_founds.iter().enumerate() {

@@ -4,6 +4,16 @@
 //! The reservation is checked at `for_update_ts`, not at the transaction's start: the client reads
 //! the latest values and takes a newer `for_update_ts` when somebody was faster. All keys of a
 //! request are reserved or none.
+//!
+//! | the key holds | answer |
+//! |---|---|
+//! | another's lock | wait, or locked |
+//! | own prewrite lock | `LockTypeNotMatch` |
+//! | own pessimistic lock | read and checked again; the lock is renewed for a newer `for_update_ts` only |
+//! | a record newer than `for_update_ts` | conflict; by force, locked at that record's timestamp |
+//! | own rollback record | `PessimisticLockRolledBack` |
+//! | a value, and it must be new | already exists; by force past a conflict, that conflict |
+//! | no value, and only existing keys are to be locked | no lock; by force past a conflict, that conflict |
 
 use bytes::Bytes;
 use proto::kvrpcpb::{
@@ -22,7 +32,7 @@ use crate::txn::writer::Writer;
 /// One key, reserved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
-    /// Its latest value if asked for; `None` when it does not exist.
+    /// Its value if asked for; `None` when it does not exist.
     pub value: Option<Bytes>,
     /// Whether it exists, if asked for.
     pub exists: bool,
@@ -44,9 +54,6 @@ pub fn pessimistic_lock<S: Snapshot>(
     if forces(request) && request.mutations.len() > 1 {
         return Err(Abort::InvalidRequest("only a single key can be locked by force").into());
     }
-    if request.lock_only_if_exists && !request.return_values {
-        return Err(Abort::InvalidRequest("lock_only_if_exists needs return_values").into());
-    }
     request.mutations.iter().map(|mutation| reserve(reader, writer, request, mutation)).collect()
 }
 
@@ -61,35 +68,51 @@ fn reserve<S: Snapshot>(
     }
     let key = Key::new(mutation.key.clone());
     let start_ts = request.start_version;
+    if request.lock_only_if_exists && !request.return_values {
+        return Err(Abort::LockIfExistsFailed { start_ts, key: key.user().clone() }.into());
+    }
     match reader.lock(&key)? {
         Some(lock) if lock.start_ts != start_ts => Err(Stop::locked(&lock, &key)),
         Some(lock) if !lock.is_pessimistic() => {
             Err(Abort::LockTypeNotMatch { start_ts, key: key.user().clone(), found: "prewritten" }
                 .into())
         }
-        Some(lock) => renew(reader, writer, request, &key, lock),
+        Some(lock) => renew(reader, writer, request, mutation, &key, lock),
         None => take(reader, writer, request, mutation, &key),
     }
 }
 
-/// The request has been here before, or locks the key again for a later statement.
+/// The request has been here before, or locks the key again for a later statement: what it wants to know is
+/// read again, as of its statement. The lock stays as it is unless the statement is newer.
 fn renew<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
     request: &PessimisticLockRequest,
+    mutation: &Mutation,
     key: &Key,
     mut lock: Lock,
 ) -> Result<Reserved, Stop> {
-    let before = lock.clone();
+    // Locked at a newer timestamp than asked for: in spite of a conflict, and the answer was lost.
     let conflict_ts = if forces(request) && lock.for_update_ts > request.for_update_ts {
         lock.for_update_ts
     } else {
         0
     };
-    lock.ttl = lock.ttl.max(request.lock_ttl);
-    lock.for_update_ts = lock.for_update_ts.max(request.for_update_ts);
-    lock.min_commit_ts = lock.min_commit_ts.max(request.min_commit_ts);
-    if lock != before {
+    let read_ts = request.for_update_ts.max(conflict_ts);
+    if mutation.assertion() == Assertion::NotExist && reader.exists(key, read_ts)? {
+        let newest = reader.data_at_or_before(key, read_ts)?;
+        return Err(match newest.filter(|(commit_ts, _)| *commit_ts > request.for_update_ts) {
+            Some((commit_ts, write)) => conflict(request, key, commit_ts, &write),
+            None => KeyProblem::AlreadyExist { key: key.user().clone() }.into(),
+        });
+    }
+    let reserved = read(reader, request, key, read_ts, conflict_ts)?;
+    if request.for_update_ts > lock.for_update_ts {
+        lock.primary = request.primary_lock.clone();
+        lock.for_update_ts = request.for_update_ts;
+        lock.ttl = request.lock_ttl;
+        // Readers rest on what it promised before.
+        lock.min_commit_ts = lock.min_commit_ts.max(request.min_commit_ts);
         // It stays where it is, as far as that is possible.
         if reader.held(key).is_some() {
             writer.reserve(key, &lock);
@@ -97,7 +120,7 @@ fn renew<S: Snapshot>(
             writer.put_lock(key, &lock);
         }
     }
-    latest(reader, request, key, conflict_ts)
+    Ok(reserved)
 }
 
 fn take<S: Snapshot>(
@@ -108,32 +131,34 @@ fn take<S: Snapshot>(
     key: &Key,
 ) -> Result<Reserved, Stop> {
     let start_ts = request.start_version;
-    let mut for_update_ts = request.for_update_ts;
-    let mut conflict_ts = 0;
+    let mut newer = None;
     if let Some((commit_ts, write)) = reader.write_at_or_before(key, u64::MAX)? {
-        if commit_ts > for_update_ts && !reader.has(Bug::ReservedUnchecked) {
+        if commit_ts > request.for_update_ts && !reader.has(Bug::ReservedUnchecked) {
             if !forces(request) {
                 return Err(conflict(request, key, commit_ts, &write));
             }
-            conflict_ts = commit_ts;
-            for_update_ts = commit_ts;
+            newer = Some((commit_ts, write.clone()));
         }
         check_not_rolled_back(reader, key, start_ts, commit_ts, &write)?;
         if mutation.assertion() == Assertion::NotExist && reader.exists(key, u64::MAX)? {
-            return Err(if conflict_ts > 0 {
-                conflict(request, key, commit_ts, &write)
-            } else {
-                KeyProblem::AlreadyExist { key: key.user().clone() }.into()
+            return Err(match newer {
+                Some((commit_ts, write)) => conflict(request, key, commit_ts, &write),
+                None => KeyProblem::AlreadyExist { key: key.user().clone() }.into(),
             });
         }
     }
-    let reserved = latest(reader, request, key, conflict_ts)?;
+    let conflict_ts = newer.as_ref().map_or(0, |(commit_ts, _)| *commit_ts);
+    let reserved = read(reader, request, key, u64::MAX, conflict_ts)?;
     if request.lock_only_if_exists && !reserved.exists {
-        return Ok(reserved);
+        return match newer {
+            // Nothing is locked, so there is no lock to tell the conflict with.
+            Some((commit_ts, write)) => Err(conflict(request, key, commit_ts, &write)),
+            None => Ok(reserved),
+        };
     }
     let primary = request.primary_lock.clone();
     let mut lock = Lock::new(LockKind::Pessimistic, primary, start_ts, request.lock_ttl);
-    lock.for_update_ts = for_update_ts;
+    lock.for_update_ts = request.for_update_ts.max(conflict_ts);
     lock.min_commit_ts = request.min_commit_ts;
     lock.locked_with_conflict = conflict_ts > 0;
     writer.reserve(key, &lock);
@@ -176,19 +201,20 @@ fn conflict(request: &PessimisticLockRequest, key: &Key, commit_ts: u64, write: 
     .into()
 }
 
-/// The latest committed value, as far as it was asked for.
-fn latest<S: Snapshot>(
+/// The value committed at or before `ts`, as far as it was asked for; in spite of a conflict it always is.
+fn read<S: Snapshot>(
     reader: &mut Reader<S>,
     request: &PessimisticLockRequest,
     key: &Key,
+    ts: u64,
     conflict_ts: u64,
 ) -> Result<Reserved, Stop> {
     let mut reserved = Reserved { conflict_ts, ..Default::default() };
     if request.return_values || conflict_ts > 0 {
-        reserved.value = reader.version(key, u64::MAX)?.map(|version| version.value);
+        reserved.value = reader.version(key, ts)?.map(|version| version.value);
         reserved.exists = reserved.value.is_some();
     } else if request.check_existence {
-        reserved.exists = reader.exists(key, u64::MAX)?;
+        reserved.exists = reader.exists(key, ts)?;
     }
     Ok(reserved)
 }
