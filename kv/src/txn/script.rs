@@ -311,6 +311,7 @@ impl Runner {
                 (0, 0) => "ok\n".into(),
                 (min, 0) => format!("ok, commits at {min} or later\n"),
                 (0, at) => format!("ok, committed at {at}\n"),
+                (min, at) if min == at => format!("ok, committed at {at}, in both places\n"),
                 both => format!("both: {both:?}\n"),
             });
         }

@@ -72,8 +72,14 @@ pub(super) fn end(
     match ending {
         Ending::TwoPhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: 0 },
         Ending::Async => Prewritten::Done { min_commit_ts: commit_ts, one_pc_commit_ts: 0 },
-        Ending::OnePhase => Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts },
+        Ending::OnePhase => committed(request, commit_ts),
     }
+}
+
+/// The answer in one phase. Who also asked for an async commit is told in both places.
+pub(super) fn committed(request: &PrewriteRequest, commit_ts: u64) -> Prewritten {
+    let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
+    Prewritten::Done { min_commit_ts, one_pc_commit_ts: commit_ts }
 }
 
 /// Computes the earliest commit while readers can already meet the locks; `None` when it would be

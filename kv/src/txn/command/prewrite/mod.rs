@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use proto::kvrpcpb::PrewriteRequest;
 use raftstore::engine::Snapshot;
 
-use self::end::end;
+use self::end::{committed, end};
 use self::plan::{Plan, Planned, Planner};
 use crate::txn::memory_locks::MemoryLocks;
 use crate::txn::problem::{KeyProblem, Stop};
@@ -31,7 +31,8 @@ use crate::txn::writer::Writer;
 pub enum Prewritten {
     /// Every key is locked, or already committed.
     Done {
-        /// Async commit: the transaction commits at the largest of these; 0 in two phases.
+        /// Async commit, asked for at least: the transaction commits at the largest of these; 0 in two
+        /// phases.
         min_commit_ts: u64,
         /// One phase: it is committed, then; 0 otherwise.
         one_pc_commit_ts: u64,
@@ -106,7 +107,7 @@ pub(super) fn prewrite_generation<S: Snapshot>(
 /// The answer to a prewrite whose transaction turns out to be committed.
 fn done_already(request: &PrewriteRequest, commit_ts: u64) -> Prewritten {
     if request.try_one_pc {
-        Prewritten::Done { min_commit_ts: 0, one_pc_commit_ts: commit_ts }
+        committed(request, commit_ts)
     } else {
         let min_commit_ts = if request.use_async_commit { commit_ts } else { 0 };
         Prewritten::Done { min_commit_ts, one_pc_commit_ts: 0 }

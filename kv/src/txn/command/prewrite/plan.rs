@@ -79,7 +79,8 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         let role = self.role(index)?;
         let key = Key::new(mutation.key.clone());
         let mut replaced = None;
-        let mut newest = None;
+        // Whether the newest record was read; there may be none.
+        let mut is_loaded = false;
         match self.reader.lock(&key)? {
             Some(lock) if lock.start_ts != request.start_version => {
                 return Err(self.foreign_lock(&key, &lock, role));
@@ -96,13 +97,17 @@ impl<'a, S: Snapshot> Planner<'a, S> {
                 self.check_own_pessimistic(index, &key, &lock, role)?;
                 replaced = Some(lock);
             }
-            None if role == Role::MustBeLocked => self.amend(&key)?,
+            None if role == Role::MustBeLocked => {
+                self.amend(&key)?;
+                is_loaded = true;
+            }
             None if self.must_check(role) => {
-                newest = self.check_constraints(&key, mutation, role)?;
+                self.check_constraints(&key, mutation, role)?;
+                is_loaded = true;
             }
             None => self.check_not_ended(&key)?,
         }
-        self.check_assertion(&key, mutation, newest.is_some())?;
+        self.check_assertion(&key, mutation, is_loaded)?;
         let Some(kind) = kind else { return Ok(Plan::Nothing) };
 
         let mut lock =
@@ -235,17 +240,17 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         }
     }
 
-    /// The newest record decides whether the key may be locked. Returns it.
+    /// The newest record decides whether the key may be locked.
     fn check_constraints(
         &mut self,
         key: &Key,
         mutation: &Mutation,
         role: Role,
-    ) -> Result<Option<(u64, Write)>, Stop> {
+    ) -> Result<(), Stop> {
         let start_ts = self.request.start_version;
         let Some((mut commit_ts, mut write)) = self.reader.write_at_or_before(key, u64::MAX)?
         else {
-            return Ok(None);
+            return Ok(());
         };
         loop {
             let is_rollback = write.kind == WriteKind::Rollback;
@@ -267,7 +272,7 @@ impl<'a, S: Snapshot> Planner<'a, S> {
                 // Others' rollbacks say nothing about the data.
                 match self.reader.write_at_or_before(key, commit_ts - 1)? {
                     Some(older) => (commit_ts, write) = older,
-                    None => return Ok(None),
+                    None => return Ok(()),
                 }
                 continue;
             }
@@ -278,7 +283,7 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         {
             return Err(KeyProblem::AlreadyExist { key: key.user().clone() }.into());
         }
-        Ok(Some((commit_ts, write)))
+        Ok(())
     }
 
     fn conflict(&self, key: &Key, commit_ts: u64, write: &Write, reason: Reason) -> Stop {
@@ -293,7 +298,7 @@ impl<'a, S: Snapshot> Planner<'a, S> {
         .into()
     }
 
-    /// `is_loaded`: a record was read anyway; the fast level checks only then.
+    /// `is_loaded`: the newest record was looked for anyway; the fast level checks only then.
     fn check_assertion(
         &mut self,
         key: &Key,
