@@ -42,7 +42,7 @@ impl<St: Storage> Transactions<St> {
     }
 
     /// `MvccGetByStartTs`: the first key of the region that a transaction has locked or written, and
-    /// everything about that key; an empty key when there is none. Reads the whole region at worst.
+    /// everything about that key; an empty key and an empty story when there is none. Reads the whole region at worst.
     pub async fn mvcc_get_by_start_ts(
         &self,
         mut request: MvccGetByStartTsRequest,
@@ -54,7 +54,9 @@ impl<St: Storage> Transactions<St> {
                 info: Some(info),
                 ..Default::default()
             },
-            Ok(None) => MvccGetByStartTsResponse::default(),
+            Ok(None) => {
+                MvccGetByStartTsResponse { info: Some(MvccInfo::default()), ..Default::default() }
+            }
             Err(stop) => {
                 let (region_error, error) = in_words(stop);
                 MvccGetByStartTsResponse { region_error, error, ..Default::default() }

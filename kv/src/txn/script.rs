@@ -351,15 +351,17 @@ impl Runner {
         let start_ts = args.rest[0].0.parse()?;
         let request = MvccGetByStartTsRequest { start_ts, ..Default::default() };
         let answer = self.runtime.block_on(self.transactions.mvcc_get_by_start_ts(request));
-        Ok(match answer.info {
-            None => "nothing\n".into(),
-            Some(info) => format!(
-                "{}: lock by {:?}, records by {:?}\n",
-                show(&answer.key),
-                info.lock.map(|lock| lock.start_ts),
-                info.writes.iter().map(|write| write.start_ts).collect::<Vec<_>>()
-            ),
-        })
+        let info = answer.info.expect("a story, if an empty one");
+        if answer.key.is_empty() {
+            assert_eq!(info, kvrpcpb::MvccInfo::default(), "of no key there is nothing to tell");
+            return Ok("nothing\n".into());
+        }
+        Ok(format!(
+            "{}: lock by {:?}, records by {:?}\n",
+            show(&answer.key),
+            info.lock.map(|lock| lock.start_ts),
+            info.writes.iter().map(|write| write.start_ts).collect::<Vec<_>>()
+        ))
     }
 
     fn safe_point(&self, command: &Command) -> Answer {

@@ -24,6 +24,7 @@ use crate::txn::writer::Writer;
 ///
 /// Who rolls back takes the answer for certain. Of a transaction that began at or before the safe point and of
 /// which nothing is known on a key, nothing can be said any more: it may be committed, and its record gone.
+/// A safe point of 0 is none.
 pub fn batch_rollback<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
@@ -32,7 +33,7 @@ pub fn batch_rollback<S: Snapshot>(
     safe_point: u64,
 ) -> Result<(), Stop> {
     for key in keys {
-        if start_ts <= safe_point && is_forgotten(reader, key, start_ts)? {
+        if safe_point > 0 && start_ts <= safe_point && is_forgotten(reader, key, start_ts)? {
             return Err(Abort::TooOld { start_ts, safe_point }.into());
         }
         rollback_key(reader, writer, key, start_ts)?;
