@@ -4,10 +4,11 @@
 //! pass it by when that commit certainly lies after T, or when nothing it reads can change by it;
 //! otherwise it must learn the transaction's fate first.
 
+use bytes::Bytes;
 use proto::kvrpcpb::{self, IsolationLevel, write_conflict::Reason};
 
 use super::problem::{KeyProblem, Stop, WriteConflict};
-use super::record::{Lock, LockKind};
+use super::record::{Lock, LockKind, Write};
 use crate::keys::Key;
 
 /// How a request reads.
@@ -82,22 +83,35 @@ impl Reading {
         }
     }
 
-    /// What the caller is told of a lock that stops it.
-    pub(crate) fn stopped_by(&self, key: &Key, lock: &Lock, verdict: Verdict) -> Stop {
-        match verdict {
-            Verdict::Outdated => self.outdated(key, lock.start_ts, 0),
-            Verdict::Pass | Verdict::TakeValue | Verdict::Blocked => Stop::locked(lock, key),
+    /// Whether this lock stops the reader.
+    pub(crate) fn is_stopped_by(&self, key: &Key, lock: &Lock) -> bool {
+        match self.verdict(key, lock) {
+            Verdict::Pass | Verdict::TakeValue => false,
+            Verdict::Blocked | Verdict::Outdated => true,
         }
     }
 
-    /// Something newer than the reader's timestamp is on the key (read committed, checked).
-    pub(crate) fn outdated(&self, key: &Key, start_ts: u64, commit_ts: u64) -> Stop {
+    /// What the caller is told of a lock that stops it.
+    pub(crate) fn stopped_by(&self, key: &Key, lock: &Lock) -> Stop {
+        match self.isolation {
+            IsolationLevel::RcCheckTs => self.outdated(key, lock.start_ts, 0, &lock.primary),
+            IsolationLevel::Si | IsolationLevel::Rc => Stop::locked(lock, key),
+        }
+    }
+
+    /// A record newer than the reader's timestamp is on the key (read committed, checked).
+    pub(crate) fn outdated_by(&self, key: &Key, write: &Write, commit_ts: u64) -> Stop {
+        // A record does not say where its transaction's primary is.
+        self.outdated(key, write.start_ts, commit_ts, &Bytes::new())
+    }
+
+    fn outdated(&self, key: &Key, start_ts: u64, commit_ts: u64, primary: &Bytes) -> Stop {
         KeyProblem::WriteConflict(Box::new(WriteConflict {
             start_ts: self.ts,
             conflict_start_ts: start_ts,
             conflict_commit_ts: commit_ts,
             key: key.user().clone(),
-            primary: bytes::Bytes::new(),
+            primary: primary.clone(),
             reason: Reason::RcCheckTs,
         }))
         .into()
@@ -146,5 +160,11 @@ mod tests {
         assert_eq!(rc.verdict(&key, &lock()), Verdict::Pass);
         let checked = Reading { isolation: IsolationLevel::RcCheckTs, ..at(5) };
         assert_eq!(checked.verdict(&key, &lock()), Verdict::Outdated);
+        let Stop::Key(KeyProblem::WriteConflict(conflict)) = checked.stopped_by(&key, &lock())
+        else {
+            panic!("a checked reader is told of a conflict");
+        };
+        assert_eq!((conflict.conflict_start_ts, conflict.conflict_commit_ts), (10, 0));
+        assert_eq!((conflict.key, conflict.primary), ("k".into(), "p".into()));
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! A snapshot read says its timestamp first, then looks for locks in memory, and only then takes its
 //! view (see [`super::memory_locks`]). It is served by the leader, whatever `replica_read` says:
-//! a follower cannot do the first two. Whether it is too old is asked before it reads and after
-//! ([`super::safe_points`]).
+//! a follower cannot do the first two. A checked read committed does the same, for it must not miss
+//! what is about to be written; but a follower may serve it, and then checks what it has applied.
+//! Whether a read is too old is asked before it reads and after ([`super::safe_points`]).
 
 use bytes::Bytes;
 use proto::kvrpcpb::{
@@ -17,8 +18,8 @@ use raftstore::storage::applied_state;
 
 use super::command::flush::flushed;
 use super::command::get::get;
-use super::problem::Stop;
-use super::read_rule::{Reading, Verdict};
+use super::problem::{KeyProblem, Stop};
+use super::read_rule::Reading;
 use super::reader::{Reader, Version};
 use super::scanner::{Scanner, Step};
 use super::transactions::{Transactions, check_in_region};
@@ -179,9 +180,6 @@ impl<St: Storage> Transactions<St> {
         let upper = &keys::end_of_scan(context, lower, upper);
         self.check_range(context, lower, upper)?;
         let limit = request.limit as usize;
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
         let range = encoded_range(lower, upper);
         let reading = Reading::new(context, request.version);
         let context = self.before_read(context, &reading)?;
@@ -190,6 +188,10 @@ impl<St: Storage> Transactions<St> {
             self.check_memory_in(region_or_more, &reading)?;
             self.view(&context, deadline).await?
         };
+        if limit == 0 {
+            // Not before: it is a promise to read nothing, not to be nowhere.
+            return Ok(Vec::new());
+        }
         // Clients ask beyond the region's end and go on with the next region.
         let range = range.intersection(&view.range);
         let mut scanner =
@@ -206,10 +208,9 @@ impl<St: Storage> Transactions<St> {
                     }
                     live += 1;
                 }
-                Step::Stopped { stop: Stop::Key(problem), .. } => {
-                    pairs.push(error_pair(problem.into()));
+                Step::Locked { key, lock } => {
+                    pairs.push(error_pair(KeyProblem::locked(lock.info(&key)).into()));
                 }
-                Step::Stopped { stop, .. } => return Err(stop),
             }
             if pairs.len() >= limit {
                 break;
@@ -280,28 +281,30 @@ impl<St: Storage> Transactions<St> {
         reading: &Reading,
     ) -> Result<kvrpcpb::Context, Stop> {
         self.safe_points().check_read(reading.ts)?;
-        if reading.isolation != IsolationLevel::Si {
-            return Ok(context.clone());
-        }
-        if !self.planted().has(Bug::ReadUnsaid) {
+        let says_so = match reading.isolation {
+            IsolationLevel::Si | IsolationLevel::RcCheckTs => true,
+            IsolationLevel::Rc => false,
+        };
+        if says_so && !self.planted().has(Bug::ReadUnsaid) {
             self.memory().on_read(reading.ts);
         }
-        Ok(leader_only(context))
+        Ok(match reading.isolation {
+            IsolationLevel::Si => leader_only(context),
+            IsolationLevel::Rc | IsolationLevel::RcCheckTs => context.clone(),
+        })
     }
 
     fn check_memory(&self, key: &Key, reading: &Reading) -> Result<(), Stop> {
-        let in_the_way = |lock: &_| reading.verdict(key, lock) == Verdict::Blocked;
-        match self.memory().find(key, in_the_way) {
+        match self.memory().find(key, |lock| reading.is_stopped_by(key, lock)) {
             None => Ok(()),
-            Some(lock) => Err(Stop::locked(&lock, key)),
+            Some(lock) => Err(reading.stopped_by(key, &lock)),
         }
     }
 
     fn check_memory_in(&self, range: &KeyRange, reading: &Reading) -> Result<(), Stop> {
-        let in_the_way = |key: &_, lock: &_| reading.verdict(key, lock) == Verdict::Blocked;
-        match self.memory().find_in(range, in_the_way) {
+        match self.memory().find_in(range, |key, lock| reading.is_stopped_by(key, lock)) {
             None => Ok(()),
-            Some((key, lock)) => Err(Stop::locked(&lock, &key)),
+            Some((key, lock)) => Err(reading.stopped_by(&key, &lock)),
         }
     }
 }

@@ -46,11 +46,11 @@ pub enum Step {
         commit_ts: u64,
     },
     /// A key whose lock the reader must resolve first. The scan goes on behind it.
-    Stopped {
+    Locked {
         /// The key.
         key: Key,
-        /// What to tell the caller.
-        stop: Stop,
+        /// Its lock.
+        lock: Lock,
     },
     /// A key that does not exist for the reader.
     Nothing,
@@ -80,7 +80,7 @@ impl<S: Snapshot> Scanner<S> {
         Ok(Self { reader, reading, key_only, reverse, locks, writes })
     }
 
-    /// Looks at the next key.
+    /// Looks at the next key. What is newer than a checked reader ends its scan with an error.
     pub fn step(&mut self) -> Result<Step, Stop> {
         let Some((key, lock)) = self.next_key()? else { return Ok(Step::End) };
         if let Some(lock) = lock {
@@ -96,22 +96,14 @@ impl<S: Snapshot> Scanner<S> {
                         LockKind::Delete | LockKind::Lock | LockKind::Pessimistic => Step::Nothing,
                     });
                 }
-                verdict @ (Verdict::Blocked | Verdict::Outdated) => {
+                Verdict::Blocked => {
                     self.leave(&key)?;
-                    let stop = self.reading.stopped_by(&key, &lock, verdict);
-                    return Ok(Step::Stopped { key, stop });
+                    return Ok(Step::Locked { key, lock });
                 }
+                Verdict::Outdated => return Err(self.reading.stopped_by(&key, &lock)),
             }
         }
-        let found = if self.reverse { self.version_by_seek(&key) } else { self.version(&key) };
-        let found = match found {
-            Ok(found) => found,
-            Err(stop @ Stop::Key(_)) => {
-                self.leave(&key)?;
-                return Ok(Step::Stopped { key, stop });
-            }
-            Err(stop @ (Stop::Refused(_) | Stop::Fault(_))) => return Err(stop),
-        };
+        let found = if self.reverse { self.version_by_seek(&key)? } else { self.version(&key)? };
         self.leave(&key)?;
         let Some((commit_ts, write)) = found else { return Ok(Step::Nothing) };
         if write.kind != WriteKind::Put || write.is_fenced_at(self.reading.ts) {
@@ -202,7 +194,7 @@ impl<S: Snapshot> Scanner<S> {
             && let Some((commit_ts, write)) = write_under(&self.writes, key)?
             && commit_ts > self.reading.ts
         {
-            return Err(self.reading.outdated(key, write.start_ts, commit_ts));
+            return Err(self.reading.outdated_by(key, &write, commit_ts));
         }
         let mut steps = 0;
         while self.current_ts(key).is_some_and(|ts| ts > self.reading.ts) {

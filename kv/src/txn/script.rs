@@ -237,7 +237,12 @@ impl Runner {
             reverse: args.is_set("reverse"),
             sample_step: args.number("sample") as u32,
         };
-        Ok(pairs(&self.runtime.block_on(self.transactions.scan(request)).pairs))
+        let answer = self.runtime.block_on(self.transactions.scan(request));
+        // An error of the whole scan is the first pair's too.
+        Ok(match answer.error {
+            Some(_) => format!("stopped: {}", pairs(&answer.pairs)),
+            None => pairs(&answer.pairs),
+        })
     }
 
     fn prewrite(&self, command: &Command) -> Answer {

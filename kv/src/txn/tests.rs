@@ -298,6 +298,46 @@ async fn who_asks_how_far_to_apply_meets_locks_on_their_way_and_raises_the_newes
     assert!(write.await.unwrap().min_commit_ts > 400);
 }
 
+/// A write on its way: its locks are in memory until the gate opens.
+#[tokio::test]
+async fn a_checked_read_and_a_scan_for_nothing_meet_locks_on_their_way() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    storage.is_shut.store(true, Ordering::SeqCst);
+    let writer = transactions.clone();
+    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
+    let write = tokio::spawn(async move { writer.prewrite(request).await });
+    while storage.written.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let checked = Context {
+        isolation_level: kvrpcpb::IsolationLevel::RcCheckTs as i32,
+        ..Default::default()
+    };
+    let request = GetRequest { context: Some(checked.clone()), ..get("k", 90) };
+    let conflict = transactions.get(request).await.error.unwrap().conflict.unwrap();
+    assert_eq!(conflict.reason(), kvrpcpb::write_conflict::Reason::RcCheckTs);
+    assert_eq!((conflict.conflict_ts, conflict.conflict_commit_ts), (110, 0));
+    assert_eq!((conflict.key.as_ref(), conflict.primary.as_ref()), (&b"k"[..], &b"k"[..]));
+    let scan = ScanRequest { version: 90, limit: 10, ..Default::default() };
+    let answer =
+        transactions.scan(ScanRequest { context: Some(checked), ..scan.clone() }).await.error;
+    assert!(answer.unwrap().conflict.is_some());
+    // A snapshot read below the lock passes it by; one above meets it, even if it wants no keys.
+    assert!(transactions.scan(scan).await.error.is_none());
+    let nothing = ScanRequest { version: u64::MAX, limit: 0, ..Default::default() };
+    let met = transactions.scan(nothing.clone()).await.error.unwrap().locked.unwrap();
+    assert_eq!(met.lock_version, 110);
+    storage.is_shut.store(false, Ordering::SeqCst);
+    storage.gate.notify_one();
+    assert!(write.await.unwrap().errors.is_empty());
+    // And the region is asked, though its keys are not.
+    storage.viewed.lock().clear();
+    let answer = transactions.scan(nothing).await;
+    assert!(answer.error.is_none() && answer.pairs.is_empty());
+    assert_eq!(storage.viewed.lock().len(), 1);
+}
+
 #[tokio::test]
 async fn a_key_of_another_region_is_refused() {
     let range = KeyRange { start: Key::new("b").encoded().clone(), end: None };

@@ -26,9 +26,7 @@ pub fn get<S: Snapshot>(
                     LockKind::Delete | LockKind::Lock | LockKind::Pessimistic => None,
                 });
             }
-            verdict @ (Verdict::Blocked | Verdict::Outdated) => {
-                return Err(reading.stopped_by(key, &lock, verdict));
-            }
+            Verdict::Blocked | Verdict::Outdated => return Err(reading.stopped_by(key, &lock)),
         }
     }
     check_newest(reader, key, reading)?;
@@ -45,7 +43,7 @@ pub(crate) fn check_newest<S: Snapshot>(
         && let Some((commit_ts, write)) = reader.write_at_or_before(key, u64::MAX)?
         && commit_ts > reading.ts
     {
-        return Err(reading.outdated(key, write.start_ts, commit_ts));
+        return Err(reading.outdated_by(key, &write, commit_ts));
     }
     Ok(())
 }
