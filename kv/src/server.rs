@@ -355,6 +355,10 @@ impl StoreNode {
         tasks.spawn(async move {
             ear.or(handing_over).await;
         });
+        let (ear, on_time) = (cut.ear(), transactions.clone());
+        tasks.spawn(async move {
+            ear.or(on_time.keep_time()).await;
+        });
         let ear = cut.ear();
         let link =
             scheduler_link::run(client, router.clone(), transactions, reports, describe, ear);

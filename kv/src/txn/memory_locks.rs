@@ -18,6 +18,8 @@
 //! neighbour) it takes a fresh timestamp from the scheduler as the newest read; every read before it
 //! had a lower one. [`MemoryLocks`] remembers for which term and version of a region that is done.
 //!
+//! A timestamp that nobody can have been given yet does not become the newest read ([`super::horizon`]).
+//!
 //! Left out: readers on followers. Their timestamps do not reach the leader, so snapshot reads are
 //! served by leaders only.
 
@@ -28,6 +30,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use proto::Refusal;
+
+use super::horizon::Horizon;
 use super::record::Lock;
 use crate::keys::Key;
 use crate::plant::{Bug, Planted};
@@ -59,6 +64,7 @@ struct Inner {
     /// By encoded key; latches keep it to one per key.
     locks: Mutex<BTreeMap<Bytes, Lock>>,
     synced: Mutex<BTreeMap<u64, Synced>>,
+    horizon: Horizon,
     planted: Planted,
 }
 
@@ -69,11 +75,24 @@ impl MemoryLocks {
     }
 
     /// Somebody reads, or was promised something, at `ts`. Must be called before the snapshot is
-    /// taken. The maximum means "the latest" and says nothing about time.
-    pub fn on_read(&self, ts: u64) {
+    /// taken. The maximum means "the latest" and says nothing about time. A timestamp that lies too far
+    /// ahead is refused.
+    pub fn on_read(&self, ts: u64) -> Result<(), Refusal> {
         if ts != u64::MAX {
+            self.inner.horizon.check(ts)?;
             self.inner.newest_read.fetch_max(ts, Ordering::SeqCst);
         }
+        Ok(())
+    }
+
+    /// Refuses a timestamp of a writer that lies too far ahead, and the maximum.
+    pub(super) fn check_ahead(&self, ts: u64) -> Result<(), Refusal> {
+        self.inner.horizon.check(ts)
+    }
+
+    /// The scheduler has handed out this timestamp just now.
+    pub fn on_told(&self, ts: u64) {
+        self.inner.horizon.on_told(ts);
     }
 
     /// The newest read so far.
@@ -88,7 +107,8 @@ impl MemoryLocks {
 
     /// `fresh_ts` was handed out after this leadership began.
     pub fn on_synced(&self, region_id: u64, leadership: Synced, fresh_ts: u64) {
-        self.on_read(fresh_ts);
+        self.on_told(fresh_ts);
+        self.inner.newest_read.fetch_max(fresh_ts, Ordering::SeqCst);
         let mut synced = self.inner.synced.lock();
         if synced.len() >= SYNCED_REGIONS_MAX {
             synced.clear();
@@ -186,9 +206,9 @@ mod tests {
     #[test]
     fn a_lock_is_above_earlier_reads_and_met_by_later_ones() {
         let memory = MemoryLocks::default();
-        memory.on_read(50);
-        memory.on_read(40);
-        memory.on_read(u64::MAX);
+        for ts in [50, 40, u64::MAX] {
+            memory.on_read(ts).unwrap();
+        }
         let key = Key::new("k");
         let shown = memory.publish(vec![key.clone()], |newest| Some(vec![lock(10, newest + 1)]));
         assert_eq!(memory.find(&key, |_| true).unwrap().min_commit_ts, 51);
@@ -197,6 +217,16 @@ mod tests {
         assert_eq!(memory.find_in(&all, |_, lock| lock.start_ts == 10).unwrap().0, key);
         drop(shown);
         assert_eq!(memory.find(&key, |_| true), None);
+    }
+
+    #[test]
+    fn a_read_in_the_future_is_refused_and_forgotten() {
+        let memory = MemoryLocks::default();
+        let now = proto::Timestamp::new(1_000_000, 0).0;
+        memory.on_synced(1, Synced { term: 5, version: 1 }, now);
+        let hour = proto::Timestamp::new(1_000_000 + 3_600_000, 0).0;
+        assert!(memory.on_read(hour).is_err());
+        assert_eq!(memory.newest_read(), now);
     }
 
     #[test]

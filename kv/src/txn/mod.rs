@@ -30,8 +30,8 @@
 //! keep it in memory ([`reservations`]).
 //!
 //! In reading order: [`record`], [`reader`], [`read_rule`], [`scanner`], [`writer`], [`command`];
-//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`reservations`], [`lock_wait`],
-//! [`safe_points`].
+//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`horizon`], [`reservations`],
+//! [`lock_wait`], [`safe_points`].
 //!
 //! Left out: shared locks; and answers to a pessimistic lock that is on its way through the log (TiKV's
 //! *pipelined* locks): one that cannot be kept in memory is answered when it is applied.
@@ -45,6 +45,7 @@ pub mod writer;
 pub mod command;
 pub mod latches;
 pub mod memory_locks;
+pub mod horizon;
 pub mod reservations;
 pub mod deadlock;
 pub mod lock_wait;

@@ -68,6 +68,10 @@ impl<St: Storage> Transactions<St> {
         let deadline = Deadline::of(context);
         self.check_written_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
+        let memory = self.memory();
+        for ts in [request.start_version, request.for_update_ts] {
+            memory.check_ahead(ts)?;
+        }
         let must_not_exist =
             |mutation: &kvrpcpb::Mutation| mutation.assertion() == kvrpcpb::Assertion::NotExist;
         if request.return_values
@@ -75,7 +79,7 @@ impl<St: Storage> Transactions<St> {
             || request.mutations.iter().any(must_not_exist)
         {
             // The latest value is read.
-            self.memory().on_read(request.for_update_ts);
+            memory.on_read(request.for_update_ts)?;
         }
         let patience = Instant::now() + wait_limit(request.wait_timeout);
         // When the lock that stands in the way last became another's, as far as was seen here.

@@ -264,7 +264,7 @@ impl<St: Storage> Transactions<St> {
         request: &ReadIndexRequest,
     ) -> Result<u64, Stop> {
         let reading = Reading::new(context, request.start_ts);
-        self.memory().on_read(reading.ts);
+        self.memory().on_read(reading.ts)?;
         for range in &request.ranges {
             let range = encoded_range(&range.start_key, &range.end_key);
             self.check_memory_in(&range, &reading)?;
@@ -286,7 +286,7 @@ impl<St: Storage> Transactions<St> {
             IsolationLevel::Rc => false,
         };
         if says_so && !self.planted().has(Bug::ReadUnsaid) {
-            self.memory().on_read(reading.ts);
+            self.memory().on_read(reading.ts)?;
         }
         Ok(match reading.isolation {
             IsolationLevel::Si => leader_only(context),

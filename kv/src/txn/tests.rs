@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::kvrpcpb::{
-    self, BatchRollbackRequest, CommitRequest, Context, GetRequest, Mutation, Op,
-    PessimisticLockRequest, PessimisticLockResponse, PrewriteRequest, PrewriteResponse,
-    ScanRequest,
+    self, BatchRollbackRequest, CheckTxnStatusRequest, CommitRequest, Context, GetRequest,
+    Mutation, Op, PessimisticLockRequest, PessimisticLockResponse, PrewriteRequest,
+    PrewriteResponse, ScanRequest,
 };
-use proto::{KeyRange, Refusal, errorpb};
+use proto::{KeyRange, Refusal, Timestamp, errorpb};
 use raftstore::engine::memory::MemoryData;
 use raftstore::engine::{DataEngine, WriteBatch};
 use tokio::sync::Notify;
@@ -526,4 +526,46 @@ async fn a_range_to_be_deleted_lies_in_the_region_and_begins_before_it_ends() {
             assert_eq!((answer.region_error, answer.error.as_str()), (None, ""), "{start}..{end}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_timestamp_that_nobody_was_given_puts_no_commit_into_the_future() {
+    let at = |seconds: u64| Timestamp::new(1_000_000 + seconds * 1000, 0).0;
+    let source = Arc::new(Oracle(Some(at(0))));
+    let transactions = Transactions::new(Gated::new(), ApiVersion::V1, source);
+    let short = |start, value: &'static str| PrewriteRequest {
+        try_one_pc: true,
+        ..prewrite(start, vec![put("k", value)])
+    };
+    let committed = transactions.prewrite(short(at(0), "1")).await.one_pc_commit_ts;
+    assert_eq!(committed, at(0) + 1);
+
+    let mut refused = Vec::new();
+    for ts in [at(3600), u64::MAX - 1] {
+        refused.push(transactions.get(get("k", ts)).await.region_error);
+        let request = CheckTxnStatusRequest {
+            primary_key: "k".into(),
+            lock_ts: at(1),
+            caller_start_ts: ts,
+            ..Default::default()
+        };
+        refused.push(transactions.check_txn_status(request).await.region_error);
+        let request = PessimisticLockRequest { return_values: true, ..reserve(ts, "k", -1) };
+        refused.push(transactions.pessimistic_lock(request).await.region_error);
+        refused.push(transactions.prewrite(short(ts, "2")).await.region_error);
+    }
+    // The maximum is what readers ask for, and nobody else.
+    assert_eq!(transactions.get(get("k", u64::MAX)).await.region_error, None);
+    refused.push(transactions.prewrite(short(u64::MAX, "2")).await.region_error);
+    for error in refused {
+        let refusal = refusal(error).to_string();
+        assert!(refusal.starts_with("invalid max_ts update: "), "{refusal}");
+    }
+
+    let committed = transactions.prewrite(short(at(1), "3")).await.one_pc_commit_ts;
+    assert_eq!(committed, at(1) + 1, "nobody has read later");
+    // Clocks run apart a little.
+    assert_eq!(transactions.get(get("k", at(30))).await.value, "3");
+    let committed = transactions.prewrite(short(at(2), "4")).await.one_pc_commit_ts;
+    assert_eq!(committed, at(30) + 1);
 }

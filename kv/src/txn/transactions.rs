@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::command::resolve_lock::{BATCH_LOCKS_MAX, Fates, resolve_found};
 use super::command::scan_lock::scan_lock;
+use super::horizon::TOLD_EVERY;
 use super::latches::{Latched, Latches};
 use super::lock_wait::LockWait;
 use super::memory_locks::{MemoryLocks, Synced};
@@ -220,6 +221,17 @@ impl<St: Storage> Transactions<St> {
         Ok(Entered { _latched: latched, _permit: permit, _admitted: None })
     }
 
+    /// Asks the scheduler for the time now and then, for ever: what lies too far ahead of it is refused.
+    pub async fn keep_time(&self) {
+        loop {
+            let fresh = tokio::time::timeout(SYNC_TIME_MAX, self.inner.timestamps.fresh());
+            if let Ok(Ok(ts)) = fresh.await {
+                self.memory().on_told(ts);
+            }
+            tokio::time::sleep(TOLD_EVERY).await;
+        }
+    }
+
     async fn sync_newest_read(
         &self,
         context: &kvrpcpb::Context,
@@ -337,7 +349,7 @@ impl<St: Storage> Transactions<St> {
         max_ts: u64,
         limit: usize,
     ) -> Result<Vec<(Key, Lock)>, Stop> {
-        self.memory().on_read(max_ts);
+        self.memory().on_read(max_ts)?;
         if let Some((key, lock)) = self.memory().find_in(range, |_, lock| lock.start_ts <= max_ts) {
             return Err(Stop::locked(&lock, &key));
         }

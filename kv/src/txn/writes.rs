@@ -1,7 +1,6 @@
 //! The writing requests: check, run the command under its latches, answer.
 
 use bytes::Bytes;
-use proto::KeyRange;
 use proto::kvrpcpb::{
     self, Action, BatchRollbackRequest, BatchRollbackResponse, CheckSecondaryLocksRequest,
     CheckSecondaryLocksResponse, CheckTxnStatusRequest, CheckTxnStatusResponse, CleanupRequest,
@@ -9,6 +8,7 @@ use proto::kvrpcpb::{
     FlushRequest, FlushResponse, KeyError, Op, PrewriteRequest, PrewriteResponse,
     ResolveLockRequest, ResolveLockResponse, TxnHeartBeatRequest, TxnHeartBeatResponse,
 };
+use proto::{KeyRange, Refusal};
 use raftstore::engine::{ColumnFamily, WriteBatch};
 
 use super::command::check_secondaries::{Secondaries, check_secondaries};
@@ -58,12 +58,14 @@ impl<St: Storage> Transactions<St> {
 
     async fn try_prewrite(&self, request: PrewriteRequest) -> Result<Prewritten, Stop> {
         let context = request.context.clone().unwrap_or_default();
-        let deadline = Deadline::of(&context);
+        let (deadline, memory) = (Deadline::of(&context), self.memory());
         self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let admitted = self.safe_points().admit(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
-        self.before_checks(&request.mutations, request.start_version);
-        let memory = self.memory();
+        for ts in [request.start_version, request.for_update_ts, request.min_commit_ts] {
+            memory.check_ahead(ts)?;
+        }
+        self.before_checks(&request.mutations, request.start_version)?;
         let is_synced = request.use_async_commit || request.try_one_pc;
         self.run_admitted(&context, &keys, deadline, admitted, is_synced, |reader, writer| {
             prewrite(reader, writer, memory, &request)
@@ -93,8 +95,9 @@ impl<St: Storage> Transactions<St> {
         self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let admitted = self.safe_points().admit(request.start_ts)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
-        self.before_checks(&request.mutations, request.start_ts);
         let memory = self.memory();
+        memory.check_ahead(request.start_ts)?;
+        self.before_checks(&request.mutations, request.start_ts)?;
         self.run_admitted(&context, &keys, deadline, admitted, false, |reader, writer| {
             flush(reader, writer, memory, &request)
         })
@@ -102,11 +105,17 @@ impl<St: Storage> Transactions<St> {
     }
 
     /// "It does not exist" is a read.
-    fn before_checks(&self, mutations: &[kvrpcpb::Mutation], start_ts: u64) {
+    fn before_checks(&self, mutations: &[kvrpcpb::Mutation], start_ts: u64) -> Result<(), Refusal> {
         let looks = |op| matches!(op, Op::Insert | Op::CheckNotExists);
         if mutations.iter().any(|mutation| looks(mutation.op())) {
-            self.memory().on_read(start_ts);
+            self.memory().on_read(start_ts)?;
         }
+        Ok(())
+    }
+
+    /// Whoever asks for a transaction's fate says these timestamps.
+    fn before_asking(&self, timestamps: &[u64]) -> Result<(), Stop> {
+        timestamps.iter().try_for_each(|ts| self.memory().on_read(*ts)).map_err(Stop::from)
     }
 
     /// `KvCommit`: turns locks into commit records.
@@ -145,8 +154,9 @@ impl<St: Storage> Transactions<St> {
     pub async fn cleanup(&self, mut request: CleanupRequest) -> CleanupResponse {
         let context = request.context.take().unwrap_or_default();
         let (start_ts, current_ts) = (request.start_version, request.current_ts);
-        self.memory().on_read(start_ts);
-        self.memory().on_read(current_ts);
+        if let Err(stop) = self.before_asking(&[start_ts, current_ts]) {
+            return answer_stop!(stop, CleanupResponse);
+        }
         let result = self
             .run_on_keys(&context, [request.key], |reader, writer, keys| {
                 cleanup(reader, writer, &keys[0], start_ts, current_ts)
@@ -164,8 +174,9 @@ impl<St: Storage> Transactions<St> {
         mut request: CheckTxnStatusRequest,
     ) -> CheckTxnStatusResponse {
         let context = request.context.take().unwrap_or_default();
-        for ts in [request.lock_ts, request.current_ts, request.caller_start_ts] {
-            self.memory().on_read(ts);
+        let said = [request.lock_ts, request.current_ts, request.caller_start_ts];
+        if let Err(stop) = self.before_asking(&said) {
+            return answer_stop!(stop, CheckTxnStatusResponse);
         }
         let primary = Key::new(request.primary_key.clone());
         let result = self
@@ -198,7 +209,9 @@ impl<St: Storage> Transactions<St> {
     ) -> CheckSecondaryLocksResponse {
         let context = request.context.take().unwrap_or_default();
         let start_ts = request.start_version;
-        self.memory().on_read(start_ts);
+        if let Err(stop) = self.before_asking(&[start_ts]) {
+            return answer_stop!(stop, CheckSecondaryLocksResponse);
+        }
         let result = self
             .run_on_keys(&context, request.keys, |reader, writer, keys| {
                 check_secondaries(reader, writer, keys, start_ts)

@@ -1,5 +1,7 @@
 //! The first phase: a lock on every key; or, on a short cut, the whole commit.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::kvrpcpb::prewrite_request::PessimisticAction;
 use proto::{Timestamp, kvrpcpb};
@@ -12,6 +14,10 @@ use super::{
 use crate::call::Call;
 use crate::error::Result;
 use crate::request::Shape;
+
+/// A transaction that takes a short cut commits no later than so long after the timestamp that it took when it
+/// began to commit. Otherwise, as after a long wait for a lock, it commits in two phases.
+const SHORT_CUT_AHEAD_MAX: Duration = Duration::from_secs(10);
 
 /// Where a transaction stands when every key has been prewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,16 @@ struct ShortCuts {
 impl ShortCuts {
     fn any(&self) -> bool {
         self.secondaries.is_some() || self.one_phase
+    }
+
+    /// A store that would commit later declines the short cut; 0 where there is none. What commits in the future
+    /// is not seen by those who read after it.
+    fn latest_commit(&self) -> u64 {
+        if !self.any() {
+            return 0;
+        }
+        let latest = self.min_commit.physical() + SHORT_CUT_AHEAD_MAX.as_millis() as u64;
+        Timestamp::new(latest, 0).0
     }
 }
 
@@ -181,6 +197,7 @@ impl Commit<'_> {
             for_update_ts: self.locked_at.map_or(0, |at| at.0),
             pessimistic_actions,
             min_commit_ts: short_cuts.min_commit.0,
+            max_commit_ts: short_cuts.latest_commit(),
             use_async_commit: short_cuts.secondaries.is_some(),
             secondaries,
             // Only where this one request is the whole transaction.

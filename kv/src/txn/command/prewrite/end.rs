@@ -94,7 +94,8 @@ fn show_locks(
     let mut commit_ts = 0;
     let keys = planned.iter().map(|plan| plan.key.clone()).collect();
     let published = memory.publish(keys, |newest_read| {
-        let after = newest_read.max(request.start_version).max(request.for_update_ts) + 1;
+        let newest = newest_read.max(request.start_version).max(request.for_update_ts);
+        let after = newest.checked_add(1).expect("nobody begins or reads at the maximum");
         let locks_ask = planned.iter().map(|plan| plan.lock.min_commit_ts).max().unwrap_or(0);
         commit_ts = after.max(request.min_commit_ts).max(promised).max(locks_ask);
         if request.max_commit_ts > 0 && commit_ts > request.max_commit_ts {
