@@ -20,11 +20,16 @@ pub(crate) struct Deadline(Instant);
 impl Deadline {
     /// Counted from now: the request has just come.
     pub(crate) fn of(context: &kvrpcpb::Context) -> Self {
+        Self::since(Instant::now(), context)
+    }
+
+    /// Counted from then on: the request came at that moment.
+    pub(crate) fn since(begun: Instant, context: &kvrpcpb::Context) -> Self {
         let limit = match context.max_execution_duration_ms {
             0 => REQUEST_TIME_MAX,
             limit => Duration::from_millis(limit).min(REQUEST_TIME_MAX),
         };
-        Self(Instant::now() + limit)
+        Self(begun + limit)
     }
 
     /// Waits for `work` until the deadline.

@@ -15,6 +15,9 @@
 //! - A reader that does not read stops being read from, at [`IN_FLIGHT_MAX`] commands; commands
 //!   already begun go on, so that nobody waits for its latches.
 //!
+//! - An answer that says how long it took counts from the arrival of its message to the departure of the one
+//!   that takes it: who waited behind its neighbours is told so.
+//!
 //! A point read under a lease never leaves the task that decodes the stream: waking another thread
 //! would cost more than the read.
 
@@ -32,6 +35,8 @@ use proto::{Refusal, errorpb, kvrpcpb};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
+
+use super::times::{Times, add_times, tells_times};
 
 /// Commands of one stream that are begun and not yet sent back. At the limit the stream is not read
 /// until some are: HTTP/2 then holds the client back.
@@ -74,6 +79,14 @@ impl Feedback {
     }
 }
 
+/// A finished command, on its way to the message that takes it.
+struct Finished {
+    id: u64,
+    answer: Answer,
+    /// Of one whose answer tells of them.
+    times: Option<Times>,
+}
+
 /// The answering side of one `BatchCommands` stream.
 pub(crate) struct BatchStream<I, C> {
     input: Option<I>,
@@ -81,13 +94,19 @@ pub(crate) struct BatchStream<I, C> {
     feedback: Arc<Feedback>,
     last_feedback: Option<Instant>,
     /// Answers of commands that needed a task. Bounded by `in_flight`.
-    finished: mpsc::UnboundedReceiver<(u64, Answer)>,
-    finish: mpsc::UnboundedSender<(u64, Answer)>,
+    finished: mpsc::UnboundedReceiver<Finished>,
+    finish: mpsc::UnboundedSender<Finished>,
     /// Commands on tasks whose answers have not been received yet.
     in_flight: usize,
     /// Commands received but not begun, because a message is full.
     waiting: std::vec::IntoIter<(u64, Command)>,
+    /// When they came.
+    arrived: Instant,
     ready: BatchCommandsResponse,
+    /// Of each answer that is ready.
+    times: Vec<Option<Times>>,
+    /// Whether one of them is to tell how the store feels.
+    feedback_asked: bool,
 }
 
 impl<I, C> BatchStream<I, C>
@@ -106,7 +125,10 @@ where
             finish,
             in_flight: 0,
             waiting: Vec::new().into_iter(),
+            arrived: Instant::now(),
             ready: BatchCommandsResponse::default(),
+            times: Vec::new(),
+            feedback_asked: false,
         }
     }
 
@@ -114,15 +136,51 @@ where
         self.ready.request_ids.len() >= ANSWERS_PER_MESSAGE_MAX
     }
 
-    fn answer(&mut self, id: u64, answer: Answer) {
+    fn answer(&mut self, Finished { id, answer, times }: Finished) {
+        self.feedback_asked |= matches!(answer, Answer::GetHealthFeedback(_));
         self.ready.request_ids.push(id);
         self.ready.responses.push(Response { cmd: Some(answer) });
+        self.times.push(times);
+    }
+
+    /// The message that leaves now.
+    fn departing(&mut self) -> BatchCommandsResponse {
+        let now = Instant::now();
+        for (response, times) in self.ready.responses.iter_mut().zip(self.times.drain(..)) {
+            if let (Some(answer), Some(times)) = (&mut response.cmd, times) {
+                add_times(answer, times, now);
+            }
+        }
+        let is_due = |last| now.duration_since(last) >= FEEDBACK_INTERVAL;
+        if self.feedback_asked || self.last_feedback.is_none_or(is_due) {
+            self.last_feedback = Some(now);
+            self.feed_back();
+        }
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Says how the store feels: once in the message, and the same to everybody in it who asks.
+    fn feed_back(&mut self) {
+        let feedback = self.feedback.next();
+        if std::mem::take(&mut self.feedback_asked) {
+            for response in &mut self.ready.responses {
+                if let Some(Answer::GetHealthFeedback(answer)) = &mut response.cmd
+                    && answer.region_error.is_none()
+                {
+                    answer.health_feedback = Some(feedback);
+                }
+            }
+        }
+        self.ready.health_feedback = Some(feedback);
     }
 
     /// Begins a command: here when it can be answered without waiting, else on a task.
     fn begin(&mut self, id: u64, command: Command, cx: &mut Context<'_>) {
+        let arrived = self.arrived;
+        let times = tells_times(&command).then(|| Times { arrived, begun: Instant::now() });
         let unanswered = Unanswered {
             id,
+            times,
             answer_for_lost: answer_for_lost(&command),
             finish: Some(self.finish.clone()),
         };
@@ -130,7 +188,7 @@ where
         let mut answering = self.commands.execute(command);
         if !is_long && let Poll::Ready(answer) = answering.as_mut().poll(cx) {
             unanswered.answered_elsewhere();
-            self.answer(id, answer);
+            self.answer(Finished { id, answer, times });
             return;
         }
         self.in_flight += 1;
@@ -141,10 +199,10 @@ where
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         loop {
             while !self.is_full()
-                && let Poll::Ready(Some((id, answer))) = self.finished.poll_recv(cx)
+                && let Poll::Ready(Some(finished)) = self.finished.poll_recv(cx)
             {
                 self.in_flight -= 1;
-                self.answer(id, answer);
+                self.answer(finished);
             }
             while !self.is_full()
                 && self.in_flight < IN_FLIGHT_MAX
@@ -164,7 +222,10 @@ where
                     return Ok(false);
                 }
                 Poll::Ready(Some(Err(status))) => return Err(status),
-                Poll::Ready(Some(Ok(message))) => self.waiting = pair(message)?.into_iter(),
+                Poll::Ready(Some(Ok(message))) => {
+                    self.arrived = Instant::now();
+                    self.waiting = pair(message)?.into_iter();
+                }
             }
         }
     }
@@ -205,12 +266,7 @@ where
         if this.ready.request_ids.is_empty() {
             return if is_open || this.in_flight > 0 { Poll::Pending } else { Poll::Ready(None) };
         }
-        let now = Instant::now();
-        if this.last_feedback.is_none_or(|last| now.duration_since(last) >= FEEDBACK_INTERVAL) {
-            this.last_feedback = Some(now);
-            this.ready.health_feedback = Some(this.feedback.next());
-        }
-        Poll::Ready(Some(Ok(std::mem::take(&mut this.ready))))
+        Poll::Ready(Some(Ok(this.departing())))
     }
 }
 
@@ -218,15 +274,16 @@ where
 /// nobody knows.
 struct Unanswered {
     id: u64,
+    times: Option<Times>,
     answer_for_lost: fn() -> Answer,
-    finish: Option<mpsc::UnboundedSender<(u64, Answer)>>,
+    finish: Option<mpsc::UnboundedSender<Finished>>,
 }
 
 impl Unanswered {
     fn answer(mut self, answer: Answer) {
         if let Some(finish) = self.finish.take() {
             // A closed channel: the client has gone.
-            let _ = finish.send((self.id, answer));
+            let _ = finish.send(Finished { id: self.id, answer, times: self.times });
         }
     }
 
@@ -238,7 +295,8 @@ impl Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         if let Some(finish) = self.finish.take() {
-            let _ = finish.send((self.id, (self.answer_for_lost)()));
+            let (id, times) = (self.id, self.times);
+            let _ = finish.send(Finished { id, answer: (self.answer_for_lost)(), times });
         }
     }
 }
@@ -333,6 +391,9 @@ mod tests {
 
     use super::*;
 
+    /// What each `Get` says that it took.
+    const EXECUTED_NS: u64 = 1;
+
     /// Answers by the key: `now`, `later` (after a yield), `boom` (panics), `never` (until dropped).
     struct ByKey;
 
@@ -342,6 +403,18 @@ mod tests {
                 if let Command::RawGet(get) = command {
                     return raw_get(get).await;
                 }
+                if let Command::Get(get) = command {
+                    if get.key == "later" {
+                        tokio::task::yield_now().await;
+                    }
+                    return Answer::Get(kvrpcpb::GetResponse {
+                        exec_details_v2: Some(executed()),
+                        ..Default::default()
+                    });
+                }
+                if let Command::GetHealthFeedback(_) = command {
+                    return Answer::GetHealthFeedback(Default::default());
+                }
                 if let Command::RawScan(_) = command {
                     return Answer::RawScan(kvrpcpb::RawScanResponse::default());
                 }
@@ -349,6 +422,18 @@ mod tests {
                 let test_id = empty.test_id;
                 Answer::Empty(proto::tikvpb::BatchCommandsEmptyResponse { test_id })
             })
+        }
+    }
+
+    fn executed() -> kvrpcpb::ExecDetailsV2 {
+        let total_rpc_wall_time_ns = EXECUTED_NS;
+        kvrpcpb::ExecDetailsV2 {
+            time_detail: Some(kvrpcpb::TimeDetail { total_rpc_wall_time_ns, ..Default::default() }),
+            time_detail_v2: Some(kvrpcpb::TimeDetailV2 {
+                total_rpc_wall_time_ns,
+                ..Default::default()
+            }),
+            ..Default::default()
         }
     }
 
@@ -435,6 +520,58 @@ mod tests {
                 (_, other) => panic!("{id} is answered with another kind: {other:?}"),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_tells_of_its_whole_way_through_the_stream() {
+        let (tx, stream) = stream();
+        let of_key = |key: &'static str| {
+            Some(Command::Get(kvrpcpb::GetRequest { key: key.into(), ..Default::default() }))
+        };
+        let commands = vec![(1, of_key("now")), (2, of_key("later")), (3, get("now"))];
+        tx.send(Ok(message(commands))).await.unwrap();
+        drop(tx);
+        let answers = collect(stream).await;
+        assert_eq!(answers.len(), 3);
+        for id in [1, 2] {
+            let [Answer::Get(get)] = answers[&id].as_slice() else { panic!("{answers:?}") };
+            let details = get.exec_details_v2.as_ref().unwrap();
+            let time = details.time_detail_v2.as_ref().unwrap();
+            assert!(time.kv_grpc_process_time_ns > 0 && time.kv_grpc_wait_time_ns > 0, "{time:?}");
+            let parts = time.kv_grpc_process_time_ns + time.kv_grpc_wait_time_ns + EXECUTED_NS;
+            assert_eq!(time.total_rpc_wall_time_ns, parts);
+            let older = details.time_detail.as_ref().unwrap();
+            assert_eq!(older.total_rpc_wall_time_ns, parts);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_how_the_store_feels_is_told_what_the_message_says() {
+        let (tx, mut stream) = stream();
+        let ask = || Some(Command::GetHealthFeedback(kvrpcpb::GetHealthFeedbackRequest::default()));
+        let mut seen = 0;
+        for id in [10, 20] {
+            // Long before it would be said unasked.
+            stream.last_feedback = Some(Instant::now() + Duration::from_secs(3600));
+            tx.send(Ok(message(vec![(id, ask()), (id + 1, ask()), (id + 2, get("now"))])))
+                .await
+                .unwrap();
+            let response = stream.next().await.unwrap().unwrap();
+            let said = response.health_feedback.unwrap();
+            assert_eq!((said.store_id, said.slow_score), (1, 1));
+            assert!(said.feedback_seq_no > seen);
+            seen = said.feedback_seq_no;
+            for answer in &response.responses[..2] {
+                let Some(Answer::GetHealthFeedback(answer)) = &answer.cmd else {
+                    panic!("{answer:?}")
+                };
+                assert_eq!(answer.health_feedback, Some(said));
+            }
+            assert!(matches!(response.responses[2].cmd, Some(Answer::RawGet(_))));
+        }
+        stream.last_feedback = Some(Instant::now() + Duration::from_secs(3600));
+        tx.send(Ok(message(vec![(30, get("now"))]))).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap().health_feedback, None);
     }
 
     #[tokio::test]

@@ -124,8 +124,15 @@ impl<D: DataEngine> Commands for Arc<Store<D>> {
             RawDeleteRange: RawDeleteRangeResponse = raw.delete_range,
             RawBatchScan: RawBatchScanResponse = raw.batch_scan,
             RawCoprocessor: RawCoprocessorResponse = raw_coprocessor,
-            GetHealthFeedback: GetHealthFeedbackResponse = get_health_feedback,
             ;
+            // The stream fills it in: the same as in the message that takes the answer.
+            Command::GetHealthFeedback(request) => Box::pin(async move {
+                let region_error = store.meant_for_another(request.context.as_ref());
+                Answer::GetHealthFeedback(kvrpcpb::GetHealthFeedbackResponse {
+                    region_error,
+                    ..Default::default()
+                })
+            }),
             // Left out. TiKV gives such a command no answer at all and lets the client run into its
             // deadline; an error in the answer is kinder.
             Command::Import(_) => Box::pin(async {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commands.rs   one table: which command is whose, alone or in a batch
-//! batch.rs      many commands on one stream
+//! batch.rs      many commands on one stream; times.rs: how long each was on its way
 //! debug.rs      what a person asks of this store
 //! peers.rs      what other stores send: raft messages and snapshots
 //! regions.rs    splits, and locks below the replication
@@ -20,6 +20,7 @@ mod debug;
 mod destroy;
 mod peers;
 mod regions;
+mod times;
 
 use std::pin::Pin;
 use std::sync::Arc;

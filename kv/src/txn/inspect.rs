@@ -9,12 +9,12 @@ use proto::{KeyRange, errorpb, kvrpcpb};
 use raftstore::engine::{ColumnFamily, Cursor as _, Snapshot};
 use raftstore::error::Fault;
 
+use super::execution::Execution;
 use super::problem::Stop;
 use super::reader::{Reader, decoded};
 use super::reads::{leader_only, rest};
 use super::record::Write;
 use super::transactions::{Transactions, check_in_region};
-use crate::deadline::Deadline;
 use crate::keys::{self, Key};
 use crate::storage::Storage;
 
@@ -28,7 +28,7 @@ impl<St: Storage> Transactions<St> {
         let key = Key::new(request.key);
         let answer = async {
             let look = self.reservations().look(context.region_id, &only(&key), |_| true);
-            let view = self.view(&context, Deadline::of(&context)).await?;
+            let view = self.view(&context, &mut Execution::begin(&context)).await?;
             check_in_region(&context, &view.range, std::slice::from_ref(&key))?;
             Ok(mvcc_info(&mut self.reader(&context, look, view), &key)?)
         };
@@ -69,10 +69,10 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         start_ts: u64,
     ) -> Result<Option<(Key, MvccInfo)>, Stop> {
-        let deadline = Deadline::of(context);
+        let mut execution = Execution::begin(context);
         let all = KeyRange::all();
         let look = self.reservations().look(context.region_id, &all, |_| true);
-        let view = self.view(&leader_only(context), deadline).await?;
+        let view = self.view(&leader_only(context), &mut execution).await?;
         let mut reader = self.reader(context, look, view.clone());
         let (locks, _) = reader.locks(&all, 1, |lock| lock.start_ts == start_ts)?;
         let mut found = locks.into_iter().next().map(|(key, _)| key);
@@ -91,7 +91,7 @@ impl<St: Storage> Transactions<St> {
                     found = Some(decoded(encoded)?);
                     break;
                 }
-                rest(number, deadline).await?;
+                rest(number, execution.deadline).await?;
                 on_key = writes.next()?;
             }
         }

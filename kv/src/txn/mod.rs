@@ -30,8 +30,8 @@
 //! keep it in memory ([`reservations`]).
 //!
 //! In reading order: [`record`], [`reader`], [`read_rule`], [`scanner`], [`writer`], [`command`];
-//! then the shell: [`transactions`], [`latches`], [`memory_locks`], [`horizon`], [`reservations`],
-//! [`lock_wait`], [`safe_points`].
+//! then the shell: [`transactions`], [`execution`], [`latches`], [`memory_locks`], [`horizon`],
+//! [`reservations`], [`lock_wait`], [`safe_points`].
 //!
 //! Left out: shared locks; and answers to a pessimistic lock that is on its way through the log (TiKV's
 //! *pipelined* locks): one that cannot be kept in memory is answered when it is applied.
@@ -51,6 +51,7 @@ pub mod deadlock;
 pub mod lock_wait;
 pub mod safe_points;
 pub mod transactions;
+mod execution;
 mod reads;
 mod inspect;
 mod writes;

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use super::command::pessimistic_lock::{Reserved, pessimistic_lock};
 use super::command::pessimistic_rollback::pessimistic_rollback;
 use super::command::resolve_lock::BATCH_LOCKS_MAX;
+use super::execution::{Execution, Stage};
 use super::lock_wait::{NoWait, Ticket, WAIT_MAX, Wanted, Woken};
 use super::problem::{KeyProblem, Stop, WriteConflict};
 use super::record::Lock;
 use super::transactions::{Transactions, distinct};
 use super::writer::Released;
-use crate::deadline::Deadline;
 use crate::keys::Key;
 use crate::storage::Storage;
 
@@ -38,7 +38,9 @@ impl<St: Storage> Transactions<St> {
         mut request: PessimisticLockRequest,
     ) -> PessimisticLockResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_pessimistic_lock(&context, &request).await {
+        let mut execution = Execution::begin(&context);
+        let result = self.try_pessimistic_lock(&context, &request, &mut execution).await;
+        let mut answer = match result {
             Ok(reserved) => reserved_answer(&request, reserved),
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
@@ -57,15 +59,17 @@ impl<St: Storage> Transactions<St> {
                 }
                 answer
             }
-        }
+        };
+        answer.exec_details_v2 = execution.of_write();
+        answer
     }
 
     async fn try_pessimistic_lock(
         &self,
         context: &kvrpcpb::Context,
         request: &PessimisticLockRequest,
+        execution: &mut Execution,
     ) -> Result<Vec<Reserved>, Stop> {
-        let deadline = Deadline::of(context);
         self.check_written_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         let memory = self.memory();
@@ -87,7 +91,7 @@ impl<St: Storage> Transactions<St> {
         loop {
             let left = patience.saturating_duration_since(Instant::now());
             let (ticket, mut info) =
-                match self.try_once(context, request, &keys, deadline, left).await {
+                match self.try_once(context, request, &keys, execution, left).await {
                     Ok(Try::Reserved(reserved)) => return Ok(reserved),
                     Ok(Try::Wait(ticket, info)) => (ticket, info),
                     Err(Stop::Key(KeyProblem::Locked(mut info))) => {
@@ -97,7 +101,9 @@ impl<St: Storage> Transactions<St> {
                     Err(stop) => return Err(stop),
                 };
             let key = info.key.clone();
-            match deadline.bound(ticket.wait(left)).await? {
+            let woken = execution.deadline.bound(ticket.wait(left)).await;
+            execution.ends(Stage::LockWait);
+            match woken? {
                 None => {
                     info.duration_to_last_update_ms = since(changed_at);
                     return Err(KeyProblem::Locked(info).into());
@@ -119,19 +125,19 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         request: &PessimisticLockRequest,
         keys: &[Key],
-        deadline: Deadline,
+        execution: &mut Execution,
         patience: Duration,
     ) -> Result<Try, Stop> {
         // Anew with each try: a safe point may have passed it while it waited.
         let admitted = self.safe_points().admit(request.start_version)?;
-        let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
-        let view = self.view(context, deadline).await?;
-        let decided = self.decide(context, keys, &view, |reader, writer| {
+        let entered = self.enter(keys, execution).await?.with_admitted(admitted);
+        let view = self.view(context, execution).await?;
+        let decided = self.decide(context, keys, &view, execution, |reader, writer| {
             pessimistic_lock(reader, writer, request)
         });
         match decided {
             Ok((reserved, writer)) => {
-                self.write(context, view.term, deadline, entered, writer).await?;
+                self.write(context, view.term, execution, entered, writer).await?;
                 Ok(Try::Reserved(reserved))
             }
             // Still under the latches: the lock cannot go before we are in its queue. They are given
@@ -162,12 +168,15 @@ impl<St: Storage> Transactions<St> {
         mut request: PessimisticRollbackRequest,
     ) -> PessimisticRollbackResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_pessimistic_rollback(&context, request).await {
-            Ok(()) => PessimisticRollbackResponse::default(),
+        let mut execution = Execution::begin(&context);
+        let result = self.try_pessimistic_rollback(&context, request, &mut execution).await;
+        let exec_details_v2 = execution.of_write();
+        match result {
+            Ok(()) => PessimisticRollbackResponse { exec_details_v2, ..Default::default() },
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
                 let errors: Vec<KeyError> = error.into_iter().collect();
-                PessimisticRollbackResponse { region_error, errors, ..Default::default() }
+                PessimisticRollbackResponse { region_error, errors, exec_details_v2 }
             }
         }
     }
@@ -176,14 +185,14 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: PessimisticRollbackRequest,
+        execution: &mut Execution,
     ) -> Result<(), Stop> {
-        let deadline = Deadline::of(context);
         let (start_ts, for_update_ts) = (request.start_version, request.for_update_ts);
         if !request.keys.is_empty() {
             let keys = distinct(request.keys);
             self.check_written_keys(context, keys.iter().map(Key::user))?;
             return self
-                .run(context, &keys, deadline, |reader, writer| {
+                .run(context, &keys, execution, |reader, writer| {
                     pessimistic_rollback(reader, writer, &keys, start_ts, for_update_ts)
                 })
                 .await;
@@ -193,13 +202,13 @@ impl<St: Storage> Transactions<St> {
             let rest = KeyRange { start: from, end: None };
             let is_its = |lock: &Lock| lock.start_ts == start_ts && lock.is_pessimistic();
             let look = self.reservations().look(context.region_id, &rest, is_its);
-            let view = self.view(context, deadline).await?;
+            let view = self.view(context, execution).await?;
             let (found, may_be_more) =
                 self.reader(context, look, view).locks(&rest, BATCH_LOCKS_MAX, is_its)?;
             let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
             let Some(last) = keys.last() else { return Ok(()) };
             from = [last.encoded().as_ref(), &[0]].concat().into();
-            self.run(context, &keys, deadline, |reader, writer| {
+            self.run(context, &keys, execution, |reader, writer| {
                 pessimistic_rollback(reader, writer, &keys, start_ts, for_update_ts)
             })
             .await?;

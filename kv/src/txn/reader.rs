@@ -30,6 +30,8 @@ pub struct Reader<S: Snapshot> {
     planted: Planted,
     /// Made when first asked for: a commit, for one, finds all it needs in the lock.
     writes: Option<S::Cursor>,
+    /// How often that cursor was moved.
+    moves: u64,
 }
 
 /// What the records say of a transaction on a key.
@@ -73,7 +75,8 @@ pub struct Version {
 impl<S: Snapshot> Reader<S> {
     /// A reader of the keys of a range, given in the engine's form.
     pub fn new(snapshot: S, range: KeyRange) -> Self {
-        Self { snapshot, range, held: Held::new(), planted: Planted::default(), writes: None }
+        let (held, planted) = (Held::new(), Planted::default());
+        Self { snapshot, range, held, planted, writes: None, moves: 0 }
     }
 
     /// It sees these locks too, which are in memory only.
@@ -94,6 +97,11 @@ impl<S: Snapshot> Reader<S> {
     /// Whether they make this mistake.
     pub(crate) fn has(&self, bug: Bug) -> bool {
         self.planted.has(bug)
+    }
+
+    /// How often it has moved over records: one for each key looked up, one for each older record.
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// The snapshot it reads.
@@ -126,6 +134,7 @@ impl<S: Snapshot> Reader<S> {
         let writes = self
             .writes
             .get_or_insert_with(|| self.snapshot.cursor(ColumnFamily::Write, &self.range));
+        self.moves += 1;
         writes.seek(&key.at(ts))?;
         write_under(writes, key)
     }
@@ -133,6 +142,7 @@ impl<S: Snapshot> Reader<S> {
     /// After a record was found: the next older one of the same key.
     fn older_write(&mut self, key: &Key) -> Result<Option<(u64, Write)>, Fault> {
         let Some(writes) = &mut self.writes else { return Ok(None) };
+        self.moves += 1;
         writes.next()?;
         write_under(writes, key)
     }

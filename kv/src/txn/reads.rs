@@ -18,6 +18,7 @@ use raftstore::storage::applied_state;
 
 use super::command::flush::flushed;
 use super::command::get::get;
+use super::execution::Execution;
 use super::problem::{KeyProblem, Stop};
 use super::read_rule::Reading;
 use super::reader::{Reader, Version};
@@ -35,16 +36,20 @@ impl<St: Storage> Transactions<St> {
     /// `KvGet`: one key as of a timestamp.
     pub async fn get(&self, mut request: GetRequest) -> GetResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_get(&context, &request).await {
+        let mut execution = Execution::begin(&context);
+        let result = self.try_get(&context, &request, &mut execution).await;
+        let exec_details_v2 = execution.of_read();
+        match result {
             Ok(Some(version)) => GetResponse {
                 value: version.value,
                 commit_ts: if request.need_commit_ts { version.commit_ts } else { 0 },
+                exec_details_v2,
                 ..Default::default()
             },
-            Ok(None) => GetResponse { not_found: true, ..Default::default() },
+            Ok(None) => GetResponse { not_found: true, exec_details_v2, ..Default::default() },
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
-                GetResponse { region_error, error, ..Default::default() }
+                GetResponse { region_error, error, exec_details_v2, ..Default::default() }
             }
         }
     }
@@ -53,17 +58,22 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: &GetRequest,
+        execution: &mut Execution,
     ) -> Result<Option<Version>, Stop> {
-        let deadline = Deadline::of(context);
         self.check_keys(context, [&request.key])?;
         let key = Key::new(request.key.clone());
         let reading = Reading::of_keys(context, request.version);
         let context = self.before_read(context, &reading)?;
         self.check_memory(&key, &reading)?;
-        let view = self.view(&context, deadline).await?;
+        let view = self.view(&context, execution).await?;
         check_in_region(&context, &view.range, std::slice::from_ref(&key))?;
         let mut reader = Reader::new(view.snapshot, versions_of(&key));
-        let version = get(&mut reader, &key, &reading)?;
+        let version = get(&mut reader, &key, &reading);
+        execution.looked(&reader);
+        let version = version?;
+        if let Some(version) = &version {
+            execution.found(&key, &version.value);
+        }
         self.safe_points().check_read(reading.ts)?;
         Ok(version)
     }
@@ -71,12 +81,15 @@ impl<St: Storage> Transactions<St> {
     /// `KvBatchGet`: several keys as of one timestamp; those that do not exist are left out.
     pub async fn batch_get(&self, mut request: BatchGetRequest) -> BatchGetResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_batch_get(&context, &request).await {
-            Ok(pairs) => BatchGetResponse { pairs, ..Default::default() },
+        let mut execution = Execution::begin(&context);
+        let result = self.try_batch_get(&context, &request, &mut execution).await;
+        let exec_details_v2 = execution.of_read();
+        match result {
+            Ok(pairs) => BatchGetResponse { pairs, exec_details_v2, ..Default::default() },
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
                 let pairs = error.clone().map(error_pair).into_iter().collect();
-                BatchGetResponse { region_error, error, pairs, ..Default::default() }
+                BatchGetResponse { region_error, error, pairs, exec_details_v2 }
             }
         }
     }
@@ -85,31 +98,35 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: &BatchGetRequest,
+        execution: &mut Execution,
     ) -> Result<Vec<KvPair>, Stop> {
-        let deadline = Deadline::of(context);
         self.check_keys(context, &request.keys)?;
         let keys: Vec<Key> = request.keys.iter().cloned().map(Key::new).collect();
         let reading = Reading::of_keys(context, request.version);
         let context = self.before_read(context, &reading)?;
         keys.iter().try_for_each(|key| self.check_memory(key, &reading))?;
-        let view = self.view(&context, deadline).await?;
+        let view = self.view(&context, execution).await?;
         check_in_region(&context, &view.range, &keys)?;
         let mut reader = Reader::new(view.snapshot, view.range);
         let mut pairs = Vec::new();
         for (number, key) in keys.iter().enumerate() {
             match get(&mut reader, key, &reading) {
                 Ok(None) => {}
-                Ok(Some(version)) => pairs.push(KvPair {
-                    key: key.user().clone(),
-                    value: version.value,
-                    commit_ts: if request.need_commit_ts { version.commit_ts } else { 0 },
-                    ..Default::default()
-                }),
+                Ok(Some(version)) => {
+                    execution.found(key, &version.value);
+                    pairs.push(KvPair {
+                        key: key.user().clone(),
+                        value: version.value,
+                        commit_ts: if request.need_commit_ts { version.commit_ts } else { 0 },
+                        ..Default::default()
+                    });
+                }
                 Err(Stop::Key(problem)) => pairs.push(error_pair(problem.into())),
                 Err(stop @ (Stop::Refused(_) | Stop::Fault(_))) => return Err(stop),
             }
-            rest(number, deadline).await?;
+            rest(number, execution.deadline).await?;
         }
+        execution.looked(&reader);
         self.safe_points().check_read(reading.ts)?;
         Ok(pairs)
     }
@@ -121,11 +138,14 @@ impl<St: Storage> Transactions<St> {
         mut request: BufferBatchGetRequest,
     ) -> BufferBatchGetResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_buffer_batch_get(&context, &request).await {
-            Ok(pairs) => BufferBatchGetResponse { pairs, ..Default::default() },
+        let mut execution = Execution::begin(&context);
+        let result = self.try_buffer_batch_get(&context, &request, &mut execution).await;
+        let exec_details_v2 = execution.of_read();
+        match result {
+            Ok(pairs) => BufferBatchGetResponse { pairs, exec_details_v2, ..Default::default() },
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
-                BufferBatchGetResponse { region_error, error, ..Default::default() }
+                BufferBatchGetResponse { region_error, error, pairs: Vec::new(), exec_details_v2 }
             }
         }
     }
@@ -134,20 +154,21 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: &BufferBatchGetRequest,
+        execution: &mut Execution,
     ) -> Result<Vec<KvPair>, Stop> {
-        let deadline = Deadline::of(context);
         self.check_keys(context, &request.keys)?;
         let keys: Vec<Key> = request.keys.iter().cloned().map(Key::new).collect();
-        let view = self.view(&leader_only(context), deadline).await?;
+        let view = self.view(&leader_only(context), execution).await?;
         check_in_region(context, &view.range, &keys)?;
         let reader = Reader::new(view.snapshot, view.range);
         let mut pairs = Vec::new();
         for (number, key) in keys.iter().enumerate() {
             if let Some(value) = flushed(&reader, key, request.version)? {
+                execution.found(key, &value);
                 let key = key.user().clone();
                 pairs.push(KvPair { key, value, ..Default::default() });
             }
-            rest(number, deadline).await?;
+            rest(number, execution.deadline).await?;
         }
         Ok(pairs)
     }
@@ -170,7 +191,7 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         request: &ScanRequest,
     ) -> Result<Vec<KvPair>, Stop> {
-        let deadline = Deadline::of(context);
+        let mut execution = Execution::begin(context);
         let (lower, upper) = if request.reverse {
             (&request.end_key, &request.start_key)
         } else {
@@ -186,7 +207,7 @@ impl<St: Storage> Transactions<St> {
         let view = {
             let region_or_more = &range;
             self.check_memory_in(region_or_more, &reading)?;
-            self.view(&context, deadline).await?
+            self.view(&context, &mut execution).await?
         };
         if limit == 0 {
             // Not before: it is a promise to read nothing, not to be nowhere.
@@ -215,7 +236,7 @@ impl<St: Storage> Transactions<St> {
             if pairs.len() >= limit {
                 break;
             }
-            rest(number, deadline).await?;
+            rest(number, execution.deadline).await?;
         }
         self.safe_points().check_read(request.version)?;
         Ok(pairs)
@@ -224,11 +245,14 @@ impl<St: Storage> Transactions<St> {
     /// `KvScanLock`: locks of old transactions, for garbage collection.
     pub async fn scan_lock(&self, mut request: ScanLockRequest) -> ScanLockResponse {
         let context = request.context.take().unwrap_or_default();
-        match self.try_scan_lock(&context, &request).await {
-            Ok(locks) => ScanLockResponse { locks, ..Default::default() },
+        let mut execution = Execution::begin(&context);
+        let result = self.try_scan_lock(&context, &request, &mut execution).await;
+        let exec_details_v2 = execution.of_read();
+        match result {
+            Ok(locks) => ScanLockResponse { locks, exec_details_v2, ..Default::default() },
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
-                ScanLockResponse { region_error, error, ..Default::default() }
+                ScanLockResponse { region_error, error, locks: Vec::new(), exec_details_v2 }
             }
         }
     }
@@ -237,10 +261,12 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: &ScanLockRequest,
+        execution: &mut Execution,
     ) -> Result<Vec<kvrpcpb::LockInfo>, Stop> {
         let range = encoded_range(&request.start_key, &request.end_key);
         let (context, limit) = (leader_only(context), request.limit as usize);
-        let locks = self.old_locks(&context, &range, request.max_version, limit).await?;
+        let max_ts = request.max_version;
+        let locks = self.find_old_locks(&context, &range, max_ts, limit, execution).await?;
         Ok(locks.iter().map(|(key, lock)| lock.info(key)).collect())
     }
 
@@ -269,7 +295,7 @@ impl<St: Storage> Transactions<St> {
             let range = encoded_range(&range.start_key, &range.end_key);
             self.check_memory_in(&range, &reading)?;
         }
-        let view = self.view(&leader_only(context), Deadline::of(context)).await?;
+        let view = self.view(&leader_only(context), &mut Execution::begin(context)).await?;
         let applied = applied_state(&view.snapshot, RegionId(context.region_id))?;
         Ok(applied.map_or(0, |applied| applied.index))
     }

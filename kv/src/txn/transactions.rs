@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::command::resolve_lock::{BATCH_LOCKS_MAX, Fates, resolve_found};
 use super::command::scan_lock::scan_lock;
+use super::execution::{Execution, Stage};
 use super::horizon::TOLD_EVERY;
 use super::latches::{Latched, Latches};
 use super::lock_wait::LockWait;
@@ -175,9 +176,11 @@ impl<St: Storage> Transactions<St> {
     pub(super) async fn view(
         &self,
         context: &kvrpcpb::Context,
-        deadline: Deadline,
+        execution: &mut Execution,
     ) -> Result<View<St::Snapshot>, Stop> {
-        Ok(deadline.bound(self.inner.storage.view(context)).await??)
+        let view = execution.deadline.bound(self.inner.storage.view(context)).await;
+        execution.ends(Stage::View);
+        Ok(view??)
     }
 
     /// Runs a writing command on these keys.
@@ -185,12 +188,12 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         keys: &[Key],
-        deadline: Deadline,
+        execution: &mut Execution,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let entered = self.enter(keys, deadline).await?;
-        let view = self.view(context, deadline).await?;
-        self.decide_and_write(context, keys, deadline, entered, view, decide).await
+        let entered = self.enter(keys, execution).await?;
+        let view = self.view(context, execution).await?;
+        self.decide_and_write(context, keys, execution, entered, view, decide).await
     }
 
     /// [`Self::run`] for commands that lock keys. One that computes a commit timestamp (`is_synced`) first
@@ -199,21 +202,31 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         keys: &[Key],
-        deadline: Deadline,
+        execution: &mut Execution,
         admitted: Admitted,
         is_synced: bool,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let entered = self.enter(keys, deadline).await?.with_admitted(admitted);
-        let view = self.view(context, deadline).await?;
+        let entered = self.enter(keys, execution).await?.with_admitted(admitted);
+        let view = self.view(context, execution).await?;
         if is_synced {
-            self.sync_newest_read(context, view.term, deadline).await?;
+            self.sync_newest_read(context, view.term, execution).await?;
         }
-        self.decide_and_write(context, keys, deadline, entered, view, decide).await
+        self.decide_and_write(context, keys, execution, entered, view, decide).await
     }
 
     /// The keys' latches, and a place among the commands under way.
-    pub(super) async fn enter(&self, keys: &[Key], deadline: Deadline) -> Result<Entered, Stop> {
+    pub(super) async fn enter(
+        &self,
+        keys: &[Key],
+        execution: &mut Execution,
+    ) -> Result<Entered, Stop> {
+        let entered = self.try_enter(keys, execution.deadline).await;
+        execution.ends(Stage::Latches);
+        entered
+    }
+
+    async fn try_enter(&self, keys: &[Key], deadline: Deadline) -> Result<Entered, Stop> {
         let latched = deadline.bound(self.inner.latches.acquire_keys(keys)).await?;
         let permits = self.inner.permits.clone();
         let permit =
@@ -236,7 +249,7 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         term: u64,
-        deadline: Deadline,
+        execution: &mut Execution,
     ) -> Result<(), Stop> {
         let version = context.region_epoch.as_ref().map_or(0, |epoch| epoch.version);
         let leadership = Synced { term, version };
@@ -245,7 +258,9 @@ impl<St: Storage> Transactions<St> {
         }
         // Some clients give up for good on "not synced", so it is waited for.
         let fresh = tokio::time::timeout(SYNC_TIME_MAX, self.inner.timestamps.fresh());
-        let Ok(Ok(fresh_ts)) = deadline.bound(fresh).await? else {
+        let fresh = execution.deadline.bound(fresh).await;
+        execution.ends(Stage::Timestamp);
+        let Ok(Ok(fresh_ts)) = fresh? else {
             return Err(Refusal::MaxTimestampNotSynced.into());
         };
         self.inner.memory.on_synced(context.region_id, leadership, fresh_ts);
@@ -256,13 +271,13 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         keys: &[Key],
-        deadline: Deadline,
+        execution: &mut Execution,
         entered: Entered,
         view: View<St::Snapshot>,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let (answer, writer) = self.decide(context, keys, &view, decide)?;
-        self.write(context, view.term, deadline, entered, writer).await?;
+        let (answer, writer) = self.decide(context, keys, &view, execution, decide)?;
+        self.write(context, view.term, execution, entered, writer).await?;
         Ok(answer)
     }
 
@@ -272,6 +287,7 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         keys: &[Key],
         view: &View<St::Snapshot>,
+        execution: &mut Execution,
         decide: impl FnOnce(&mut Reader<St::Snapshot>, &mut Writer) -> Result<R, Stop>,
     ) -> Result<(R, Writer), Stop> {
         check_in_region(context, &view.range, keys)?;
@@ -280,8 +296,10 @@ impl<St: Storage> Transactions<St> {
         let reader = Reader::new(view.snapshot.clone(), view.range.clone());
         let mut reader = reader.holding(held);
         reader.plant(self.planted());
-        let answer = decide(&mut reader, &mut writer)?;
-        Ok((answer, writer))
+        let answer = decide(&mut reader, &mut writer);
+        execution.looked(&reader);
+        execution.ends(Stage::Process);
+        Ok((answer?, writer))
     }
 
     /// A reader of a view that was taken without latches, after this look at what is in memory.
@@ -300,14 +318,14 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         term: u64,
-        deadline: Deadline,
+        execution: &mut Execution,
         entered: Entered,
         writer: Writer,
     ) -> Result<(), Refusal> {
         if writer.is_empty() {
             return Ok(());
         }
-        deadline.check()?;
+        execution.deadline.check()?;
         let led = Led::of(context, term);
         let mut written = writer.into_written();
         if written.batch.is_empty()
@@ -335,7 +353,9 @@ impl<St: Storage> Transactions<St> {
             drop(entered);
             result
         });
-        deadline.bound_write(to_the_end).await
+        let result = execution.deadline.bound_write(to_the_end).await;
+        execution.ends(Stage::Log);
+        result
     }
 }
 
@@ -349,13 +369,26 @@ impl<St: Storage> Transactions<St> {
         max_ts: u64,
         limit: usize,
     ) -> Result<Vec<(Key, Lock)>, Stop> {
+        let mut execution = Execution::begin(context);
+        self.find_old_locks(context, range, max_ts, limit, &mut execution).await
+    }
+
+    /// [`Self::old_locks`], for a request whose cost is told.
+    pub(super) async fn find_old_locks(
+        &self,
+        context: &kvrpcpb::Context,
+        range: &KeyRange,
+        max_ts: u64,
+        limit: usize,
+        execution: &mut Execution,
+    ) -> Result<Vec<(Key, Lock)>, Stop> {
         self.memory().on_read(max_ts)?;
         if let Some((key, lock)) = self.memory().find_in(range, |_, lock| lock.start_ts <= max_ts) {
             return Err(Stop::locked(&lock, &key));
         }
         let is_old = |lock: &Lock| lock.start_ts <= max_ts;
         let look = self.reservations().look(context.region_id, range, is_old);
-        let view = self.view(context, Deadline::of(context)).await?;
+        let view = self.view(context, execution).await?;
         let reader = self.reader(context, look, view);
         scan_lock(&reader, range, max_ts, limit)
     }
@@ -367,7 +400,7 @@ impl<St: Storage> Transactions<St> {
         keys: &[Key],
         fates: &Fates,
     ) -> Result<(), Stop> {
-        self.run(context, keys, Deadline::of(context), |reader, writer| {
+        self.run(context, keys, &mut Execution::begin(context), |reader, writer| {
             resolve_found(reader, writer, keys, fates)
         })
         .await
@@ -379,7 +412,7 @@ impl<St: Storage> Transactions<St> {
     /// A refusal means that some of it is not in the log, and will be lost with the leader: its transactions
     /// find out when they prewrite.
     pub async fn save_reservations(&self, context: &kvrpcpb::Context) -> Result<(), Stop> {
-        let deadline = Deadline::of(context);
+        let mut execution = Execution::begin(context);
         let version = Led::of(context, 0).version;
         let keys = self.reservations().close(context.region_id, version, Instant::now());
         for keys in keys.chunks(BATCH_LOCKS_MAX) {
@@ -392,7 +425,7 @@ impl<St: Storage> Transactions<St> {
                 }
                 Ok(())
             };
-            self.run(context, keys, deadline, save).await?;
+            self.run(context, keys, &mut execution, save).await?;
         }
         Ok(())
     }

@@ -20,46 +20,57 @@ use super::command::heartbeat::heartbeat;
 use super::command::prewrite::{Prewritten, prewrite};
 use super::command::resolve_lock::{BATCH_LOCKS_MAX, Fates, resolve_found, resolve_keys};
 use super::command::rollback::batch_rollback;
+use super::execution::Execution;
 use super::problem::Stop;
 use super::reader::Reader;
 use super::reads::encoded_range;
 use super::record::Lock;
 use super::transactions::{Transactions, distinct};
-use crate::deadline::Deadline;
 use crate::keys::{self, Key};
 use crate::storage::{Storage, check_covered};
 
-/// The answer of each request's type, with a stop put in its two places.
+/// The answer of each request's type, with a stop put in its two places, and what else it says.
 macro_rules! answer_stop {
-    ($stop:expr, $response:ident) => {{
+    ($stop:expr, $response:ident $(, $more:ident)*) => {{
         let (region_error, error) = $stop.into_answer();
-        $response { region_error, error, ..Default::default() }
+        $response { region_error, error, $($more,)* ..Default::default() }
     }};
 }
 
 impl<St: Storage> Transactions<St> {
     /// `KvPrewrite`: locks every key, or commits in one phase.
     pub async fn prewrite(&self, request: PrewriteRequest) -> PrewriteResponse {
-        match self.try_prewrite(request).await {
-            Ok(Prewritten::Done { min_commit_ts, one_pc_commit_ts }) => {
-                PrewriteResponse { min_commit_ts, one_pc_commit_ts, ..Default::default() }
-            }
+        let context = request.context.clone().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
+        let result = self.try_prewrite(&context, request, &mut execution).await;
+        let exec_details_v2 = execution.of_write();
+        match result {
+            Ok(Prewritten::Done { min_commit_ts, one_pc_commit_ts }) => PrewriteResponse {
+                min_commit_ts,
+                one_pc_commit_ts,
+                exec_details_v2,
+                ..Default::default()
+            },
             Ok(Prewritten::Locked(problems)) => {
                 let errors = problems.into_iter().map(KeyError::from).collect();
-                PrewriteResponse { errors, ..Default::default() }
+                PrewriteResponse { errors, exec_details_v2, ..Default::default() }
             }
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
                 let errors = error.into_iter().collect();
-                PrewriteResponse { region_error, errors, ..Default::default() }
+                PrewriteResponse { region_error, errors, exec_details_v2, ..Default::default() }
             }
         }
     }
 
-    async fn try_prewrite(&self, request: PrewriteRequest) -> Result<Prewritten, Stop> {
-        let context = request.context.clone().unwrap_or_default();
-        let (deadline, memory) = (Deadline::of(&context), self.memory());
-        self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+    async fn try_prewrite(
+        &self,
+        context: &kvrpcpb::Context,
+        request: PrewriteRequest,
+        execution: &mut Execution,
+    ) -> Result<Prewritten, Stop> {
+        self.check_written_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
+        let memory = self.memory();
         let admitted = self.safe_points().admit(request.start_version)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         for ts in [request.start_version, request.for_update_ts, request.min_commit_ts] {
@@ -67,7 +78,7 @@ impl<St: Storage> Transactions<St> {
         }
         self.before_checks(&request.mutations, request.start_version)?;
         let is_synced = request.use_async_commit || request.try_one_pc;
-        self.run_admitted(&context, &keys, deadline, admitted, is_synced, |reader, writer| {
+        self.run_admitted(context, &keys, execution, admitted, is_synced, |reader, writer| {
             prewrite(reader, writer, memory, &request)
         })
         .await
@@ -75,30 +86,37 @@ impl<St: Storage> Transactions<St> {
 
     /// `KvFlush`: locks the keys of one generation of a pipelined transaction.
     pub async fn flush(&self, request: FlushRequest) -> FlushResponse {
-        match self.try_flush(request).await {
-            Ok(Prewritten::Done { .. }) => FlushResponse::default(),
+        let context = request.context.clone().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
+        let result = self.try_flush(&context, request, &mut execution).await;
+        let exec_details_v2 = execution.of_write();
+        match result {
+            Ok(Prewritten::Done { .. }) => FlushResponse { exec_details_v2, ..Default::default() },
             Ok(Prewritten::Locked(problems)) => {
                 let errors = problems.into_iter().map(KeyError::from).collect();
-                FlushResponse { errors, ..Default::default() }
+                FlushResponse { errors, exec_details_v2, ..Default::default() }
             }
             Err(stop) => {
                 let (region_error, error) = stop.into_answer();
                 let errors = error.into_iter().collect();
-                FlushResponse { region_error, errors, ..Default::default() }
+                FlushResponse { region_error, errors, exec_details_v2 }
             }
         }
     }
 
-    async fn try_flush(&self, request: FlushRequest) -> Result<Prewritten, Stop> {
-        let context = request.context.clone().unwrap_or_default();
-        let deadline = Deadline::of(&context);
-        self.check_written_keys(&context, request.mutations.iter().map(|mutation| &mutation.key))?;
+    async fn try_flush(
+        &self,
+        context: &kvrpcpb::Context,
+        request: FlushRequest,
+        execution: &mut Execution,
+    ) -> Result<Prewritten, Stop> {
+        self.check_written_keys(context, request.mutations.iter().map(|mutation| &mutation.key))?;
         let admitted = self.safe_points().admit(request.start_ts)?;
         let keys = distinct(request.mutations.iter().map(|mutation| mutation.key.clone()));
         let memory = self.memory();
         memory.check_ahead(request.start_ts)?;
         self.before_checks(&request.mutations, request.start_ts)?;
-        self.run_admitted(&context, &keys, deadline, admitted, false, |reader, writer| {
+        self.run_admitted(context, &keys, execution, admitted, false, |reader, writer| {
             flush(reader, writer, memory, &request)
         })
         .await
@@ -121,44 +139,52 @@ impl<St: Storage> Transactions<St> {
     /// `KvCommit`: turns locks into commit records.
     pub async fn commit(&self, mut request: CommitRequest) -> CommitResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let (start_ts, commit_version) = (request.start_version, request.commit_version);
         let safe_points = self.safe_points().clone();
         let result = self
-            .run_on_keys(&context, request.keys, |reader, writer, keys| {
+            .run_on_keys(&context, &mut execution, request.keys, |reader, writer, keys| {
                 commit(reader, writer, keys, start_ts, commit_version, safe_points.bound())
             })
             .await;
+        let exec_details_v2 = execution.of_write();
         match result {
-            Ok(()) => CommitResponse { commit_version, ..Default::default() },
-            Err(stop) => answer_stop!(stop, CommitResponse),
+            Ok(()) => CommitResponse { commit_version, exec_details_v2, ..Default::default() },
+            Err(stop) => answer_stop!(stop, CommitResponse, exec_details_v2),
         }
     }
 
     /// `KvBatchRollback`: undoes a transaction on these keys.
     pub async fn batch_rollback(&self, mut request: BatchRollbackRequest) -> BatchRollbackResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let start_ts = request.start_version;
         let safe_points = self.safe_points().clone();
         let result = self
-            .run_on_keys(&context, request.keys, |reader, writer, keys| {
+            .run_on_keys(&context, &mut execution, request.keys, |reader, writer, keys| {
                 batch_rollback(reader, writer, keys, start_ts, safe_points.bound())
             })
             .await;
+        let exec_details_v2 = execution.of_write();
         match result {
-            Ok(()) => BatchRollbackResponse::default(),
-            Err(stop) => answer_stop!(stop, BatchRollbackResponse),
+            Ok(()) => BatchRollbackResponse { exec_details_v2, ..Default::default() },
+            Err(stop) => {
+                let (region_error, error) = stop.into_answer();
+                BatchRollbackResponse { region_error, error, exec_details_v2 }
+            }
         }
     }
 
     /// `KvCleanup`: undoes an abandoned transaction on one key.
     pub async fn cleanup(&self, mut request: CleanupRequest) -> CleanupResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let (start_ts, current_ts) = (request.start_version, request.current_ts);
         if let Err(stop) = self.before_asking(&[start_ts, current_ts]) {
             return answer_stop!(stop, CleanupResponse);
         }
         let result = self
-            .run_on_keys(&context, [request.key], |reader, writer, keys| {
+            .run_on_keys(&context, &mut execution, [request.key], |reader, writer, keys| {
                 cleanup(reader, writer, &keys[0], start_ts, current_ts)
             })
             .await;
@@ -174,31 +200,38 @@ impl<St: Storage> Transactions<St> {
         mut request: CheckTxnStatusRequest,
     ) -> CheckTxnStatusResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let said = [request.lock_ts, request.current_ts, request.caller_start_ts];
         if let Err(stop) = self.before_asking(&said) {
             return answer_stop!(stop, CheckTxnStatusResponse);
         }
         let primary = Key::new(request.primary_key.clone());
         let result = self
-            .run_on_keys(&context, [request.primary_key.clone()], |reader, writer, keys| {
-                check_status(reader, writer, &keys[0], &request)
-            })
+            .run_on_keys(
+                &context,
+                &mut execution,
+                [request.primary_key.clone()],
+                |reader, writer, keys| check_status(reader, writer, &keys[0], &request),
+            )
             .await;
+        let exec_details_v2 = execution.of_write();
         match result {
             Ok(Status::Alive { lock, is_pushed }) => CheckTxnStatusResponse {
                 // A time to live of 0 would read as "rolled back".
                 lock_ttl: lock.ttl.max(1),
                 action: if is_pushed { Action::MinCommitTsPushed } else { Action::NoAction } as i32,
                 lock_info: Some(lock.info(&primary)),
+                exec_details_v2,
                 ..Default::default()
             },
-            Ok(Status::Committed { commit_ts }) => {
-                CheckTxnStatusResponse { commit_version: commit_ts, ..Default::default() }
+            Ok(Status::Committed { commit_ts: commit_version }) => {
+                CheckTxnStatusResponse { commit_version, exec_details_v2, ..Default::default() }
             }
             Ok(Status::Gone(action)) => {
-                CheckTxnStatusResponse { action: action as i32, ..Default::default() }
+                let action = action as i32;
+                CheckTxnStatusResponse { action, exec_details_v2, ..Default::default() }
             }
-            Err(stop) => answer_stop!(stop, CheckTxnStatusResponse),
+            Err(stop) => answer_stop!(stop, CheckTxnStatusResponse, exec_details_v2),
         }
     }
 
@@ -208,45 +241,59 @@ impl<St: Storage> Transactions<St> {
         mut request: CheckSecondaryLocksRequest,
     ) -> CheckSecondaryLocksResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let start_ts = request.start_version;
         if let Err(stop) = self.before_asking(&[start_ts]) {
             return answer_stop!(stop, CheckSecondaryLocksResponse);
         }
         let result = self
-            .run_on_keys(&context, request.keys, |reader, writer, keys| {
+            .run_on_keys(&context, &mut execution, request.keys, |reader, writer, keys| {
                 check_secondaries(reader, writer, keys, start_ts)
             })
             .await;
+        let exec_details_v2 = execution.of_write();
         match result {
             Ok(Secondaries::Locked(locks)) => {
-                CheckSecondaryLocksResponse { locks, ..Default::default() }
+                CheckSecondaryLocksResponse { locks, exec_details_v2, ..Default::default() }
             }
             Ok(Secondaries::Committed(commit_ts)) => {
-                CheckSecondaryLocksResponse { commit_ts, ..Default::default() }
+                CheckSecondaryLocksResponse { commit_ts, exec_details_v2, ..Default::default() }
             }
-            Ok(Secondaries::RolledBack) => CheckSecondaryLocksResponse::default(),
-            Err(stop) => answer_stop!(stop, CheckSecondaryLocksResponse),
+            Ok(Secondaries::RolledBack) => {
+                CheckSecondaryLocksResponse { exec_details_v2, ..Default::default() }
+            }
+            Err(stop) => answer_stop!(stop, CheckSecondaryLocksResponse, exec_details_v2),
         }
     }
 
     /// `KvTxnHeartBeat`: the transaction is alive.
     pub async fn txn_heart_beat(&self, mut request: TxnHeartBeatRequest) -> TxnHeartBeatResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let result = self
-            .run_on_keys(&context, [request.primary_lock.clone()], |reader, writer, keys| {
-                heartbeat(
-                    reader,
-                    writer,
-                    &keys[0],
-                    request.start_version,
-                    request.advise_lock_ttl,
-                    request.min_commit_ts,
-                )
-            })
+            .run_on_keys(
+                &context,
+                &mut execution,
+                [request.primary_lock.clone()],
+                |reader, writer, keys| {
+                    heartbeat(
+                        reader,
+                        writer,
+                        &keys[0],
+                        request.start_version,
+                        request.advise_lock_ttl,
+                        request.min_commit_ts,
+                    )
+                },
+            )
             .await;
+        let exec_details_v2 = execution.of_write();
         match result {
-            Ok(lock) => TxnHeartBeatResponse { lock_ttl: lock.ttl, ..Default::default() },
-            Err(stop) => answer_stop!(stop, TxnHeartBeatResponse),
+            Ok(lock) => {
+                let lock_ttl = lock.ttl;
+                TxnHeartBeatResponse { lock_ttl, exec_details_v2, ..Default::default() }
+            }
+            Err(stop) => answer_stop!(stop, TxnHeartBeatResponse, exec_details_v2),
         }
     }
 
@@ -254,18 +301,23 @@ impl<St: Storage> Transactions<St> {
     /// they left locks.
     pub async fn resolve_lock(&self, mut request: ResolveLockRequest) -> ResolveLockResponse {
         let context = request.context.take().unwrap_or_default();
+        let mut execution = Execution::begin(&context);
         let result = if request.keys.is_empty() {
-            self.resolve_region(&context, &request).await
+            self.resolve_region(&context, &request, &mut execution).await
         } else {
             let (start_ts, commit_ts) = (request.start_version, request.commit_version);
-            self.run_on_keys(&context, request.keys, |reader, writer, keys| {
+            self.run_on_keys(&context, &mut execution, request.keys, |reader, writer, keys| {
                 resolve_keys(reader, writer, keys, start_ts, commit_ts)
             })
             .await
         };
+        let exec_details_v2 = execution.of_write();
         match result {
-            Ok(()) => ResolveLockResponse::default(),
-            Err(stop) => answer_stop!(stop, ResolveLockResponse),
+            Ok(()) => ResolveLockResponse { exec_details_v2, ..Default::default() },
+            Err(stop) => {
+                let (region_error, error) = stop.into_answer();
+                ResolveLockResponse { region_error, error, exec_details_v2 }
+            }
         }
     }
 
@@ -273,8 +325,8 @@ impl<St: Storage> Transactions<St> {
         &self,
         context: &kvrpcpb::Context,
         request: &ResolveLockRequest,
+        execution: &mut Execution,
     ) -> Result<(), Stop> {
-        let deadline = Deadline::of(context);
         let mut fates: Fates =
             request.txn_infos.iter().map(|info| (info.txn, info.status)).collect();
         if request.start_version > 0 {
@@ -285,13 +337,13 @@ impl<St: Storage> Transactions<St> {
             let rest = KeyRange { start: from, end: None };
             let is_wanted = |lock: &Lock| fates.contains_key(&lock.start_ts);
             let look = self.reservations().look(context.region_id, &rest, is_wanted);
-            let view = self.view(context, deadline).await?;
+            let view = self.view(context, execution).await?;
             let (found, may_be_more) =
                 self.reader(context, look, view).locks(&rest, BATCH_LOCKS_MAX, is_wanted)?;
             let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
             let Some(last) = keys.last() else { return Ok(()) };
             from = [last.encoded().as_ref(), &[0]].concat().into();
-            self.run(context, &keys, deadline, |reader, writer| {
+            self.run(context, &keys, execution, |reader, writer| {
                 resolve_found(reader, writer, &keys, &fates)
             })
             .await?;
@@ -320,10 +372,10 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         request: &DeleteRangeRequest,
     ) -> Result<(), Stop> {
-        let deadline = Deadline::of(context);
+        let mut execution = Execution::begin(context);
         self.check_range(context, &request.start_key, &request.end_key)?;
         keys::check_order(&request.start_key, &request.end_key)?;
-        let view = self.view(context, deadline).await?;
+        let view = self.view(context, &mut execution).await?;
         let range = encoded_range(&request.start_key, &request.end_key);
         check_covered(context, &view.range, &range)?;
         if request.notify_only || range.is_empty() {
@@ -333,7 +385,7 @@ impl<St: Storage> Transactions<St> {
         for cf in ColumnFamily::DATA {
             batch.delete_range(cf, range.clone());
         }
-        self.write_batch(context, view.term, deadline, batch).await?;
+        self.write_batch(context, view.term, execution.deadline, batch).await?;
         self.reservations().remove_in(&range);
         Ok(())
     }
@@ -342,6 +394,7 @@ impl<St: Storage> Transactions<St> {
     async fn run_on_keys<R>(
         &self,
         context: &kvrpcpb::Context,
+        execution: &mut Execution,
         keys: impl IntoIterator<Item = Bytes>,
         command: impl FnOnce(
             &mut Reader<St::Snapshot>,
@@ -349,9 +402,8 @@ impl<St: Storage> Transactions<St> {
             &[Key],
         ) -> Result<R, Stop>,
     ) -> Result<R, Stop> {
-        let deadline = Deadline::of(context);
         let keys = distinct(keys);
         self.check_written_keys(context, keys.iter().map(Key::user))?;
-        self.run(context, &keys, deadline, |reader, writer| command(reader, writer, &keys)).await
+        self.run(context, &keys, execution, |reader, writer| command(reader, writer, &keys)).await
     }
 }
