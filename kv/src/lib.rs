@@ -27,6 +27,7 @@ mod handover;
 pub mod fuzzing;
 
 mod metrics;
+mod settings;
 mod status;
 
 pub use bounds::keyspace_bounds;

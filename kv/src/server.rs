@@ -44,6 +44,7 @@ use crate::scheduler_link::client::SchedulerClient;
 use crate::scheduler_link::{self, Reporter};
 use crate::service::batch::Feedback;
 use crate::service::{Service, Store};
+use crate::settings::{Addresses, Settings};
 use crate::status::{self, Described};
 use crate::storage::replicated::Replicated;
 use crate::txn::reservations::Reservations;
@@ -317,12 +318,18 @@ impl StoreNode {
         })?;
         let health = HealthReporter::new();
         let mut tasks = JoinSet::new();
+        let addresses = Addresses {
+            addr: bound(&doors.service),
+            advertise_addr: address.clone(),
+            status_addr: doors.status.as_ref().map(bound).unwrap_or_default(),
+            advertise_status_addr: status_address.clone().unwrap_or_default(),
+        };
         tasks.spawn(serve(doors.service, store.clone(), &config, &health, &no_more, &cut));
         if let Some(door) = doors.status {
             let about = Described {
                 store: described.clone(),
                 cluster_id: identity.cluster_id,
-                config: format!("{config:#?}"),
+                settings: Settings::of(&config, addresses),
             };
             tasks.spawn(status::serve(door, about, &store, cut.ear()));
         }
@@ -479,6 +486,11 @@ fn snapshot_place(folder: Option<&Path>) -> Result<Place, StartError> {
         cause: error.to_string(),
     })?;
     Ok(Place::Folder(folder.to_owned()))
+}
+
+/// Where a socket is; empty when the system cannot say.
+fn bound(door: &TcpListener) -> String {
+    door.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }
 
 /// What others are told: the configured address, or the bound one.

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/status` | JSON: who this store is, and each region with its range, epoch, peers and leader |
-//! | `/config` | the settings it runs with |
+//! | `/config` | JSON: the settings it runs with, as TiKV shows its own |
 //! | `/metrics` | numbers, as Prometheus scrapes them |
 //!
 //! Reads only what peers publish for readers: asking costs the store nothing.
@@ -28,12 +28,13 @@ use tokio::net::TcpListener;
 use crate::metrics::Metrics;
 use crate::net::incoming::{self, Door, Ear, Limits};
 use crate::service::Store;
+use crate::settings::Settings;
 
 /// What does not change while a store runs.
 pub(crate) struct Described {
     pub(crate) store: metapb::Store,
     pub(crate) cluster_id: u64,
-    pub(crate) config: String,
+    pub(crate) settings: Settings,
 }
 
 struct About {
@@ -138,7 +139,7 @@ async fn status(State(about): State<Arc<About>>) -> Response {
 }
 
 async fn config(State(about): State<Arc<About>>) -> Response {
-    about.described.config.clone().into_response()
+    Json(&about.described.settings).into_response()
 }
 
 async fn metrics_text(State(about): State<Arc<About>>) -> Response {
