@@ -36,6 +36,7 @@ use crate::deadlock::{self, Detector};
 use crate::error::StartError;
 use crate::identity::{self, Identity};
 use crate::metrics::Metrics;
+use crate::net::forward::{Forward, Forwarding};
 use crate::net::incoming::{self, Cut, Limits};
 use crate::net::outbound::{CONNECTION_WINDOW_BYTES, Outbound, STREAM_WINDOW_BYTES};
 use crate::net::resolver::Resolver;
@@ -324,7 +325,8 @@ impl StoreNode {
             status_addr: doors.status.as_ref().map(bound).unwrap_or_default(),
             advertise_status_addr: status_address.clone().unwrap_or_default(),
         };
-        tasks.spawn(serve(doors.service, store.clone(), &config, &health, &no_more, &cut));
+        let forward = Arc::new(Forward::new(address.clone()));
+        tasks.spawn(serve(doors.service, store.clone(), forward, &config, &health, &no_more, &cut));
         if let Some(door) = doors.status {
             let about = Described {
                 store: described.clone(),
@@ -538,6 +540,7 @@ fn start_replicas<D: DataEngine, L: LogEngine>(
 fn serve<D: DataEngine>(
     door: TcpListener,
     store: Arc<Store<D>>,
+    forward: Arc<Forward>,
     config: &Config,
     health: &HealthReporter,
     no_more: &Cut,
@@ -572,7 +575,7 @@ fn serve<D: DataEngine>(
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .tcp_nodelay(true)
-            .add_service(service.into_server(compress))
+            .add_service(Forwarding::new(service.into_server(compress), forward))
             .add_service(debug)
             .add_service(deadlock)
             .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))

@@ -296,7 +296,12 @@ pub(crate) async fn open_channel(address: &str) -> Result<TikvClient<Channel>, S
 
 /// A connection to another store, with windows fit for appends and snapshots.
 pub(crate) async fn channel_to(address: &str) -> Result<Channel, String> {
-    Endpoint::from_shared(format!("http://{address}"))
+    endpoint_of(address)?.connect().await.map_err(|error| error.to_string())
+}
+
+/// How another store is connected to.
+pub(super) fn endpoint_of(address: &str) -> Result<Endpoint, String> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -304,10 +309,7 @@ pub(crate) async fn channel_to(address: &str) -> Result<Channel, String> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| error.to_string())
+        .keep_alive_while_idle(true))
 }
 
 /// Streams until the stream breaks; says why it did.
