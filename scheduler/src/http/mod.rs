@@ -20,11 +20,13 @@
 //! | `rules.rs` | `/config/rules…`, `/config/rule…`, `/config/rule_group…`, `/config/placement-rule…` |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
+//! | `keys.rs` | keys in paths and queries, which are any bytes |
 
 mod explain;
 mod format;
 mod forward;
 mod hotspot;
+mod keys;
 mod keyspaces;
 mod limits;
 mod members;

@@ -16,10 +16,11 @@ use std::collections::BTreeMap;
 
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use proto::StoreId;
 use proto::region::is_learner;
-use proto::{KeyRange, StoreId};
 use serde::Serialize;
 
+use super::keys::Parameters;
 use super::regions::Regions;
 use super::{Failure, Json, Reply, Shared, serving};
 use crate::cluster::{Cluster, RegionRecord};
@@ -200,17 +201,16 @@ impl Statistics {
     }
 }
 
-/// From `start_key` to `end_key`, which are percent-encoded bytes; all regions without them.
-pub(super) async fn statistics(
-    State(node): Shared,
-    Query(query): Query<BTreeMap<String, String>>,
-) -> Reply<Statistics> {
-    let bytes = |name: &str| query.get(name).cloned().unwrap_or_default().into_bytes();
-    let range = KeyRange::from_wire(bytes("start_key"), bytes("end_key"));
+/// From `start_key` to `end_key`; all regions without them. With `count` nothing but how many there are.
+pub(super) async fn statistics(State(node): Shared, parameters: Parameters) -> Reply<Statistics> {
+    let range = parameters.range("start_key", "end_key")?;
     let serving = serving(&node)?;
     let mut affairs = serving.lock();
-    let mut sums = Statistics::default();
     let found = affairs.cluster()?.regions().scan(&range, 0);
+    if parameters.has("count") {
+        return Ok(Json(Statistics { count: found.len() as u64, ..Statistics::default() }));
+    }
+    let mut sums = Statistics::default();
     found.iter().for_each(|record| sums.add(record));
     Ok(Json(sums))
 }

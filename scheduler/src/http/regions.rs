@@ -1,12 +1,13 @@
 //! Regions, as their leaders describe them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
-use proto::{KeyRange, RegionId, StoreId, metapb, pdpb};
+use axum::extract::{Path, State};
+use proto::region::{is_learner, peer_on};
+use proto::{RegionId, StoreId, metapb, pdpb};
 use serde::Serialize;
 
+use super::keys::{KeyInPath, Parameters};
 use super::{Failure, Json, Reply, Shared, format, serving};
 use crate::cluster::{RegionRecord, Regions as Picture};
 use crate::service::regions::regions_of;
@@ -39,7 +40,7 @@ pub(super) struct Peer {
 
 impl From<&metapb::Peer> for Peer {
     fn from(peer: &metapb::Peer) -> Self {
-        let is_learner = proto::region::is_learner(peer);
+        let is_learner = is_learner(peer);
         Self {
             id: peer.id,
             store_id: peer.store_id,
@@ -135,25 +136,44 @@ pub(super) async fn count(State(node): Shared) -> Reply<Count> {
     look(&node, |regions| Count { count: regions.len() })
 }
 
-/// From `key` to `end_key`, which are percent-encoded bytes, at most `limit` of them.
-pub(super) async fn scan(
-    State(node): Shared,
-    Query(query): Query<BTreeMap<String, String>>,
-) -> Reply<Regions> {
-    let bytes = |name: &str| query.get(name).cloned().unwrap_or_default().into_bytes();
-    let limit = match query.get("limit") {
-        None => SCAN_LIMIT,
-        Some(text) => text
-            .parse::<i64>()
-            .map(|limit| usize::try_from(limit).unwrap_or(0))
-            .map_err(|_| Failure::bad_request(format!("limit {text:?} is not a number")))?,
-    };
-    let range = KeyRange::from_wire(bytes("key"), bytes("end_key"));
+/// From `key` to `end_key`, at most `limit` of them.
+pub(super) async fn scan(State(node): Shared, parameters: Parameters) -> Reply<Regions> {
+    let range = parameters.range("key", "end_key")?;
+    let limit = parameters.limit(SCAN_LIMIT)?.unwrap_or(0);
     look(&node, |regions| regions.scan(&range, limit).iter().collect())
 }
 
-pub(super) async fn on_store(State(node): Shared, Path(id): Path<u64>) -> Reply<Regions> {
-    look(&node, |regions| regions.on_store(StoreId(id)).collect())
+/// Which of a store's regions are wanted, by what its peer of them is; `None` when there is no such part.
+fn part(name: &str) -> Option<fn(&RegionRecord, StoreId) -> bool> {
+    Some(match name {
+        "" | "all" => |_, _| true,
+        "leader" => |record, store| record.leader_store() == Some(store),
+        "follower" => |record, store| {
+            let is_voter = peer_on(&record.region, store).is_some_and(|peer| !is_learner(peer));
+            is_voter && record.leader_store() != Some(store)
+        },
+        "learner" => |record, store| peer_on(&record.region, store).is_some_and(is_learner),
+        "pending" => |record, store| record.pending_peers.iter().any(|p| p.store_id == store.0),
+        // There are none here.
+        "witness" => |_, _| false,
+        _ => return None,
+    })
+}
+
+/// The regions with a peer on the store; with `type` those of which its peer is a `leader`, `follower`,
+/// `learner` or `pending`.
+pub(super) async fn on_store(
+    State(node): Shared,
+    Path(id): Path<u64>,
+    parameters: Parameters,
+) -> Reply<Regions> {
+    let name = parameters.text("type")?.unwrap_or_default();
+    let is_wanted = part(name)
+        .ok_or_else(|| Failure::bad_request(format!("{name:?} is no type of a store's regions")))?;
+    look(&node, |regions| {
+        let held = regions.on_store(StoreId(id));
+        held.filter(|record| is_wanted(record, StoreId(id))).collect()
+    })
 }
 
 pub(super) async fn siblings(State(node): Shared, Path(id): Path<u64>) -> Reply<Regions> {
@@ -170,9 +190,9 @@ pub(super) async fn by_id(State(node): Shared, Path(id): Path<u64>) -> Reply<Opt
     look(&node, |regions| regions.by_id(RegionId(id)).map(|record| Region::from(record.as_ref())))
 }
 
-/// The key is percent-encoded bytes, as in PD.
-pub(super) async fn by_key(State(node): Shared, Path(key): Path<String>) -> Reply<Option<Region>> {
-    look(&node, |regions| {
-        regions.by_key(key.as_bytes()).map(|record| Region::from(record.as_ref()))
-    })
+pub(super) async fn by_key(
+    State(node): Shared,
+    KeyInPath(key): KeyInPath,
+) -> Reply<Option<Region>> {
+    look(&node, |regions| regions.by_key(&key).map(|record| Region::from(record.as_ref())))
 }

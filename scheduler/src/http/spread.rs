@@ -6,12 +6,14 @@ use proto::KeyRange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::keys::hex;
 use super::operators::{refused, whole};
-use super::{Failure, Json, Reply, Shared, format, serving};
+use super::{Failure, Json, Reply, Shared, serving};
 use crate::server::node::Node;
 use crate::service::operators::{Scatter, scatter as scatter_regions, split_at};
 
-/// A group of regions, by their ids or by a range of keys.
+/// A group of regions, by their ids or by a range of keys, which are in hexadecimal, in the form that regions are
+/// cut in.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Wish {
@@ -20,14 +22,6 @@ pub(super) struct Wish {
     start_key: Option<String>,
     end_key: Option<String>,
     group: String,
-}
-
-/// Keys are in hexadecimal, in the form that regions are cut in.
-fn key(text: &str) -> Result<bytes::Bytes, Failure> {
-    let bytes = format::parse_hex(text);
-    bytes
-        .map(Into::into)
-        .ok_or_else(|| Failure::bad_request(format!("{text} is not in hex format")))
 }
 
 /// What an instruction in PD's words wants spread; `None` when it wants something else.
@@ -55,7 +49,7 @@ fn regions_of(node: &Node, wish: &Wish) -> Result<Vec<u64>, Failure> {
     let (Some(start), Some(end)) = (&wish.start_key, &wish.end_key) else {
         return Err(Failure::bad_request("missing region ids, or a start_key and an end_key"));
     };
-    let range = KeyRange::from_wire(key(start)?, key(end)?);
+    let range = KeyRange::from_wire(hex(start)?, hex(end)?);
     if range.is_empty() {
         return Err(Failure::bad_request("no key lies between start_key and end_key"));
     }
@@ -116,7 +110,7 @@ pub(super) async fn split(State(node): Shared, body: Bytes) -> Reply<Cut> {
     if cuts.split_keys.is_empty() {
         return Err(Failure::bad_request("split_keys should be provided."));
     }
-    let keys = cuts.split_keys.iter().map(|text| key(text)).collect::<Result<Vec<_>, _>>()?;
+    let keys = cuts.split_keys.iter().map(|text| hex(text)).collect::<Result<Vec<_>, _>>()?;
     let serving = serving(&node)?;
     let regions_id = split_at(&node, &serving, &keys).await?.map_err(Failure::from)?;
     Ok(Json(Cut { processed_percentage: percentage(regions_id.len(), keys.len()), regions_id }))
