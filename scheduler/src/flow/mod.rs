@@ -78,8 +78,12 @@ pub struct HotPeer {
     pub is_leader: bool,
     /// For how many reports it has been hot.
     pub degree: u32,
+    /// Reports in a row that would have to show it cold before it is forgotten.
+    pub anti_count: u32,
     /// How fast it is.
     pub rates: Rates,
+    /// Steady time of the last word about it; `None` when nobody has said anything but that the region was split.
+    pub heard_at_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -371,7 +375,13 @@ impl Flow {
                 store,
                 is_leader: flow.leader == Some(store),
                 degree: stream.degree(),
+                anti_count: stream.anti_count(),
                 rates: stream.rates(),
+                heard_at_ms: match traffic {
+                    Traffic::Write => flow.heard_at_ms,
+                    // From the store itself, if it tells.
+                    Traffic::Read => self.tell_by_peer.get(&store).copied().or(flow.heard_at_ms),
+                },
             };
             let written = written.iter().map(move |&store| peer(store, &flow.written));
             let read = read.into_iter().flatten();

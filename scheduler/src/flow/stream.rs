@@ -95,6 +95,11 @@ impl Stream {
         self.degree
     }
 
+    /// Reports in a row that would have to show it cold before it is forgotten.
+    pub(super) fn anti_count(&self) -> u32 {
+        self.anti_count
+    }
+
     /// Something was counted. `true` when it completes a report: then the rates are new, and the
     /// stream is to be [judged](Self::judge).
     pub(super) fn count(&mut self, sample: Sample) -> bool {

@@ -25,6 +25,9 @@ pub(super) fn size(bytes: u64) -> String {
     text
 }
 
+/// A time that never was, as Go writes it.
+pub(super) const NO_TIME: &str = "0001-01-01T00:00:00Z";
+
 /// Seconds as Go writes a duration: `1h2m3s`.
 pub(super) fn duration(seconds: u64) -> String {
     let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);

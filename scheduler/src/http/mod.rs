@@ -12,7 +12,7 @@
 //! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}` |
 //! | `limits.rs` | `/stores/limit`, `/store/{id}/limit` |
 //! | `spread.rs` | `/regions/split`, `/regions/scatter` |
-//! | `hotspot.rs` | `/hotspot/regions/read`, `/hotspot/regions/write`, `/hotspot/stores` |
+//! | `hotspot.rs` | `/hotspot/regions/read`, `/hotspot/regions/write`, `/hotspot/regions/history`, `/hotspot/stores` |
 //! | `schedulers.rs` | `/schedulers`, `/scheduler-config`, `/checker/{name}` |
 //! | `region_lists.rs` | `/regions/check/{kind}`, `/regions/{writeflow,readflow,confver,version,size,keys}`, `/stats/region` |
 //! | `operators.rs` | `/operators`, `/operators/{region id}`, `/operators/records` |
@@ -194,6 +194,7 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/scheduler-config/{name}/roles", get(schedulers::roles).post(schedulers::set_roles))
         .route("/scheduler-config/{name}/delete/{store}", delete(schedulers::let_go))
         .route("/checker/{name}", get(schedulers::checker).post(schedulers::pause_checker))
+        .route("/hotspot/regions/history", get(hotspot::history))
         .route("/hotspot/regions/{traffic}", get(hotspot::regions))
         .route("/hotspot/stores", get(hotspot::stores))
         .route("/explain/region/{id}", get(explain::region))

@@ -302,8 +302,7 @@ pub(super) async fn cluster_status(State(node): Shared) -> Reply<ClusterStatus> 
         Err(_) => false,
     };
     let raft_bootstrap_time = match bootstrapped_at_ms {
-        // Go's zero time, as PD shows it.
-        0 => "0001-01-01T00:00:00Z".to_owned(),
+        0 => format::NO_TIME.to_owned(),
         ms => format::time(ms),
     };
     Ok(Json(ClusterStatus { raft_bootstrap_time, is_initialized, replication_status: "" }))
