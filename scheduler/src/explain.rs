@@ -9,7 +9,7 @@ use proto::{RegionId, StoreId};
 use serde::Serialize;
 
 use crate::balancers;
-use crate::checkers::{self, Verdict};
+use crate::checkers::{self, Finding, Verdict};
 use crate::cluster::{Cluster, Moment, RegionRecord};
 use crate::ids::Ids;
 use crate::operator::store_limit::{Direction, REGION_COST};
@@ -282,6 +282,13 @@ fn verdict(cluster: &Cluster, view: View<'_>, id: RegionId) -> String {
         return "scheduling is halted".into();
     }
     checkers::check(view, record, pauses(cluster, view.moment), &mut ids_for_nobody()).says()
+}
+
+/// Whether the region needs something that cannot be done now.
+pub fn has_to_wait(cluster: &Cluster, record: &RegionRecord, moment: Moment) -> bool {
+    let view = cluster.view(moment);
+    let found = || checkers::check(view, record, pauses(cluster, moment), &mut ids_for_nobody());
+    view.policy.halt_scheduling || matches!(found(), Finding::Blocked(_))
 }
 
 /// Whether a checker of this name pauses.

@@ -28,6 +28,9 @@ pub const ID_MAX: u32 = (1 << 24) - 1;
 /// Characters a name may have.
 pub const NAME_LEN_MAX: usize = 20;
 
+/// Bytes that the settings of one keyspace may have; more are refused.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+
 /// Keyspaces one listing returns at most; the next one begins after the last.
 pub const LIST_MAX: usize = 10_000;
 
@@ -124,6 +127,44 @@ impl Keyspaces {
             return Err(Refusal::Forbidden("all keyspace ids are used up".into()));
         }
         Ok(describe(id, name, config, now_s))
+    }
+
+    /// Describes a keyspace with other settings: those that are named get a value or go, the others stay.
+    /// With `expected` they must be so before, or not be there; otherwise nothing changes.
+    pub fn set_config(
+        &self,
+        name: &str,
+        edits: BTreeMap<String, Option<String>>,
+        expected: &BTreeMap<String, Option<String>>,
+    ) -> Result<KeyspaceMeta, Refusal> {
+        let mut meta = self.by_name(name)?.clone();
+        if !matches!(meta.state(), KeyspaceState::Enabled | KeyspaceState::Disabled) {
+            return Err(Refusal::Forbidden(format!(
+                "the settings of keyspace {name} cannot change: it is {}",
+                meta.state().as_str_name()
+            )));
+        }
+        let unlike = expected.iter().find(|(key, value)| meta.config.get(*key) != value.as_ref());
+        if let Some((key, _)) = unlike {
+            return Err(Refusal::Duplicate(format!(
+                "the settings of keyspace {name} are not as expected: {key}"
+            )));
+        }
+        for (key, value) in edits {
+            match value {
+                Some(value) => meta.config.insert(key, value),
+                None => meta.config.remove(&key),
+            };
+        }
+        let settings = meta.config.iter();
+        let bytes: usize = settings.map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > CONFIG_BYTES_MAX {
+            return Err(Refusal::InvalidValue(format!(
+                "the settings of keyspace {name} would have {bytes} bytes, the limit is \
+                 {CONFIG_BYTES_MAX}"
+            )));
+        }
+        Ok(meta)
     }
 
     /// Describes a keyspace with another state.

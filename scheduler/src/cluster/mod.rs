@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use proto::{RegionId, StoreId, metapb, pdpb};
 
+mod attention;
 mod moment;
 #[cfg(test)]
 pub(crate) mod notation;
@@ -28,15 +29,18 @@ pub mod policy;
 mod record;
 mod refusal;
 pub mod regions;
+mod resolved;
 mod schedulers;
 pub mod stores;
 pub mod version;
 
+pub use attention::{Placement, SUSPECTS_MAX};
 pub use moment::Moment;
 pub use policy::{LeaderSchedulePolicy, Policy};
 pub use record::RegionRecord;
 pub use refusal::Refusal;
 pub use regions::{Regions, Stale, StoreCounts, Verdict};
+pub use resolved::NO_SAY;
 pub use schedulers::ScatterStep;
 pub use stores::{Liveness, StoreRecord, Stores};
 pub use version::Version;
@@ -140,6 +144,9 @@ pub struct Cluster {
     coordinator: Coordinator,
     /// What the schedulers hold, as of their last turns.
     bars: Bars,
+    resolved: resolved::ResolvedTimestamps,
+    /// Regions to be looked at before the patrol comes to them.
+    suspects: BTreeSet<RegionId>,
     loaded_at_ms: u64,
     /// Regions that were loaded and whose leaders have not spoken yet.
     unheard: BTreeSet<RegionId>,
@@ -198,6 +205,8 @@ impl Cluster {
             scatterer: Scatterer::default(),
             coordinator: Coordinator::begin(Catalog::standard(), Roster::default(), moment.wall_ms),
             bars: Bars::default(),
+            resolved: resolved::ResolvedTimestamps::default(),
+            suspects: BTreeSet::new(),
             loaded_at_ms: moment.steady_ms,
             patrolled: RegionId(0),
         }
@@ -405,6 +414,7 @@ impl Cluster {
         for &store in &gone {
             self.operators.forget_store(store);
             self.flow.forget_store(store);
+            self.forget_resolved(store);
         }
         let removed_stores = gone.into_iter().map(|id| id.0).collect();
         Writes { removed_stores, ..Writes::default() }
@@ -507,8 +517,13 @@ impl Cluster {
             Some(&last) if looked_at.len() == PATROL_REGIONS => last,
             _ => RegionId(0),
         };
-        looked_at.retain(|&id| self.operators.of(id).is_none());
+        let suspects = self.next_suspects();
+        looked_at.retain(|id| !suspects.contains(id));
+        let looked_at = suspects.into_iter().chain(looked_at);
         for id in looked_at {
+            if self.operators.of(id).is_some() {
+                continue;
+            }
             let (order, ids_wanted) = self.judge(id, ids, moment);
             ticked.orders.extend(order);
             ticked.ids_wanted = ticked.ids_wanted.max(ids_wanted);

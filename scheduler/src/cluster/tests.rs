@@ -307,3 +307,62 @@ fn a_plan_without_ids_asks_for_them_and_is_made_later() {
     let none = cluster.cancel_operator(RegionId(1), at(3)).unwrap_err();
     assert_eq!(none.to_string(), "r1: no operator is under way");
 }
+
+#[test]
+fn the_lowest_resolved_timestamp_of_stores_that_lead_only_rises() {
+    let halves = [region(1, "", "m", 1, &[1, 2, 3]), region(2, "m", "", 1, &[2, 1, 3])];
+    let mut cluster = cluster(halves.to_vec());
+    for half in &halves {
+        cluster.on_region_heartbeat(heartbeat(half), &mut ids(), at(1)).unwrap();
+    }
+    let [first, second, third] = [1, 2, 3].map(StoreId);
+    cluster.report_resolved(first, 50).unwrap();
+    assert_eq!((cluster.resolved(), cluster.resolved_of(second)), (0, 0), "store 2 is awaited");
+    cluster.report_resolved(second, 40).unwrap();
+    assert_eq!(cluster.resolved(), 40);
+    cluster.report_resolved(third, 5).unwrap();
+    assert_eq!((cluster.resolved(), cluster.resolved_of(third)), (40, NO_SAY));
+    // A store that has restarted begins lower again.
+    cluster.report_resolved(first, 30).unwrap();
+    assert_eq!((cluster.resolved(), cluster.resolved_of(first)), (40, 30));
+    assert_eq!(cluster.report_resolved(StoreId(9), 1), Err(Refusal::UnknownStore(StoreId(9))));
+}
+
+#[test]
+fn a_region_that_somebody_waits_for_is_looked_at_before_the_patrol_comes_to_it() {
+    let count = 2 * PATROL_REGIONS as u64;
+    let key = |number: u64| if number == count { String::new() } else { format!("{number:05}") };
+    let start = |number: u64| if number == 0 { String::new() } else { key(number) };
+    let alone: Vec<_> = (0..count)
+        .map(|number| region(1 + number, &start(number), &key(number + 1), 1, &[1]))
+        .collect();
+    let before_the_patrol = || {
+        let mut cluster = cluster(alone.clone());
+        cluster.set_policy(Policy { halt_scheduling: true, ..Policy::default() });
+        for id in 1..=3 {
+            let stats = pdpb::StoreStats {
+                store_id: id,
+                capacity: 100 << 30,
+                available: 90 << 30,
+                ..Default::default()
+            };
+            cluster.on_store_heartbeat(stats, at(1)).unwrap();
+        }
+        for region in &alone {
+            cluster.on_region_heartbeat(heartbeat(region), &mut ids(), at(1)).unwrap();
+        }
+        cluster.set_policy(Policy::default());
+        cluster
+    };
+    let last = proto::KeyRange::of(&alone[count as usize - 1]);
+    let begun = |cluster: &Cluster, id| cluster.operators().of(RegionId(id)).is_some();
+    let mut cluster = before_the_patrol();
+    assert_eq!(cluster.placement(&last, at(2)), Placement::Underway);
+    cluster.tick(&mut ids(), at(2));
+    assert!(begun(&cluster, 1) && !begun(&cluster, count), "the patrol begins at the first");
+
+    let mut cluster = before_the_patrol();
+    cluster.look_soon(&last, 0, at(2));
+    cluster.tick(&mut ids(), at(2));
+    assert!(begun(&cluster, 1) && begun(&cluster, count), "it is looked at too");
+}

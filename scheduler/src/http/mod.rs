@@ -11,6 +11,7 @@
 //! | `stores.rs` | `/stores`, `/store/{id}`, `/labels` |
 //! | `regions.rs` | `/regions`, `/region/id/{id}`, `/region/key/{key}` |
 //! | `limits.rs` | `/stores/limit`, `/store/{id}/limit` |
+//! | `attention.rs` | `/regions/replicated`, `/regions/accelerate-schedule[/batch]` |
 //! | `spread.rs` | `/regions/split`, `/regions/scatter` |
 //! | `hotspot.rs` | `/hotspot/regions/read`, `/hotspot/regions/write`, `/hotspot/regions/history`, `/hotspot/stores` |
 //! | `schedulers.rs` | `/schedulers`, `/scheduler-config`, `/checker/{name}` |
@@ -19,9 +20,11 @@
 //! | `explain.rs` | `/explain/region/{id}`, `/explain/store/{id}`: ours, PD has none |
 //! | `rules.rs` | `/config/rules…`, `/config/rule…`, `/config/rule_group…`, `/config/placement-rule…` |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
+//! | `resolved.rs` | `/min-resolved-ts` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 //! | `keys.rs` | keys in paths and queries, which are any bytes |
 
+mod attention;
 mod explain;
 mod format;
 mod forward;
@@ -33,6 +36,7 @@ mod members;
 mod operators;
 mod region_lists;
 mod regions;
+mod resolved;
 mod schedulers;
 mod rules;
 mod settings;
@@ -47,7 +51,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use serde::Serialize;
 use tonic::{Code, Status};
 
@@ -177,6 +181,9 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .route("/regions/sibling/{id}", get(regions::siblings))
         .route("/regions/split", post(spread::split))
         .route("/regions/scatter", post(spread::scatter))
+        .route("/regions/replicated", get(attention::replicated))
+        .route("/regions/accelerate-schedule", post(attention::accelerate))
+        .route("/regions/accelerate-schedule/batch", post(attention::accelerate_all))
         .route("/regions/check/{kind}", get(region_lists::check))
         .route("/regions/{list}", get(region_lists::top))
         .route("/stats/region", get(region_lists::statistics))
@@ -211,10 +218,15 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
             get(settings::cluster_version).post(settings::set_cluster_version),
         )
         .merge(rule_paths())
-        .route("/gc/safepoint", get(settings::safe_points));
+        .route("/gc/safepoint", get(settings::safe_points))
+        .route("/gc/safepoint/{service}", delete(settings::remove_safe_point))
+        .route("/min-resolved-ts", get(resolved::lowest_of_all))
+        .route("/min-resolved-ts/{ids}", get(resolved::of));
     let keyspaces = Router::new()
         .route("/keyspaces", get(keyspaces::list).post(keyspaces::create))
         .route("/keyspaces/{name}", get(keyspaces::by_name))
+        .route("/keyspaces/{name}/config", patch(keyspaces::set_config))
+        .route("/keyspaces/{name}/state", put(keyspaces::set_state))
         .route("/keyspaces/id/{id}", get(keyspaces::by_id));
     let led = Router::new()
         .nest("/pd/api/v1", on_leader)

@@ -1,7 +1,7 @@
 //! The cluster's settings, as PD groups and names them.
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +11,7 @@ use crate::gc::Barrier;
 use crate::server::node::Node;
 use crate::server::serving::change_of;
 use crate::service::VERSION;
+use crate::service::gc::remove_service_safe_point;
 use crate::service::stores::set_policy;
 
 /// The settings that PD keeps under `replication`.
@@ -340,6 +341,16 @@ pub(super) async fn safe_points(State(node): Shared) -> Reply<SafePoints> {
         min_service_gc_safe_point,
         gc_safe_point: affairs.gc.gc_safe_point(),
     }))
+}
+
+/// Removes a service's safe point; one that is not there is gone already.
+pub(super) async fn remove_safe_point(
+    State(node): Shared,
+    Path(service): Path<String>,
+) -> Reply<&'static str> {
+    let serving = serving(&node)?;
+    remove_service_safe_point(&node, &serving, &service).await?.map_err(Failure::from)?;
+    Ok(Json("Delete service GC safepoint successfully."))
 }
 
 #[cfg(test)]

@@ -64,6 +64,21 @@ fn change_of<T>(
     Ok((Change { gc: gc.into(), ..Change::default() }, answer))
 }
 
+/// Removes a service's safe point, for the HTTP API.
+pub(crate) async fn remove_service_safe_point(
+    node: &Node,
+    serving: &Serving,
+    service: &str,
+) -> Result<Result<(), Refusal>, Status> {
+    serving
+        .change(node, |affairs, moment| {
+            change_of(affairs, moment, |gc, now_s| {
+                gc.update_service_safe_point(service, 0, 0, now_s).map(|_| ())
+            })
+        })
+        .await
+}
+
 /// Moves the safe points when it is time and nothing is in the way.
 pub(crate) async fn collect(node: &Node, serving: &Serving) {
     let moment = node.clock.moment();

@@ -22,10 +22,19 @@ pub(crate) async fn create(
     name: &str,
     config: BTreeMap<String, String>,
 ) -> Result<Result<keyspacepb::KeyspaceMeta, Refusal>, Status> {
+    change(node, serving, |keyspaces, now_s| keyspaces.create(name, config, now_s)).await
+}
+
+/// Changes a keyspace's description, and waits until that is durable.
+pub(crate) async fn change(
+    node: &Node,
+    serving: &Serving,
+    describe: impl FnOnce(&Keyspaces, i64) -> Result<keyspacepb::KeyspaceMeta, Refusal>,
+) -> Result<Result<keyspacepb::KeyspaceMeta, Refusal>, Status> {
     serving
         .change(node, |affairs, moment| {
             affairs.cluster()?;
-            let keyspace = affairs.keyspaces.create(name, config, moment.wall_s())?;
+            let keyspace = describe(&affairs.keyspaces, moment.wall_s())?;
             affairs.keyspaces.put(keyspace.clone());
             let change = Change { put_keyspaces: vec![keyspace.clone()], ..Change::default() };
             Ok((change, keyspace))
@@ -123,15 +132,8 @@ impl Keyspace for Service {
             Some(keyspacepb::update_keyspace_state_request::Keyspace::Id(id)) => id,
             None => 0,
         };
-        let decided = serving
-            .change(&self.node, |affairs, moment| {
-                affairs.cluster()?;
-                let keyspace = affairs.keyspaces.set_state(id, wanted, moment.wall_s())?;
-                affairs.keyspaces.put(keyspace.clone());
-                let change = Change { put_keyspaces: vec![keyspace.clone()], ..Change::default() };
-                Ok((change, keyspace))
-            })
-            .await?;
+        let set = |keyspaces: &Keyspaces, now_s| keyspaces.set_state(id, wanted, now_s);
+        let decided = change(&self.node, &serving, set).await?;
         let response = decided.map(|keyspace| keyspacepb::UpdateKeyspaceStateResponse {
             header: None,
             keyspace: Some(keyspace),

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use proto::StoreId;
 use proto::pdpb::{self, pd_server::Pd};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -374,13 +375,18 @@ impl Pd for Service {
         Ok(Response::new(answer(cluster_id, Ok(Default::default()))))
     }
 
-    /// Taken and not used: nobody asks for it over the wire.
+    /// Kept for those who ask over HTTP.
     async fn report_min_resolved_ts(
         &self,
         request: Request<pdpb::ReportMinResolvedTsRequest>,
     ) -> Result<Response<pdpb::ReportMinResolvedTsResponse>, Status> {
-        let (_, cluster_id) = self.enter(request.into_inner().header.as_ref()).await?;
-        Ok(Response::new(answer(cluster_id, Ok(Default::default()))))
+        let request = request.into_inner();
+        let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
+        let mut affairs = serving.lock();
+        let reported = affairs.cluster().and_then(|cluster| {
+            cluster.report_resolved(StoreId(request.store_id), request.min_resolved_ts)
+        });
+        Ok(Response::new(answer(cluster_id, reported.map(|()| Default::default()))))
     }
 
     async fn sync_max_ts(
