@@ -29,5 +29,6 @@ mod service;
 
 pub use config::{Config, Data, Listen};
 pub use error::StartError;
+pub use http::idle_items::has_no_effect;
 pub use server::SchedulerNode;
 pub use service::VERSION;

@@ -94,7 +94,9 @@ async fn set(api: &Api, name: String, value: String) -> Outcome {
     };
     match api.post(path, &body).await {
         Ok(_) => {
-            eprintln!("{name} is {value} from now on");
+            let effect =
+                if scheduler::has_no_effect(&name) { ", which changes nothing here" } else { "" };
+            eprintln!("{name} is {value} from now on{effect}");
             Ok(())
         }
         // A name that is no setting, or a value that it cannot have.

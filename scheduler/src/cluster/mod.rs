@@ -36,7 +36,7 @@ pub mod version;
 
 pub use attention::{Placement, SUSPECTS_MAX};
 pub use moment::Moment;
-pub use policy::{LeaderSchedulePolicy, Policy};
+pub use policy::{LeaderSchedulePolicy, Policy, Temporary};
 pub use record::RegionRecord;
 pub use refusal::Refusal;
 pub use regions::{Regions, Stale, StoreCounts, Verdict};

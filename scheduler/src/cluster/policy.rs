@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::StoreId;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::operator::store_limit::StoreRates;
 
@@ -62,6 +63,16 @@ impl LeaderSchedulePolicy {
             Self::Size => "size",
         }
     }
+}
+
+/// A setting that was changed for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Temporary {
+    /// What it goes back to, in PD's words.
+    pub before: Value,
+    /// Milliseconds since 1970 from which on it lapses.
+    pub until_ms: u64,
 }
 
 /// The cluster's wishes. One value for the whole cluster, replicated among the scheduler's
@@ -143,6 +154,12 @@ pub struct Policy {
     /// Milliseconds between two collections of older versions; 0 leaves them to whoever moves the safe
     /// points.
     pub gc_run_interval_ms: u64,
+    /// Items of PD's configuration that change nothing here and that somebody has set, by name: kept and shown,
+    /// so that tools find what they wrote.
+    pub idle_items: BTreeMap<String, Value>,
+    /// The settings that go back to what they were after a while, by name. The value in force is where it
+    /// always is.
+    pub temporary: BTreeMap<String, Temporary>,
 }
 
 impl Default for Policy {
@@ -180,6 +197,8 @@ impl Default for Policy {
             balance_regions: true,
             gc_life_time_ms: 10 * 60 * 1_000,
             gc_run_interval_ms: 10 * 60 * 1_000,
+            idle_items: BTreeMap::new(),
+            temporary: BTreeMap::new(),
         }
     }
 }

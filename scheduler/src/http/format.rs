@@ -42,6 +42,15 @@ pub(super) fn duration(seconds: u64) -> String {
     text
 }
 
+/// Milliseconds likewise: `10ms`, `1m0s`; with both, what follows the seconds stands behind them.
+pub(super) fn duration_ms(ms: u64) -> String {
+    match (ms / 1_000, ms % 1_000) {
+        (seconds, 0) => duration(seconds),
+        (0, ms) => format!("{ms}ms"),
+        (seconds, ms) => format!("{}{ms}ms", duration(seconds)),
+    }
+}
+
 /// Reads a duration of hours, minutes, seconds and milliseconds; in milliseconds.
 pub(super) fn parse_duration_ms(text: &str) -> Option<u64> {
     let mut rest = text;
@@ -139,6 +148,10 @@ mod tests {
             assert_eq!(parse_duration_ms(text), Some(seconds * 1_000));
         }
         assert_eq!(parse_duration_ms("1h500ms"), Some(3_600_500));
+        for (ms, text) in [(0, "0s"), (10, "10ms"), (60_000, "1m0s"), (61_005, "1m1s5ms")] {
+            assert_eq!(duration_ms(ms), text);
+            assert_eq!(parse_duration_ms(text), Some(ms));
+        }
         for bad in ["", "5", "h", "5d", "-5s", "s5"] {
             assert_eq!(parse_duration_ms(bad), None, "{bad}");
         }

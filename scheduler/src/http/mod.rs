@@ -20,6 +20,7 @@
 //! | `explain.rs` | `/explain/region/{id}`, `/explain/store/{id}`: ours, PD has none |
 //! | `rules.rs` | `/config/rules…`, `/config/rule…`, `/config/rule_group…`, `/config/placement-rule…` |
 //! | `settings.rs` | `/config`, `/config/replicate`, `/config/schedule`, `/cluster`, `/cluster/status`, `/gc/safepoint` |
+//! | `items.rs`, `idle_items.rs`, `temporary.rs` | the settings by PD's names; those that change nothing; those that lapse |
 //! | `resolved.rs` | `/min-resolved-ts` |
 //! | `keyspaces.rs` | `/pd/api/v2/keyspaces` |
 //! | `keys.rs` | keys in paths and queries, which are any bytes |
@@ -29,6 +30,8 @@ mod explain;
 mod format;
 mod forward;
 mod hotspot;
+pub(crate) mod idle_items;
+mod items;
 mod keys;
 mod keyspaces;
 mod limits;
@@ -42,6 +45,7 @@ mod rules;
 mod settings;
 mod spread;
 mod stores;
+pub(crate) mod temporary;
 
 use std::sync::Arc;
 

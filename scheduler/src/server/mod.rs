@@ -532,6 +532,7 @@ async fn patrol(node: Arc<Node>, split_keyspaces: bool) {
             wait = wanted.clamp(BUSY_INTERVAL, PATROL_INTERVAL);
         }
         service::gc::collect(&node, &serving).await;
+        http::temporary::lapse(&node, &serving).await;
         if split_keyspaces && since_keyspaces >= KEYSPACES_INTERVAL {
             since_keyspaces = Duration::ZERO;
             service::keyspaces::plan_bounds(&node, &serving);

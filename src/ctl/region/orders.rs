@@ -186,7 +186,7 @@ impl Desk<'_> {
         let wanted = self.api.get("/pd/api/v1/config/replicate").await.unwrap_or_default();
         let schedule = self.api.get("/pd/api/v1/config/schedule").await.unwrap_or_default();
         let Some(wanted) = wanted["max-replicas"].as_u64() else { return };
-        if schedule["halt-scheduling"] == true {
+        if schedule["halt-scheduling"] == "true" {
             return;
         }
         let meta = region.region.clone().unwrap_or_default();
