@@ -8,7 +8,7 @@ use proto::StoreId;
 use serde::Deserialize;
 
 use super::{Failure, Json, Reply, Shared, serving};
-use crate::cluster::{Policy, Refusal};
+use crate::cluster::{Policy, Refusal, StoreRecord};
 use crate::operator::store_limit::{Direction, PerMinute, StoreRates};
 use crate::server::node::Node;
 use crate::service::stores::set_policy;
@@ -19,9 +19,17 @@ struct Wanted {
     rate: f64,
     #[serde(rename = "type")]
     direction: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
 }
 
-fn read(body: &[u8]) -> Result<(Option<Direction>, PerMinute), Failure> {
+/// The rate, for the stores that carry one of the labels if there are any.
+struct Limit {
+    direction: Option<Direction>,
+    rate: PerMinute,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+fn read(body: &[u8]) -> Result<Limit, Failure> {
     let wanted: Wanted =
         serde_json::from_slice(body).map_err(|error| Failure::bad_request(error.to_string()))?;
     if wanted.rate <= 0.0 || !wanted.rate.is_finite() {
@@ -35,7 +43,7 @@ fn read(body: &[u8]) -> Result<(Option<Direction>, PerMinute), Failure> {
             return Err(Failure::bad_request(format!("{other} is not add-peer or remove-peer")));
         }
     };
-    Ok((direction, PerMinute::from(wanted.rate)))
+    Ok(Limit { direction, rate: PerMinute::from(wanted.rate), labels: wanted.labels })
 }
 
 /// The limits of all stores that are not gone, by id.
@@ -56,15 +64,40 @@ async fn edit(node: &Node, edit: impl FnOnce(&mut Policy)) -> Result<(), Failure
     edited.await?.map_err(Failure::from)
 }
 
-/// One limit for all stores, those to come included.
+/// Limits these stores, each by a limit of its own.
+fn limit(policy: &mut Policy, stores: &[u64], limit: &Limit) {
+    for &id in stores {
+        let default = policy.default_store_limit;
+        policy.store_limit.entry(id).or_insert(default).set(limit.direction, limit.rate);
+    }
+}
+
+/// The stores that are not gone and carry one of these labels.
+fn with_any(node: &Node, labels: &BTreeMap<String, String>) -> Result<Vec<u64>, Failure> {
+    let serving = serving(node)?;
+    let mut affairs = serving.lock();
+    let is_meant = |store: &&StoreRecord| {
+        let mut labels = labels.iter();
+        !store.is_tombstone() && labels.any(|(key, value)| store.label(key) == Some(value))
+    };
+    Ok(affairs.cluster()?.stores().iter().filter(is_meant).map(|store| store.id().0).collect())
+}
+
+/// One limit for all stores, those to come included; with `labels` for those that carry one of them now.
 pub(super) async fn set_all(State(node): Shared, body: Bytes) -> Reply<&'static str> {
-    let (direction, rate) = read(&body)?;
-    edit(&node, |policy| {
-        policy.default_store_limit.set(direction, rate);
-        policy.store_limit.values_mut().for_each(|rates| rates.set(direction, rate));
-    })
-    .await?;
-    Ok(Json("Set all stores' limit successfully."))
+    let wanted = read(&body)?;
+    if let Some(labels) = &wanted.labels {
+        let stores = with_any(&node, labels)?;
+        edit(&node, |policy| limit(policy, &stores, &wanted)).await?;
+    } else {
+        let Limit { direction, rate, .. } = wanted;
+        edit(&node, |policy| {
+            policy.default_store_limit.set(direction, rate);
+            policy.store_limit.values_mut().for_each(|rates| rates.set(direction, rate));
+        })
+        .await?;
+    }
+    Ok(Json("Set store limit successfully."))
 }
 
 /// A limit of one store's own.
@@ -73,7 +106,7 @@ pub(super) async fn set(
     Path(id): Path<u64>,
     body: Bytes,
 ) -> Reply<&'static str> {
-    let (direction, rate) = read(&body)?;
+    let wanted = read(&body)?;
     {
         let serving = serving(&node)?;
         let mut affairs = serving.lock();
@@ -81,10 +114,6 @@ pub(super) async fn set(
             return Err(Refusal::StoreTombstone(StoreId(id)).into());
         }
     }
-    edit(&node, |policy| {
-        let default = policy.default_store_limit;
-        policy.store_limit.entry(id).or_insert(default).set(direction, rate);
-    })
-    .await?;
+    edit(&node, |policy| limit(policy, &[id], &wanted)).await?;
     Ok(Json("The store's limit is updated."))
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 400 | the request lacks something, or names something that cannot be meant |
 //! | 404 | there is no such scheduler or checker |
-//! | 500 | there is one of this name already, as in PD |
+//! | 500 | there is one of this name already, or none that could pause, as in PD |
 
 use std::collections::BTreeMap;
 
@@ -36,10 +36,27 @@ fn refused(refusal: Refusal) -> Failure {
     Failure::from(refusal)
 }
 
+/// Who is to pause and is not there is a failure of the server, in PD's eyes.
+fn not_paused(refusal: Refusal) -> Failure {
+    if let Refusal::NotFound(why) = refusal {
+        return Failure(StatusCode::INTERNAL_SERVER_ERROR, why);
+    }
+    refused(refusal)
+}
+
 /// Changes the schedulers, and waits until that is durable.
 async fn change(
     node: &Node,
     decide: impl FnOnce(&mut Cluster, Moment) -> Result<Writes, Refusal>,
+) -> Result<(), Failure> {
+    change_or(node, decide, refused).await
+}
+
+/// The same, with another word for what is refused.
+async fn change_or(
+    node: &Node,
+    decide: impl FnOnce(&mut Cluster, Moment) -> Result<Writes, Refusal>,
+    refused: impl FnOnce(Refusal) -> Failure,
 ) -> Result<(), Failure> {
     let decided = serving(node)?
         .change(node, |affairs, moment| Ok((change_of(decide(affairs.cluster()?, moment)?), ())))
@@ -114,7 +131,8 @@ pub(super) async fn pause(
     body: Bytes,
 ) -> Reply<&'static str> {
     let seconds = delay(&body)?;
-    change(&node, |cluster, moment| cluster.pause_scheduler(&name, seconds, moment)).await?;
+    let pause = |cluster: &mut Cluster, moment| cluster.pause_scheduler(&name, seconds, moment);
+    change_or(&node, pause, not_paused).await?;
     Ok(Json("Pause or resume the scheduler successfully."))
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use proto::StoreId;
 use proto::metapb::{StoreLabel, StoreState};
-use proto::{StoreId, metapb};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Json, Reply, Shared, format, serving};
-use crate::cluster::Refusal;
-use crate::cluster::{Cluster, Moment, StoreRecord, Writes};
+use crate::cluster::policy::Weights;
+use crate::cluster::{Cluster, Moment, Refusal, StoreRecord, Writes};
 use crate::server::node::Node;
 use crate::server::serving::change_of;
 use crate::service::stores::set_policy;
@@ -157,7 +157,7 @@ fn describe(cluster: &Cluster, record: &StoreRecord, moment: Moment) -> Store {
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
-    /// Numbers of states, once or more; none is all but tombstones.
+    /// `Up` or `Offline`, in letters of either case.
     state: Option<String>,
 }
 
@@ -268,20 +268,22 @@ pub(super) async fn set_state(
     State(node): Shared,
     Path(id): Path<u64>,
     Query(wanted): Query<Wanted>,
-) -> Reply<String> {
+) -> Reply<&'static str> {
     let id = StoreId(id);
     let state = wanted.state.unwrap_or_default();
-    match metapb::StoreState::from_str_name(&state) {
-        Some(StoreState::Up) => change(&node, |cluster| cluster.bring_store_up(id)).await?,
-        Some(StoreState::Offline) => {
-            change(&node, |cluster| cluster.take_store_offline(id, false)).await?;
-        }
-        Some(StoreState::Tombstone) | None => {
-            return Err(Failure::bad_request(format!("invalid state {state:?}: Up or Offline")));
-        }
+    let is = |wanted: StoreState| state.eq_ignore_ascii_case(wanted.as_str_name());
+    if is(StoreState::Up) {
+        change(&node, |cluster| cluster.bring_store_up(id)).await?;
+    } else if is(StoreState::Offline) {
+        change(&node, |cluster| cluster.take_store_offline(id, false)).await?;
+    } else {
+        return Err(Failure::bad_request(format!("invalid state {state:?}: Up or Offline")));
     }
-    Ok(Json(format!("The store's state is updated to {state}.")))
+    Ok(Json("The store's state is updated."))
 }
+
+/// The label by which stores say what they are; people do not set it.
+const ENGINE: &str = "engine";
 
 /// Labels as a JSON object; with `?force` the store carries no others.
 pub(super) async fn set_labels(
@@ -292,6 +294,9 @@ pub(super) async fn set_labels(
 ) -> Reply<&'static str> {
     let labels: BTreeMap<String, String> =
         serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    if labels.contains_key(ENGINE) {
+        return Err(Failure::bad_request(format!("label key {ENGINE:?} is reserved")));
+    }
     let labels: Vec<_> = labels.into_iter().map(|(key, value)| StoreLabel { key, value }).collect();
     let replace = query.contains_key("force");
     change(&node, |cluster| cluster.set_store_labels(StoreId(id), &labels, replace)).await?;
@@ -306,6 +311,9 @@ pub(super) async fn remove_label(
 ) -> Reply<String> {
     let key: String =
         serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    if key == ENGINE {
+        return Err(Failure::bad_request(format!("can't modify label key {ENGINE:?}")));
+    }
     let id = StoreId(id);
     let label = StoreLabel { key: key.clone(), value: String::new() };
     change(&node, |cluster| {
@@ -328,7 +336,7 @@ pub(super) struct WantedWeights {
     region: Option<f64>,
 }
 
-/// Of the leaders and of the peers; one that is not named stays.
+/// Of the leaders and of the peers.
 pub(super) async fn set_weight(
     State(node): Shared,
     Path(id): Path<u64>,
@@ -337,24 +345,21 @@ pub(super) async fn set_weight(
     let wanted: WantedWeights =
         serde_json::from_slice(&body).map_err(|error| Failure::bad_request(error.to_string()))?;
     let milli = |what: &str, weight: Option<f64>| match weight {
-        None => Ok(None),
+        None => Err(Failure::bad_request(format!("{what} weight unset"))),
         Some(weight) if (0.0..=WEIGHT_MAX).contains(&weight) => {
-            Ok(Some((weight * 1_000.0).round() as u32))
+            Ok((weight * 1_000.0).round() as u32)
         }
         Some(weight) => Err(Failure::bad_request(format!(
             "{what} weight {weight} does not lie between 0 and {WEIGHT_MAX}"
         ))),
     };
-    let (leader, region) = (milli("leader", wanted.leader)?, milli("region", wanted.region)?);
-    if leader.is_none() && region.is_none() {
-        return Err(Failure::bad_request("a weight of leader or region must be given"));
-    }
+    let weights = Weights {
+        leader_milli: milli("leader", wanted.leader)?,
+        region_milli: milli("region", wanted.region)?,
+    };
     let serving = serving(&node)?;
     serving.lock().cluster()?.stores().get(StoreId(id))?;
     let decided = set_policy(&node, &serving, |policy| {
-        let mut weights = policy.weights(StoreId(id));
-        weights.leader_milli = leader.unwrap_or(weights.leader_milli);
-        weights.region_milli = region.unwrap_or(weights.region_milli);
         policy.store_weights.insert(id, weights);
         Ok(())
     });

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::http::Api;
 use super::scheduler::Scheduler;
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::output::{Format, Report};
 use flags::{AddFlags, SchedulerCommand, object};
 
@@ -83,7 +83,12 @@ fn added(name: &str, flags: AddFlags) -> Value {
 async fn pause(api: &Api, name: &str, seconds: u64) -> Outcome {
     let name = full_name(name);
     let paused = api.post(&format!("{SCHEDULERS}/{name}"), &json!({ "delay": seconds })).await;
-    paused.map(|_| ()).map_err(|error| error.failure(&format!("pause {name}")))
+    paused.map(|_| ()).map_err(|error| {
+        // Refused as if in this state, but there is none to have one.
+        let is_unknown = error.is("scheduler not found");
+        let failure = error.failure(&format!("pause {name}"));
+        if is_unknown { Failure::failed(failure.message) } else { failure }
+    })
 }
 
 async fn list(api: &Api, format: Format) -> Outcome {

@@ -4,6 +4,7 @@ mod cluster;
 mod group;
 mod membership;
 mod operators;
+mod paths;
 mod port;
 mod rules;
 mod schedulers;

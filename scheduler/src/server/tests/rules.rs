@@ -242,14 +242,16 @@ async fn labels_and_weights_of_a_store() {
     assert_eq!(ask(&node, "POST", "/store/1/label", json!({ "-": "x" })).await.0, 400);
     assert_eq!(ask(&node, "POST", "/store/9/label", json!({ "zone": "x" })).await.0, 404);
 
-    granted(&node, "POST", "/store/1/weight", json!({ "region": 2 })).await;
+    granted(&node, "POST", "/store/1/weight", json!({ "leader": 1, "region": 2 })).await;
     let status = &get(&node, "/store/1").await["status"];
     assert_eq!((&status["leader_weight"], &status["region_weight"]), (&json!(1.0), &json!(2.0)));
     assert_eq!(status["region_score"], json!(5.0), "10 MiB, for a weight of 2");
-    for bad in [json!({ "region": -1 }), json!({}), json!({ "weight": 1 })] {
+    let negative = json!({ "leader": 1, "region": -1 });
+    for bad in [negative, json!({}), json!({ "leader": 1, "region": 2, "weight": 1 })] {
         assert_eq!(ask(&node, "POST", "/store/1/weight", bad.clone()).await.0, 400, "{bad}");
     }
-    assert_eq!(ask(&node, "POST", "/store/9/weight", json!({ "region": 2 })).await.0, 404);
+    let weights = json!({ "leader": 1, "region": 2 });
+    assert_eq!(ask(&node, "POST", "/store/9/weight", weights).await.0, 404);
     node.stop().await;
 }
 

@@ -103,7 +103,7 @@ async fn what_cannot_be_meant_is_refused_with_pds_statuses() {
             "scheduler existed",
         ),
         ("DELETE", "/schedulers/dance", "", 404, "scheduler not found"),
-        ("POST", "/schedulers/dance", r#"{"delay": 1}"#, 404, "scheduler not found"),
+        ("POST", "/schedulers/dance", r#"{"delay": 1}"#, 500, "scheduler not found"),
         ("POST", "/schedulers/balance-leader-scheduler", "{}", 400, "missing pause time"),
         ("GET", "/scheduler-config/dance/list", "", 404, "scheduler not found"),
         ("GET", "/checker/dance", "", 404, "there is no checker dance"),
