@@ -14,6 +14,9 @@
 //! The value is part of the replicated state of the scheduler group: every change is a pure
 //! function of the request and of the second it carries, so it is the same on every member.
 //!
+//! What is refused is refused under the name that PD gives to the mistake, `[PD:gc:Err…]`, with the
+//! value known and the value given behind it: clients look for the name in the text.
+//!
 //! Left out: safe points of single keyspaces; every keyspace is asked about the one cluster.
 
 use std::collections::BTreeMap;
@@ -147,10 +150,11 @@ impl GcState {
     /// Moves the transaction safe point towards `target`, as far as the barriers allow.
     pub fn advance_txn_safe_point(&mut self, target: u64, now_s: i64) -> Result<Advanced, Refusal> {
         if target < self.txn_safe_point {
-            return Err(Refusal::Forbidden(format!(
-                "the txn safe point cannot go back from {} to {target}",
+            let why = format!(
+                "the txn safe point does not go back, current value: {}, given: {target}",
                 self.txn_safe_point
-            )));
+            );
+            return Err(refused("ErrDecreasingTxnSafePoint", &why));
         }
         self.drop_expired(now_s);
         Ok(self.move_txn_safe_point(target, now_s))
@@ -158,11 +162,19 @@ impl GcState {
 
     /// Moves the GC safe point; returns where it was.
     pub fn advance_gc_safe_point(&mut self, target: u64) -> Result<u64, Refusal> {
-        if target < self.gc_safe_point || target > self.txn_safe_point {
-            return Err(Refusal::Forbidden(format!(
-                "the gc safe point must stay between {} and the txn safe point {}, not {target}",
-                self.gc_safe_point, self.txn_safe_point
-            )));
+        let (current, txn_safe_point) = (self.gc_safe_point, self.txn_safe_point);
+        if target < current {
+            let why = format!(
+                "the gc safe point does not go back, current value: {current}, given: {target}"
+            );
+            return Err(refused("ErrDecreasingGCSafePoint", &why));
+        }
+        if target > txn_safe_point {
+            let why = format!(
+                "the gc safe point does not pass the txn safe point {txn_safe_point}, \
+                 current value: {current}, given: {target}"
+            );
+            return Err(refused("ErrGCSafePointExceedsTxnSafePoint", &why));
         }
         Ok(std::mem::replace(&mut self.gc_safe_point, target))
     }
@@ -175,15 +187,17 @@ impl GcState {
         ttl_s: i64,
         now_s: i64,
     ) -> Result<Barrier, Refusal> {
-        let barrier = self.new_barrier(id, ts, ttl_s, now_s)?;
+        check_name(id)?;
+        let barrier = self.new_barrier(id, ts, ttl_s, now_s, "ErrGCBarrierTSBehindTxnSafePoint")?;
         check_room(&self.barriers, id)?;
         self.barriers.insert(id.into(), barrier.clone());
         Ok(barrier)
     }
 
     /// Removes a barrier; `None` when there was none.
-    pub fn delete_barrier(&mut self, id: &str) -> Option<Barrier> {
-        self.barriers.remove(id)
+    pub fn delete_barrier(&mut self, id: &str) -> Result<Option<Barrier>, Refusal> {
+        check_name(id)?;
+        Ok(self.barriers.remove(id))
     }
 
     /// Sets a barrier for all keyspaces, or moves it.
@@ -194,36 +208,39 @@ impl GcState {
         ttl_s: i64,
         now_s: i64,
     ) -> Result<Barrier, Refusal> {
-        let barrier = self.new_barrier(id, ts, ttl_s, now_s)?;
+        check_name(id)?;
+        let behind = "ErrGlobalGCBarrierTSBehindTxnSafePoint";
+        let barrier = self.new_barrier(id, ts, ttl_s, now_s, behind)?;
         check_room(&self.global_barriers, id)?;
         self.global_barriers.insert(id.into(), barrier.clone());
         Ok(barrier)
     }
 
     /// Removes a barrier for all keyspaces; `None` when there was none.
-    pub fn delete_global_barrier(&mut self, id: &str) -> Option<Barrier> {
-        self.global_barriers.remove(id)
+    pub fn delete_global_barrier(&mut self, id: &str) -> Result<Option<Barrier>, Refusal> {
+        check_name(id)?;
+        Ok(self.global_barriers.remove(id))
     }
 
+    /// `behind` is what a barrier of this kind that comes too late is refused as.
     fn new_barrier(
         &mut self,
         id: &str,
         ts: u64,
         ttl_s: i64,
         now_s: i64,
+        behind: &str,
     ) -> Result<Barrier, Refusal> {
         self.drop_expired(now_s);
-        if id.is_empty() || id == GC_WORKER {
-            return Err(Refusal::Forbidden(format!("{id:?} cannot be the name of a barrier")));
-        }
         if ttl_s <= 0 {
             return Err(Refusal::Forbidden("a barrier must stand for some time".into()));
         }
         if ts < self.txn_safe_point {
-            return Err(Refusal::Forbidden(format!(
-                "a barrier at {ts} comes too late: the txn safe point is {}",
+            let why = format!(
+                "a barrier comes too late, txn safe point: {}, given: {ts}",
                 self.txn_safe_point
-            )));
+            );
+            return Err(refused(behind, &why));
         }
         Ok(barrier(id, ts, ttl_s, now_s))
     }
@@ -259,6 +276,23 @@ impl GcState {
     fn drop_expired(&mut self, now_s: i64) {
         self.barriers.retain(|_, barrier| barrier.stands(now_s));
         self.global_barriers.retain(|_, barrier| barrier.stands(now_s));
+    }
+}
+
+/// A refusal under the name that clients of PD look for.
+fn refused(name: &str, why: &str) -> Refusal {
+    Refusal::Forbidden(format!("[PD:gc:{name}]{why}"))
+}
+
+/// Whether a barrier may be named so.
+fn check_name(id: &str) -> Result<(), Refusal> {
+    match id {
+        "" => Err(Refusal::Forbidden("a barrier needs a name".into())),
+        GC_WORKER => {
+            let why = format!("{id:?} names the txn safe point itself, not a barrier");
+            Err(refused("ErrReservedGCBarrierID", &why))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -326,7 +360,7 @@ mod tests {
         assert_eq!(advanced.blocker, "barrier g at 60");
         assert!(gc.advance_txn_safe_point(59, 0).is_err());
         assert!(gc.set_barrier("b", 59, 10, 0).is_err());
-        assert!(gc.delete_global_barrier("g").is_some());
+        assert!(gc.delete_global_barrier("g").unwrap().is_some());
         assert_eq!(gc.advance_txn_safe_point(100, 10).unwrap().new, 100, "a has expired");
         assert_eq!(gc.advance_txn_safe_point(100, 10).unwrap().blocker, "");
     }
@@ -347,8 +381,40 @@ mod tests {
             assert!(gc.set_barrier(id, 5, ttl_s, 0).is_err(), "{id:?} for {ttl_s}");
         }
         assert_eq!(gc.set_barrier("a", 5, 7, 10).unwrap().ttl_s(12), 5);
-        assert!(gc.delete_barrier("a").is_some());
-        assert!(gc.delete_barrier("a").is_none());
+        assert!(gc.delete_barrier("a").unwrap().is_some());
+        assert!(gc.delete_barrier("a").unwrap().is_none());
+    }
+
+    /// Each mistake has the name that clients of PD look for, and says what is known and what was
+    /// given.
+    #[test]
+    fn refusals_carry_the_names_that_clients_look_for() {
+        let mut gc = GcState::default();
+        gc.advance_txn_safe_point(50, 0).unwrap();
+        gc.advance_gc_safe_point(40).unwrap();
+        let before = gc.clone();
+        let is = |refusal: Refusal, name: &str, values: &[u64]| {
+            let text = refusal.to_string();
+            assert!(text.starts_with(&format!("[PD:gc:{name}]")), "{text:?} should be {name}");
+            for value in values {
+                assert!(text.contains(&value.to_string()), "{text:?} should name {value}");
+            }
+        };
+        let back = gc.advance_txn_safe_point(49, 0).unwrap_err();
+        is(back, "ErrDecreasingTxnSafePoint", &[50, 49]);
+        is(gc.advance_gc_safe_point(39).unwrap_err(), "ErrDecreasingGCSafePoint", &[40, 39]);
+        let above = gc.advance_gc_safe_point(51).unwrap_err();
+        is(above, "ErrGCSafePointExceedsTxnSafePoint", &[40, 50, 51]);
+        let late = gc.set_barrier("a", 49, 10, 0).unwrap_err();
+        is(late, "ErrGCBarrierTSBehindTxnSafePoint", &[50, 49]);
+        let late = gc.set_global_barrier("a", 49, 10, 0).unwrap_err();
+        is(late, "ErrGlobalGCBarrierTSBehindTxnSafePoint", &[50, 49]);
+        let reserved = "ErrReservedGCBarrierID";
+        is(gc.set_barrier(GC_WORKER, 60, 10, 0).unwrap_err(), reserved, &[]);
+        is(gc.set_global_barrier(GC_WORKER, 60, 10, 0).unwrap_err(), reserved, &[]);
+        is(gc.delete_barrier(GC_WORKER).unwrap_err(), reserved, &[]);
+        assert!(gc.delete_barrier("").is_err() && gc.delete_global_barrier("").is_err());
+        assert_eq!(gc, before, "what is refused changes nothing");
     }
 
     #[test]

@@ -105,6 +105,12 @@ impl Keyspaces {
         self.by_id.range(start..).take(limit).map(|(_, meta)| meta.clone()).collect()
     }
 
+    /// The ids of those that are enabled, in order.
+    pub fn enabled(&self) -> impl Iterator<Item = u32> {
+        let is_enabled = |meta: &KeyspaceMeta| meta.state() == KeyspaceState::Enabled;
+        self.by_id.iter().filter(move |(_, meta)| is_enabled(meta)).map(|(&id, _)| id)
+    }
+
     /// Describes a new keyspace.
     pub fn create(
         &self,

@@ -1,6 +1,7 @@
 //! Safe points and barriers, in the three ways of asking that clients know, and the stores' own way.
 //!
-//! All keyspaces share the cluster's one garbage collection, whatever keyspace is named.
+//! All keyspaces share the cluster's one garbage collection, whatever keyspace is named. Where they are
+//! listed, the shared state stands under the id of no keyspace, and the others say that it is theirs.
 
 use proto::pdpb;
 use proto::schedulerpb::garbage_server::Garbage;
@@ -34,17 +35,25 @@ fn global_barrier_of(barrier: &Barrier, now_s: i64) -> pdpb::GlobalGcBarrierInfo
     }
 }
 
+fn scope(keyspace: u32) -> Option<pdpb::KeyspaceScope> {
+    let keyspace = Some(pdpb::keyspace_scope::Keyspace::KeyspaceId(keyspace));
+    Some(pdpb::KeyspaceScope { keyspace })
+}
+
 fn state_of(gc: &GcState, now_s: i64, exclude_barriers: bool) -> pdpb::GcState {
     let barriers = gc.barriers(now_s).filter(|_| !exclude_barriers);
     pdpb::GcState {
-        keyspace_scope: Some(pdpb::KeyspaceScope {
-            keyspace: Some(pdpb::keyspace_scope::Keyspace::KeyspaceId(UNIFIED)),
-        }),
+        keyspace_scope: scope(UNIFIED),
         is_keyspace_level_gc: false,
         txn_safe_point: gc.txn_safe_point(),
         gc_safe_point: gc.gc_safe_point(),
         gc_barriers: barriers.map(|barrier| barrier_of(barrier, now_s)).collect(),
     }
+}
+
+/// A keyspace without a collection of its own, as listings show it: nothing but whose it is.
+fn shared(keyspace: u32) -> pdpb::GcState {
+    pdpb::GcState { keyspace_scope: scope(keyspace), ..pdpb::GcState::default() }
 }
 
 /// Decides with the garbage collection's state; what is to be remembered of it.
@@ -331,22 +340,26 @@ impl Service {
         Ok(answer(cluster_id, found))
     }
 
+    /// The shared state, and one entry for each keyspace that is enabled.
     pub(super) async fn get_all_keyspaces_gc_states(
         &self,
         request: pdpb::GetAllKeyspacesGcStatesRequest,
     ) -> Result<pdpb::GetAllKeyspacesGcStatesResponse, Status> {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
-        let found = self
-            .look_at_gc(&serving, |gc, now_s| {
-                let barriers =
-                    gc.global_barriers(now_s).filter(|_| !request.exclude_global_gc_barriers);
-                pdpb::GetAllKeyspacesGcStatesResponse {
-                    header: None,
-                    gc_states: vec![state_of(gc, now_s, request.exclude_gc_barriers)],
-                    global_gc_barriers: barriers.map(|b| global_barrier_of(b, now_s)).collect(),
-                }
-            })
-            .await;
+        let now_s = self.node.clock.moment().wall_s();
+        let mut affairs = serving.lock();
+        let found = affairs.cluster().map(|_| ()).map(|()| {
+            let Affairs { gc, keyspaces, .. } = &*affairs;
+            let of_all = state_of(gc, now_s, request.exclude_gc_barriers);
+            let enabled = keyspaces.enabled().map(shared);
+            let barriers =
+                gc.global_barriers(now_s).filter(|_| !request.exclude_global_gc_barriers);
+            pdpb::GetAllKeyspacesGcStatesResponse {
+                header: None,
+                gc_states: std::iter::once(of_all).chain(enabled).collect(),
+                global_gc_barriers: barriers.map(|b| global_barrier_of(b, now_s)).collect(),
+            }
+        });
         Ok(answer(cluster_id, found))
     }
 
@@ -414,7 +427,7 @@ impl Service {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
         let decided = self
             .change_gc(&serving, |gc, now_s| {
-                let deleted = gc.delete_barrier(&request.barrier_id);
+                let deleted = gc.delete_barrier(&request.barrier_id)?;
                 Ok(deleted.map(|barrier| barrier_of(&barrier, now_s)))
             })
             .await?;
@@ -455,7 +468,7 @@ impl Service {
         let (serving, cluster_id) = self.enter(request.header.as_ref()).await?;
         let decided = self
             .change_gc(&serving, |gc, now_s| {
-                let deleted = gc.delete_global_barrier(&request.barrier_id);
+                let deleted = gc.delete_global_barrier(&request.barrier_id)?;
                 Ok(deleted.map(|barrier| global_barrier_of(&barrier, now_s)))
             })
             .await?;
