@@ -50,7 +50,7 @@ use crate::flow::{Counted, Flow};
 use crate::ids::{Ids, Taken};
 use crate::operator::{Operator, RunningOperators, Step};
 use crate::placement::View;
-use crate::rules::{Edit, RuleSet, Rules};
+use crate::rules::{Edit, Rule, RuleSet, Rules};
 use crate::scatter::{Scattered, Scatterer};
 use crate::scheduling::{Bars, Catalog, Coordinator, Roster};
 
@@ -255,7 +255,8 @@ impl Cluster {
         self.rules = rules;
     }
 
-    /// Changes the rules, all of these edits or none. Returns what is to be replicated.
+    /// Changes the rules, all of these edits or none. Returns what is to be replicated. A rule that
+    /// is put must be for some store, once there is one.
     pub fn edit_rules(
         &mut self,
         edits: impl IntoIterator<Item = Edit>,
@@ -263,8 +264,18 @@ impl Cluster {
         if !self.policy.enable_placement_rules {
             return Err(Refusal::RulesDisabled);
         }
+        let edits: Vec<Edit> = edits.into_iter().collect();
+        let put = edits.iter().filter_map(Edit::put).cloned().collect::<Vec<_>>();
         let rules =
             Rules::written(self.rules.set().edited(edits)).map_err(Refusal::InvalidValue)?;
+        let has_stores = self.stores.iter().next().is_some();
+        let is_for_none = |rule: &&Rule| !self.stores.iter().any(|store| rule.matches(Some(store)));
+        if let Some(rule) = put.iter().filter(|_| has_stores).find(is_for_none) {
+            return Err(Refusal::InvalidValue(format!(
+                "invalid rule content, rule '{}' from rule group '{}' can not match any store",
+                rule.id, rule.group_id
+            )));
+        }
         let json = rules.set().to_json();
         self.rules = rules;
         Ok(json)
@@ -460,6 +471,16 @@ impl Cluster {
         }
         let (order, ids_wanted) = self.judge(id, ids, moment);
         Ok(Heard { verdict, writes, order, ids_wanted })
+    }
+
+    /// A store says how one of the regions it leads lies in buckets; whether that is kept. Nothing
+    /// of it is written down.
+    pub fn on_buckets(
+        &mut self,
+        epoch: Option<metapb::RegionEpoch>,
+        buckets: metapb::Buckets,
+    ) -> bool {
+        self.regions.on_buckets(epoch, buckets)
     }
 
     /// Goes on with the region's plan, or thinks of one.

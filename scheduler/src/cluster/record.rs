@@ -1,5 +1,7 @@
 //! One region as its leader last described it.
 
+use std::sync::Arc;
+
 use proto::region::{epoch, is_learner, peer_on};
 use proto::{KeyRange, PeerId, RegionId, StoreId, metapb, pdpb};
 
@@ -36,6 +38,8 @@ pub struct RegionRecord {
     pub read_keys: u64,
     /// Processor time it takes, in percent of a core.
     pub cpu_usage: u64,
+    /// The newest buckets that its leader has drawn in it; `None` when nobody said.
+    pub buckets: Option<Arc<metapb::Buckets>>,
 }
 
 impl RegionRecord {
@@ -74,11 +78,12 @@ impl RegionRecord {
             read_bytes: heartbeat.bytes_read,
             read_keys: heartbeat.keys_read,
             cpu_usage: heartbeat.cpu_usage,
+            buckets: None,
         })
     }
 
     /// A new report keeps what the known one says better: a size of zero means that the leader
-    /// has not measured yet, a term of zero that it did not say.
+    /// has not measured yet, a term of zero that it did not say. Of buckets no report says anything.
     pub(super) fn keep_what_is_not_said(&mut self, known: &Self) {
         if self.approximate_bytes == 0 {
             self.approximate_bytes = known.approximate_bytes;
@@ -86,6 +91,10 @@ impl RegionRecord {
         }
         if self.term == 0 {
             self.term = known.term;
+        }
+        // Buckets are good for the keys in which they were drawn.
+        if self.buckets.is_none() && self.range() == known.range() {
+            self.buckets.clone_from(&known.buckets);
         }
         if self.leader.is_none() {
             self.leader = known.leader.filter(|leader| {
@@ -174,6 +183,11 @@ impl RegionRecord {
     /// Whether the peer is heard and up to date.
     pub fn is_healthy(&self, peer: &metapb::Peer) -> bool {
         !self.is_pending(peer.id) && !self.is_down(peer.id)
+    }
+
+    /// Its buckets, for whoever wants them with it.
+    pub fn buckets_if(&self, wanted: bool) -> Option<metapb::Buckets> {
+        self.buckets.as_deref().filter(|_| wanted).cloned()
     }
 
     /// The typed id of the leading peer.

@@ -35,17 +35,17 @@ pub enum Refusal {
     /// The store's description cannot be accepted, or the change to its state is not allowed:
     /// why, in words.
     InvalidStore(String),
-    /// No such region, or none that holds the key.
-    RegionNotFound,
+    /// There is no such region, or none is named: in words.
+    RegionNotFound(String),
     /// What was said about a region is older than what is known. Ask again after the next
     /// heartbeat.
     StaleRegion(String),
     /// What was said about a region cannot be: why, in words.
     InvalidRegion(String),
-    /// The ranges asked for are not in order, or overlap.
+    /// The ranges asked for are not in order, or overlap: in words.
     InvalidRange(String),
-    /// Some key of the ranges asked for lies in no known region.
-    RangesNotCovered,
+    /// Some key of the ranges asked for lies in no known region: between which it lies.
+    RangesNotCovered(String),
     /// An operator cannot be added: why, in words.
     OperatorDeclined {
         /// For which region.
@@ -66,6 +66,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// No region has this id.
+    pub(crate) fn no_region(id: RegionId) -> Self {
+        Self::RegionNotFound(format!("region {} not found", id.0))
+    }
+
     /// What clients branch on.
     pub fn kind(&self) -> pdpb::ErrorType {
         match self {
@@ -73,8 +78,8 @@ impl Refusal {
             Self::AlreadyBootstrapped => pdpb::ErrorType::AlreadyBootstrapped,
             Self::StoreTombstone(_) => pdpb::ErrorType::StoreTombstone,
             Self::IncompatibleVersion { .. } => pdpb::ErrorType::IncompatibleVersion,
-            Self::RegionNotFound => pdpb::ErrorType::RegionNotFound,
-            Self::RangesNotCovered => pdpb::ErrorType::RegionsNotContainAllKeyRange,
+            Self::RegionNotFound(_) => pdpb::ErrorType::RegionNotFound,
+            Self::RangesNotCovered(_) => pdpb::ErrorType::RegionsNotContainAllKeyRange,
             Self::Duplicate(_) => pdpb::ErrorType::DuplicatedEntry,
             Self::NotFound(_) => pdpb::ErrorType::EntryNotFound,
             Self::InvalidValue(_) => pdpb::ErrorType::InvalidValue,
@@ -105,14 +110,12 @@ impl fmt::Display for Refusal {
             Self::IncompatibleVersion { cluster, store } => {
                 write!(f, "version should be compatible with version {cluster}, got {store}")
             }
-            Self::RegionNotFound => f.write_str("region not found"),
-            Self::RangesNotCovered => {
-                f.write_str("found a hole: no region holds some key of the given ranges")
-            }
             Self::RulesDisabled => f.write_str("placement rules feature is disabled"),
             Self::OperatorDeclined { region, reason } => write!(f, "{region}: {reason}"),
             Self::InvalidBootstrap(words)
             | Self::InvalidStore(words)
+            | Self::RegionNotFound(words)
+            | Self::RangesNotCovered(words)
             | Self::StaleRegion(words)
             | Self::InvalidRegion(words)
             | Self::InvalidRange(words)

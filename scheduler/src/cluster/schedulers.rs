@@ -84,7 +84,8 @@ impl Cluster {
         ids: &mut Ids,
         moment: Moment,
     ) -> Result<ScatterStep, Refusal> {
-        let record = self.regions.by_id(region).cloned().ok_or(Refusal::RegionNotFound)?;
+        let record =
+            self.regions.by_id(region).cloned().ok_or_else(|| Refusal::no_region(region))?;
         let declined = |reason: String| Refusal::OperatorDeclined { region, reason };
         let view = self.view(moment);
         let scattered = self.scatterer.scatter(view, &record, group, skip_store_limits, ids);

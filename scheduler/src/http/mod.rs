@@ -92,7 +92,7 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::UnknownStore(_) | Refusal::RegionNotFound | Refusal::NotFound(_) => {
+            Refusal::UnknownStore(_) | Refusal::RegionNotFound(_) | Refusal::NotFound(_) => {
                 StatusCode::NOT_FOUND
             }
             Refusal::StoreTombstone(_) => StatusCode::GONE,
@@ -106,7 +106,7 @@ impl From<Refusal> for Failure {
             | Refusal::StaleRegion(_)
             | Refusal::InvalidRegion(_)
             | Refusal::InvalidRange(_)
-            | Refusal::RangesNotCovered
+            | Refusal::RangesNotCovered(_)
             | Refusal::OperatorDeclined { .. }
             | Refusal::Duplicate(_)
             | Refusal::InvalidValue(_)

@@ -34,6 +34,21 @@ pub enum Edit {
     Clear,
 }
 
+impl Edit {
+    /// The rule that it puts, if it puts one.
+    pub fn put(&self) -> Option<&Rule> {
+        match self {
+            Self::Put(rule) => Some(rule),
+            Self::Delete { .. }
+            | Self::DeletePrefix { .. }
+            | Self::PutGroup(_)
+            | Self::PlainGroup(_)
+            | Self::DeleteGroup(_)
+            | Self::Clear => None,
+        }
+    }
+}
+
 /// A group and its rules, in the form in which PD's tools write them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -10,7 +10,9 @@
 //!
 //! A rule that *overrides* does away with the rules of its group that come before it, and a group that
 //! overrides with the groups before it. Every key must keep a rule that gives it a voter or a leader, and no
-//! key two leaders; a change that would break this is refused as a whole.
+//! key two leaders; a change that would break this is refused as a whole. So is one that puts a rule which no
+//! store could ever serve, once there are stores: nobody means that, a label is misspelt. A rule whose last store
+//! goes stays.
 //!
 //! As long as nobody has written a rule there is one, `pd/default`, made of the policy's `max-replicas`,
 //! `location-labels` and `isolation-level`. Once rules are written they count, and those three wishes change

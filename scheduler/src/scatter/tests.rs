@@ -55,7 +55,10 @@ fn groups_are_spread_each_by_itself_and_forgotten_after_a_while() {
 #[test]
 fn a_region_that_is_not_whole_or_busy_is_not_scattered() {
     let mut world = world(4, 2);
-    assert_eq!(scatter(&mut world, 9, "g"), Err(Refusal::RegionNotFound));
+    assert_eq!(
+        scatter(&mut world, 9, "g"),
+        Err(Refusal::RegionNotFound("region 9 not found".into()))
+    );
     world.cluster.pause_checker("all", 3_600, world.moment).unwrap();
     world.add_region(3, &[1, 2], 1);
     let why = scatter(&mut world, 3, "g").unwrap_err().to_string();

@@ -148,7 +148,9 @@ impl Service {
         region: Option<proto::metapb::Region>,
         count: u32,
     ) -> Result<Result<Vec<pdpb::SplitId>, Refusal>, Status> {
-        let Some(region) = region else { return Ok(Err(Refusal::RegionNotFound)) };
+        let Some(region) = region else {
+            return Ok(Err(Refusal::RegionNotFound("missing region for split".into())));
+        };
         serving
             .decide_with_ids(&self.node, |affairs| {
                 let asked = affairs

@@ -11,7 +11,7 @@
 //! | `members.rs` | who the members are |
 //! | `oracle.rs` | timestamps, ids |
 //! | `stores.rs` | bootstrap, stores and their heartbeats |
-//! | `regions.rs` | which region holds a key |
+//! | `regions.rs` | which region holds a key, and its buckets |
 //! | `heartbeats.rs` | the stream of region heartbeats, splits |
 //! | `operators.rs` | splits and scattering that clients ask for |
 //! | `gc.rs` | safe points, and moving them when it is time |

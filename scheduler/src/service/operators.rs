@@ -140,11 +140,11 @@ impl Service {
             cluster
                 .operators()
                 .status(RegionId(request.region_id), moment)
-                .ok_or(Refusal::RegionNotFound)
+                .ok_or_else(|| Refusal::no_region(RegionId(request.region_id)))
         });
         Ok(match found {
             // Clients of PD know this text for a region without a plan.
-            Err(Refusal::RegionNotFound) => pdpb::GetOperatorResponse {
+            Err(Refusal::RegionNotFound(_)) => pdpb::GetOperatorResponse {
                 header: Some(pdpb::ResponseHeader {
                     cluster_id,
                     error: Some(pdpb::Error {

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use proto::StoreId;
 use proto::pdpb::{self, pd_server::Pd};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Service, answer};
@@ -362,17 +362,11 @@ impl Pd for Service {
         Ok(Response::new(answer(self.node.cluster_id(), Ok(response))))
     }
 
-    /// Taken and not used: regions have no buckets here.
     async fn report_buckets(
         &self,
         request: Request<Streaming<pdpb::ReportBucketsRequest>>,
     ) -> Result<Response<pdpb::ReportBucketsResponse>, Status> {
-        let mut reports = request.into_inner();
-        while let Some(report) = reports.next().await {
-            self.enter(report?.header.as_ref()).await?;
-        }
-        let cluster_id = self.node.cluster_id();
-        Ok(Response::new(answer(cluster_id, Ok(Default::default()))))
+        Service::report_buckets(self, request.into_inner()).await.map(Response::new)
     }
 
     /// Kept for those who ask over HTTP.

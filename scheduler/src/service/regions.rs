@@ -1,4 +1,4 @@
-//! Which region holds a key, and who leads it.
+//! Which region holds a key, who leads it, and how it lies in buckets.
 
 use std::sync::Arc;
 
@@ -24,13 +24,17 @@ impl Service {
     async fn find(
         &self,
         header: Option<pdpb::RequestHeader>,
+        need_buckets: bool,
         find: impl FnOnce(&Regions) -> Option<&Arc<RegionRecord>>,
     ) -> Result<pdpb::GetRegionResponse, Status> {
         let (serving, cluster_id) = self.enter(header.as_ref()).await?;
         let mut affairs = serving.lock();
         let found = affairs.cluster().map(|cluster| {
             find(cluster.regions())
-                .map(|record| pdpb::GetRegionResponse::from(record.as_ref()))
+                .map(|record| pdpb::GetRegionResponse {
+                    buckets: record.buckets_if(need_buckets),
+                    ..pdpb::GetRegionResponse::from(record.as_ref())
+                })
                 .unwrap_or_default()
         });
         Ok(answer(cluster_id, found))
@@ -40,21 +44,28 @@ impl Service {
         &self,
         request: pdpb::GetRegionRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
-        self.find(request.header, |regions| regions.by_key(&request.region_key)).await
+        let need_buckets = request.need_buckets;
+        self.find(request.header, need_buckets, |regions| regions.by_key(&request.region_key)).await
     }
 
     pub(super) async fn get_prev_region(
         &self,
         request: pdpb::GetRegionRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
-        self.find(request.header, |regions| regions.previous_of(&request.region_key)).await
+        let need_buckets = request.need_buckets;
+        self.find(request.header, need_buckets, |regions| regions.previous_of(&request.region_key))
+            .await
     }
 
     pub(super) async fn get_region_by_id(
         &self,
         request: pdpb::GetRegionByIdRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
-        self.find(request.header, |regions| regions.by_id(RegionId(request.region_id))).await
+        let need_buckets = request.need_buckets;
+        self.find(request.header, need_buckets, |regions| {
+            regions.by_id(RegionId(request.region_id))
+        })
+        .await
     }
 
     pub(super) async fn scan_regions(
@@ -93,10 +104,36 @@ impl Service {
                 cluster.regions().batch_scan(&ranges, limit(request.limit), contain_all)?;
             Ok(pdpb::BatchScanRegionsResponse {
                 header: None,
-                regions: records.iter().map(with_leader).collect(),
+                regions: records
+                    .iter()
+                    .map(|record| pdpb::Region {
+                        buckets: record.buckets_if(request.need_buckets),
+                        ..with_leader(record)
+                    })
+                    .collect(),
             })
         });
         Ok(answer(cluster_id, found))
+    }
+
+    /// Reads a store's reports of buckets until it ends the stream. Nothing says whether one was
+    /// kept: what was not is as good as lost, and another report follows.
+    pub(super) async fn report_buckets(
+        &self,
+        mut reports: Streaming<pdpb::ReportBucketsRequest>,
+    ) -> Result<pdpb::ReportBucketsResponse, Status> {
+        while let Some(report) = reports.message().await? {
+            let (serving, cluster_id) = self.enter(report.header.as_ref()).await?;
+            let mut affairs = serving.lock();
+            match affairs.cluster() {
+                Ok(cluster) => {
+                    let Some(buckets) = report.buckets else { continue };
+                    cluster.on_buckets(report.region_epoch, buckets);
+                }
+                Err(refusal) => return Ok(answer(cluster_id, Err(refusal))),
+            }
+        }
+        Ok(answer(self.node.cluster_id(), Ok(Default::default())))
     }
 
     /// Many lookups on one stream, answered in order. A wrong cluster, or a member that does not
@@ -131,10 +168,10 @@ impl Service {
             let mut name = |found: Option<&Arc<RegionRecord>>| {
                 let Some(record) = found else { return 0 };
                 let id = record.id().0;
-                response
-                    .regions_by_id
-                    .entry(id)
-                    .or_insert_with(|| pdpb::RegionResponse::from(record.as_ref()));
+                response.regions_by_id.entry(id).or_insert_with(|| pdpb::RegionResponse {
+                    buckets: record.buckets_if(request.need_buckets),
+                    ..pdpb::RegionResponse::from(record.as_ref())
+                });
                 id
             };
             let key_id_map = request.keys.iter().map(|key| name(regions.by_key(key))).collect();

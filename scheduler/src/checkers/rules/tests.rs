@@ -8,7 +8,7 @@ use super::*;
 use crate::cluster::{Cluster, Moment, Policy};
 use crate::operator::obedience::obey;
 use crate::operator::step::too_few_healthy_without;
-use crate::rules::{Edit, Rule};
+use crate::rules::{Edit, Rule, Rules};
 
 /// Plans that any region may need; more are a circle.
 const PLANS_MAX: usize = 30;
@@ -94,7 +94,9 @@ fn cluster(scene: &Scene) -> Option<Cluster> {
         .zip(&scene.rules)
         .map(|(number, rule)| Edit::Put(Rule { id: format!("r{number}"), ..rule.clone() }));
     let replaced = Edit::Delete { group: "pd".into(), id: "default".into() };
-    cluster.edit_rules(numbered.chain([replaced])).ok()?;
+    // Not as an administrator writes them: a rule may have lost all its stores.
+    let set = cluster.rules().set().edited(numbered.chain([replaced]));
+    cluster.set_rules(Rules::written(set).ok()?);
     Some(cluster)
 }
 

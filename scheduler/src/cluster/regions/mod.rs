@@ -24,15 +24,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::key::Readable;
 use proto::region::epoch;
 use proto::{KeyRange, RegionId, StoreId, metapb};
 
 use super::record::RegionRecord;
 use super::refusal::Refusal;
 
+mod batch_scan;
+mod buckets;
 mod holdings;
 
+pub use buckets::{BUCKETS_BYTES_MAX, BUCKETS_KEYS_MAX};
 use holdings::Holding;
 pub use holdings::StoreCounts;
 
@@ -108,6 +110,8 @@ pub struct Regions {
     holdings: BTreeMap<StoreId, Holding>,
     /// The sizes of all together.
     size_mib: u64,
+    /// What the keys of all their buckets take.
+    bucket_bytes: usize,
 }
 
 impl Regions {
@@ -281,47 +285,6 @@ impl Regions {
         self.within(range).take(limit).cloned().collect()
     }
 
-    /// The same for several ranges at once, which must be in order and apart; a region that lies
-    /// in two of them is named once. With `contain_all`, a key in no region is a refusal.
-    pub fn batch_scan(
-        &self,
-        ranges: &[KeyRange],
-        limit: usize,
-        contain_all: bool,
-    ) -> Result<Vec<Arc<RegionRecord>>, Refusal> {
-        check_ranges(ranges)?;
-        let limit = if limit == 0 { usize::MAX } else { limit };
-        let mut found: Vec<Arc<RegionRecord>> = Vec::new();
-        'ranges: for range in ranges {
-            // The first key of the range that no region named so far holds.
-            let mut uncovered = Some(range.start.clone());
-            for record in self.within(range) {
-                if found.last().is_some_and(|last| last.id() == record.id()) {
-                    uncovered = record.range().end;
-                    continue;
-                }
-                if found.len() == limit {
-                    break 'ranges;
-                }
-                let hole = uncovered.as_ref().is_some_and(|key| record.region.start_key > *key);
-                if contain_all && hole {
-                    return Err(Refusal::RangesNotCovered);
-                }
-                uncovered = record.range().end;
-                found.push(Arc::clone(record));
-            }
-            let hole_at_end = match (&uncovered, &range.end) {
-                (None, _) => false,
-                (Some(_), None) => true,
-                (Some(key), Some(end)) => key < end,
-            };
-            if contain_all && hole_at_end && found.len() < limit {
-                return Err(Refusal::RangesNotCovered);
-            }
-        }
-        Ok(found)
-    }
-
     /// All regions, in order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<RegionRecord>> {
         self.by_start.values().map(|id| &self.by_id[id])
@@ -372,6 +335,7 @@ impl Regions {
     fn insert(&mut self, record: RegionRecord) {
         let id = record.id();
         self.count(&record, true);
+        self.bucket_bytes += record.bucket_bytes();
         self.by_start.insert(record.region.start_key.clone(), id);
         self.by_id.insert(id, Arc::new(record));
     }
@@ -380,6 +344,7 @@ impl Regions {
         let record = self.by_id.remove(&id)?;
         self.by_start.remove(&record.region.start_key);
         self.count(&record, false);
+        self.bucket_bytes -= record.bucket_bytes();
         Some(record)
     }
 }
@@ -412,26 +377,6 @@ pub(crate) fn check_description(region: &metapb::Region) -> Result<(), Refusal> 
     let stores: BTreeSet<_> = region.peers.iter().map(|peer| peer.store_id).collect();
     if stores.len() != region.peers.len() {
         return invalid("it has two peers on one store");
-    }
-    Ok(())
-}
-
-fn check_ranges(ranges: &[KeyRange]) -> Result<(), Refusal> {
-    let invalid = |range: &KeyRange, what: &str| {
-        Err(Refusal::InvalidRange(format!("invalid key range, {range} {what}")))
-    };
-    if let Some(empty) = ranges.iter().find(|range| range.is_empty()) {
-        return invalid(empty, "holds no key");
-    }
-    for pair in ranges.windows(2) {
-        match &pair[0].end {
-            Some(end) if *end <= pair[1].start => {}
-            Some(end) => {
-                let end = Readable(end);
-                return invalid(&pair[1], &format!("begins before {end}, where the last one ends"));
-            }
-            None => return invalid(&pair[1], "comes after one without an end"),
-        }
     }
     Ok(())
 }

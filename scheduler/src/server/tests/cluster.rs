@@ -267,6 +267,66 @@ async fn regions_are_found_in_every_way_that_clients_ask() {
     assert_eq!(answers.message().await.unwrap(), None);
 }
 
+/// What stores report of buckets is given with a region to whoever asks for it, in every way that clients ask.
+#[tokio::test]
+async fn buckets_are_given_with_the_region_to_those_who_want_them() {
+    let node = served().await;
+    bootstrap(&node).await;
+    let mut client = pd(&node).await;
+    let buckets = |version, keys: &[&'static str]| pdpb::ReportBucketsRequest {
+        header: header(&node),
+        region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+        buckets: Some(metapb::Buckets {
+            region_id: 2,
+            version,
+            keys: keys.iter().map(|&key| key.into()).collect(),
+            ..Default::default()
+        }),
+    };
+    let reports = [
+        buckets(1, &["", "f", ""]),
+        buckets(3, &["", "f", "m", ""]),
+        buckets(2, &["", "x", ""]),
+        pdpb::ReportBucketsRequest { header: header(&node), ..Default::default() },
+    ];
+    let reported = client.report_buckets(tokio_stream::iter(reports)).await.unwrap().into_inner();
+    assert_eq!(reported.header.unwrap().error, None);
+
+    for need_buckets in [true, false] {
+        let get =
+            pdpb::GetRegionRequest { header: header(&node), region_key: "a".into(), need_buckets };
+        let by_key = client.get_region(get).await.unwrap().into_inner();
+        let get = pdpb::GetRegionByIdRequest { header: header(&node), region_id: 2, need_buckets };
+        let by_id = client.get_region_by_id(get).await.unwrap().into_inner();
+        let scan = pdpb::BatchScanRegionsRequest {
+            header: header(&node),
+            need_buckets,
+            ranges: vec![pdpb::KeyRange::default()],
+            ..Default::default()
+        };
+        let scanned = client.batch_scan_regions(scan).await.unwrap().into_inner();
+        let query = pdpb::QueryRegionRequest {
+            header: header(&node),
+            need_buckets,
+            ids: vec![2],
+            ..Default::default()
+        };
+        let queried = client.query_region(tokio_stream::once(query)).await.unwrap();
+        let queried = queried.into_inner().message().await.unwrap().unwrap();
+        let found = [
+            by_key.buckets,
+            by_id.buckets,
+            scanned.regions[0].buckets.clone(),
+            queried.regions_by_id[&2].buckets.clone(),
+        ];
+        for buckets in found {
+            let keys = buckets.map(|buckets| (buckets.version, buckets.keys.len()));
+            assert_eq!(keys, need_buckets.then_some((3, 4)));
+        }
+    }
+    node.stop().await;
+}
+
 /// S0.32, S0.38: a store asks for the ids of a split and reports what has become of the region, in two as well as in
 /// many: who asks twice gets other ids, a report is believed at once, and one that cannot be is refused.
 #[tokio::test]
@@ -424,6 +484,67 @@ async fn safe_points_and_barriers_move_as_agreed() {
     let state = client.get_gc_state(state).await.unwrap().into_inner().gc_state.unwrap();
     assert_eq!((state.txn_safe_point, state.gc_safe_point), (100, 42));
     assert_eq!(state.gc_barriers[0].barrier_id, "backup");
+
+    // What is refused has the name that clients look for.
+    let back = pdpb::AdvanceTxnSafePointRequest {
+        header: header(&node),
+        target: 99,
+        ..Default::default()
+    };
+    let refused = client.advance_txn_safe_point(back).await.unwrap().into_inner();
+    let why = refused.header.unwrap().error.unwrap().message;
+    assert!(why.contains("PD:gc:ErrDecreasingTxnSafePoint") && why.contains("99"), "{why}");
+    let reserved = pdpb::DeleteGcBarrierRequest {
+        header: header(&node),
+        barrier_id: "gc_worker".into(),
+        ..Default::default()
+    };
+    let refused = client.delete_gc_barrier(reserved).await.unwrap().into_inner();
+    let why = refused.header.unwrap().error.unwrap().message;
+    assert!(why.contains("ErrReservedGCBarrierID"), "{why}");
+    node.stop().await;
+}
+
+/// Where the states of all keyspaces are asked for, the shared one comes under the id of no keyspace, and each
+/// enabled keyspace says that it shares it.
+#[tokio::test]
+async fn every_enabled_keyspace_is_listed_with_the_garbage_collection_it_shares() {
+    let node = served().await;
+    bootstrap(&node).await;
+    for (path, body) in [
+        ("/pd/api/v2/keyspaces", r#"{"name": "on"}"#),
+        ("/pd/api/v2/keyspaces", r#"{"name": "off"}"#),
+    ] {
+        let (head, body) = super::port::http(&node, "POST", path, body).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head} {body}");
+    }
+    let channel = super::super::links::connect(node.client_url()).await.unwrap();
+    let mut keyspaces = KeyspaceClient::new(channel);
+    let disable = keyspacepb::UpdateKeyspaceStateRequest {
+        header: header(&node),
+        keyspace: Some(keyspacepb::update_keyspace_state_request::Keyspace::Id(2)),
+        state: keyspacepb::KeyspaceState::Disabled.into(),
+    };
+    let disabled = keyspaces.update_keyspace_state(disable).await.unwrap().into_inner();
+    assert_eq!(disabled.header.unwrap().error, None);
+    let mut client = pd(&node).await;
+    let advance =
+        pdpb::AdvanceTxnSafePointRequest { header: header(&node), target: 7, ..Default::default() };
+    client.advance_txn_safe_point(advance).await.unwrap();
+    let all = pdpb::GetAllKeyspacesGcStatesRequest { header: header(&node), ..Default::default() };
+    let all = client.get_all_keyspaces_gc_states(all).await.unwrap().into_inner();
+    assert_eq!(all.header.unwrap().error, None);
+    let listed = all.gc_states.into_iter().map(|state| {
+        assert!(!state.is_keyspace_level_gc);
+        let Some(pdpb::keyspace_scope::Keyspace::KeyspaceId(id)) =
+            state.keyspace_scope.unwrap().keyspace
+        else {
+            panic!("every entry names its keyspace");
+        };
+        (id, state.txn_safe_point)
+    });
+    assert_eq!(listed.collect::<Vec<_>>(), [(u32::MAX, 7), (0, 0), (1, 0)]);
+    node.stop().await;
 }
 
 #[tokio::test]

@@ -71,6 +71,11 @@ async fn placement_rules_are_written_and_read_as_pd_does() {
     let mut extra = rule("x", "extra", "learner", 1);
     extra["start_key"] = json!("6d");
     extra["label_constraints"] = json!([{ "key": "disk", "op": "in", "values": ["ssd"] }]);
+    // Not before there is a store that it can be for.
+    let (status, why) = ask(&node, "POST", "/config/rule", extra.clone()).await;
+    let expected = "invalid rule content, rule 'extra' from rule group 'x' can not match any store";
+    assert!(status == 400 && why.as_str().unwrap().contains(expected), "{status} {why}");
+    granted(&node, "POST", "/store/3/label", json!({ "disk": "ssd" })).await;
     granted(&node, "POST", "/config/rule", extra.clone()).await;
     assert_eq!(get(&node, "/config/rule/x/extra").await["label_constraints"][0]["op"], "in");
     assert_eq!(ask(&node, "GET", "/config/rule/x/none", Value::Null).await.0, 404);

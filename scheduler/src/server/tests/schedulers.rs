@@ -193,6 +193,7 @@ async fn regions_are_scattered_and_get_operator_reports_it() {
     let refused = client.scatter_region(older).await.unwrap().into_inner();
     let error = refused.header.unwrap().error.unwrap();
     assert_eq!(error.r#type(), pdpb::ErrorType::RegionNotFound);
+    assert!(error.message.starts_with("region ") && error.message.ends_with(" not found"));
 
     let body = r#"{"name": "scatter-region", "region_id": 2}"#;
     let (status, why) = ask(&node, "POST", "/operators", body).await;
