@@ -16,17 +16,23 @@ use crate::server::node::not_leader;
 
 /// Where global configuration lies when no path is named.
 const DEFAULT_PATH: &str = "/global/config/";
-/// The only root that may be written.
+/// The only root that may be written; all may be read.
 const ROOT: &str = "/global/config";
 
-fn path_of(path: &str) -> Result<String, Status> {
+/// The path of a request, without a slash at its end.
+fn path_of(path: &str) -> &str {
     let path = if path.is_empty() { DEFAULT_PATH } else { path };
-    if !path.starts_with(ROOT) {
-        return Err(Status::invalid_argument(format!(
-            "config path {path:?} does not lie under {ROOT}"
-        )));
+    path.trim_end_matches('/')
+}
+
+/// Whether something under this path may be written.
+fn check_writable(path: &str) -> Result<(), Status> {
+    let is_under_root =
+        path.strip_prefix(ROOT).is_some_and(|below| below.is_empty() || below.starts_with('/'));
+    if is_under_root {
+        return Ok(());
     }
-    Ok(path.trim_end_matches('/').to_owned())
+    Err(Status::invalid_argument(format!("config path {path:?} does not lie under {ROOT}")))
 }
 
 fn item(key: &Bytes, value: &KeyValue) -> pdpb::GlobalConfigItem {
@@ -59,8 +65,8 @@ impl Service {
     ) -> Result<pdpb::LoadGlobalConfigResponse, Status> {
         let serving = self.node.serving().ok_or_else(not_leader)?;
         serving.await_lease(&self.node).await?;
-        let path = path_of(&request.config_path)?;
-        let (values, revision) = self.values_under(&path);
+        let path = path_of(&request.config_path);
+        let (values, revision) = self.values_under(path);
         if request.names.is_empty() {
             let items = values.iter().map(|(key, value)| item(key, value)).collect();
             return Ok(pdpb::LoadGlobalConfigResponse { items, revision });
@@ -94,7 +100,8 @@ impl Service {
         request: pdpb::StoreGlobalConfigRequest,
     ) -> Result<pdpb::StoreGlobalConfigResponse, Status> {
         let serving = self.node.serving().ok_or_else(not_leader)?;
-        let path = path_of(&request.config_path)?;
+        let path = path_of(&request.config_path);
+        check_writable(path)?;
         let mut change = Change::default();
         for item in request.changes {
             let key = Bytes::from(format!("{path}/{}", item.name));
@@ -121,7 +128,7 @@ impl Service {
         Status,
     > {
         let serving = self.node.serving().ok_or_else(not_leader)?;
-        let path = path_of(&request.config_path)?;
+        let path = path_of(&request.config_path).to_owned();
         let after = u64::try_from(request.revision).unwrap_or(0);
         let watching = Some((self.clone(), serving, after, Vec::<Bytes>::new()));
         let stream = futures_util::stream::unfold(watching, move |watching| {
