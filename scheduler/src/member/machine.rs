@@ -20,6 +20,8 @@ use proto::schedulerpb::MemberPriority;
 use proto::schedulerpb::{Change, KeyValue, Member, StateSnapshot};
 use proto::{KeyRange, eraftpb, metapb};
 
+use super::history::{History, ValueChange};
+
 /// Everything the members have agreed on, up to and including the entry at [`State::index`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -41,6 +43,8 @@ pub struct State {
     cluster_version: String,
     external_timestamp: u64,
     values: BTreeMap<Bytes, KeyValue>,
+    /// How the values came to be what they are, as far back as is kept.
+    history: History,
 }
 
 impl State {
@@ -49,6 +53,7 @@ impl State {
         Self {
             index,
             term,
+            history: History::after(index),
             members: members.into_iter().map(|member| (member.member_id, member)).collect(),
             ..Self::default()
         }
@@ -63,6 +68,7 @@ impl State {
         state.apply(snapshot.index, snapshot.term, change);
         // Applying gives values a new history; theirs came with the snapshot.
         state.values = values.into_iter().map(|value| (value.key.clone(), value)).collect();
+        state.history = History::after(state.index);
         state
     }
 
@@ -155,7 +161,10 @@ impl State {
             self.put_value(index, value.key, value.value);
         }
         for key in change.delete_values {
-            self.values.remove(&key);
+            if let Some(before) = self.values.remove(&key) {
+                let (revision, before) = (index, Some(before));
+                self.history.push(ValueChange { revision, key, after: None, before });
+            }
         }
     }
 
@@ -192,7 +201,8 @@ impl State {
             changed_at: index,
             changes: known.map_or(1, |known| known.changes + 1),
         };
-        self.values.insert(key, value);
+        let before = self.values.insert(key.clone(), value.clone());
+        self.history.push(ValueChange { revision: index, key, after: Some(value), before });
     }
 
     fn put_region(&mut self, region: metapb::Region) {
@@ -329,6 +339,11 @@ impl State {
     pub fn values(&self) -> &BTreeMap<Bytes, KeyValue> {
         &self.values
     }
+
+    /// The last changes of values.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
 }
 
 /// A keyspace's id; an absent one is the default keyspace's, 0.
@@ -406,6 +421,35 @@ mod tests {
         let bytes = Bytes::from(state.snapshot(conf_state).encode_to_vec());
         assert_eq!(State::restore(decode_snapshot(&bytes).unwrap()), state);
         assert_eq!(state.values()[&Bytes::from("k")].changes, 2);
+    }
+
+    #[test]
+    fn changes_of_values_are_remembered_in_their_order_and_not_in_a_snapshot() {
+        let mut state = State::founding([], 5, 1);
+        let value = |value: &'static str| KeyValue {
+            key: "k".into(),
+            value: value.into(),
+            ..Default::default()
+        };
+        let put = |text| Change { put_values: vec![value(text)], ..Default::default() };
+        state.apply(6, 1, put("a"));
+        state.apply(7, 1, put("b"));
+        let deleted = vec!["k".into(), "absent".into()];
+        state.apply(8, 1, Change { delete_values: deleted, ..Default::default() });
+        let texts: Vec<_> = state
+            .history()
+            .since(6)
+            .unwrap()
+            .map(|change| {
+                let text = |value: &Option<KeyValue>| value.clone().map(|value| value.value);
+                (change.revision, text(&change.before), text(&change.after))
+            })
+            .collect();
+        let (a, b) = (Some("a".into()), Some("b".into()));
+        assert_eq!(texts, [(6, None, a.clone()), (7, a, b.clone()), (8, b, None)]);
+        let copy = State::restore(state.snapshot(eraftpb::ConfState::default()));
+        assert!(copy.history().since(8).is_err(), "a snapshot does not say how it came to be");
+        assert_eq!(copy.history().since(9).unwrap().count(), 0);
     }
 
     #[test]

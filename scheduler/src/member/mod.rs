@@ -30,6 +30,7 @@
 
 pub mod join;
 mod lease;
+pub mod history;
 pub mod machine;
 mod proposals;
 pub mod records;

@@ -273,6 +273,17 @@ impl Serving {
         node: &Node,
         decide: impl FnOnce(&mut Affairs, Moment) -> Result<(Change, T), Refusal>,
     ) -> Result<Result<T, Refusal>, Status> {
+        let changed = self.change_at(node, decide).await?;
+        Ok(changed.map(|(answer, _)| answer))
+    }
+
+    /// The same; with the answer comes the index of the entry that made the change, `None` when there was
+    /// nothing to change.
+    pub(crate) async fn change_at<T>(
+        &self,
+        node: &Node,
+        decide: impl FnOnce(&mut Affairs, Moment) -> Result<(Change, T), Refusal>,
+    ) -> Result<Result<(T, Option<u64>), Refusal>, Status> {
         if !node.has_room() {
             return Err(Status::resource_exhausted("too many proposals wait"));
         }
@@ -283,11 +294,12 @@ impl Serving {
                 Ok((change, answer)) => (Ok(answer), self.propose(node, change)),
             }
         };
-        if let Some(outcome) = outcome {
-            node.applied(outcome).await?;
-        }
+        let index = match outcome {
+            Some(outcome) => Some(node.applied(outcome).await?),
+            None => None,
+        };
         self.await_lease(node).await?;
-        Ok(decided)
+        Ok(decided.map(|answer| (answer, index)))
     }
 
     /// Proposes a change that was decided with the affairs locked; nothing for an empty one.

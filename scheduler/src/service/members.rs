@@ -66,11 +66,18 @@ impl Service {
 
     /// The header of every answer in etcd's words.
     pub(super) fn etcd_header(&self) -> etcdserverpb::ResponseHeader {
+        let revision = self.node.state.read().index();
+        self.etcd_header_at(revision)
+    }
+
+    /// The header of an answer that is true of this revision: whoever watches from the next one on
+    /// misses nothing.
+    pub(super) fn etcd_header_at(&self, revision: u64) -> etcdserverpb::ResponseHeader {
         let state = self.node.state.read();
         etcdserverpb::ResponseHeader {
             cluster_id: state.cluster_id(),
             member_id: self.node.member_id,
-            revision: i64::try_from(state.index()).unwrap_or(i64::MAX),
+            revision: i64::try_from(revision).unwrap_or(i64::MAX),
             raft_term: state.term(),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! client-go wants a member list, and reads a safe point under a well-known key when the scheduler
 //! is older than it; it also looks for registered services, of which there are none. Plain writes
-//! work and go through the log. Watches, leases and transactions are left out.
+//! work and go through the log; the meta storage can be watched (`watch.rs`). Leases and transactions
+//! are left out.
 //!
 //! What is kept here is in every member's memory and in its log, so a request may write no more than
 //! [`WRITE_BYTES_MAX`].
@@ -43,7 +44,7 @@ pub(super) fn check_size(change: &Change) -> Result<(), Status> {
 }
 
 /// The keys from `key` to `end`: one key for an empty end, all that follow for a single 0.
-fn range(key: Bytes, end: Bytes) -> (Bound<Bytes>, Bound<Bytes>) {
+pub(super) fn range(key: Bytes, end: Bytes) -> (Bound<Bytes>, Bound<Bytes>) {
     let end = match &end[..] {
         [] => Bound::Included(key.clone()),
         [0] => Bound::Unbounded,
@@ -69,7 +70,7 @@ fn wire(value: KeyValue) -> mvccpb::KeyValue {
     }
 }
 
-fn meta_wire(value: KeyValue) -> meta_storagepb::KeyValue {
+pub(super) fn meta_wire(value: KeyValue) -> meta_storagepb::KeyValue {
     let value = wire(value);
     meta_storagepb::KeyValue {
         key: value.key,
@@ -82,16 +83,17 @@ fn meta_wire(value: KeyValue) -> meta_storagepb::KeyValue {
 }
 
 impl Service {
-    /// Everything in a range, by key. What the scheduler knows itself is shown under its key.
-    fn values(&self, key: Bytes, end: Bytes) -> Vec<KeyValue> {
+    /// Everything in a range, by key, and the revision of which that is true. What the scheduler
+    /// knows itself is shown under its key.
+    fn values(&self, key: Bytes, end: Bytes) -> (Vec<KeyValue>, u64) {
         let range = range(key, end);
-        if is_empty(&range) {
-            return Vec::new();
-        }
-        let mut found: BTreeMap<Bytes, KeyValue> = {
+        let (mut found, revision): (BTreeMap<Bytes, KeyValue>, u64) = {
             let state = self.node.state.read();
+            if is_empty(&range) {
+                return (Vec::new(), state.index());
+            }
             let found = state.values().range(range.clone());
-            found.map(|(key, value)| (key.clone(), value.clone())).collect()
+            (found.map(|(key, value)| (key.clone(), value.clone())).collect(), state.index())
         };
         let saved = Bytes::from_static(SAVED_SAFE_POINT);
         if let Some(serving) = self.node.serving()
@@ -105,25 +107,27 @@ impl Service {
                 found.insert(saved, shown);
             }
         }
-        found.into_values().collect()
+        (found.into_values().collect(), revision)
     }
 
-    /// Writes and deletes through the log.
-    async fn write_values(&self, change: Change) -> Result<(), Status> {
+    /// Writes and deletes through the log; the revision of the write, or the present one when there
+    /// was nothing to write.
+    async fn write_values(&self, change: Change) -> Result<u64, Status> {
         check_size(&change)?;
         let serving = self.node.serving().ok_or_else(not_leader)?;
-        serving
-            .change(&self.node, |_, _| Ok((change, ())))
+        let ((), index) = serving
+            .change_at(&self.node, |_, _| Ok((change, ())))
             .await?
-            .map_err(|refusal| Status::unknown(refusal.to_string()))
+            .map_err(|refusal| Status::unknown(refusal.to_string()))?;
+        Ok(index.unwrap_or_else(|| self.node.state.read().index()))
     }
 
     async fn leads(&self) -> Result<(), Status> {
         self.node.serving().ok_or_else(not_leader)?.await_lease(&self.node).await
     }
 
-    fn meta_header(&self) -> meta_storagepb::ResponseHeader {
-        let header = self.etcd_header();
+    fn meta_header(&self, revision: u64) -> meta_storagepb::ResponseHeader {
+        let header = self.etcd_header_at(revision);
         meta_storagepb::ResponseHeader {
             cluster_id: header.cluster_id,
             error: None,
@@ -149,8 +153,8 @@ impl Kv for Service {
     ) -> Result<Response<etcdserverpb::RangeResponse>, Status> {
         let request = request.into_inner();
         self.leads().await?;
-        let (mut found, count, more) =
-            limited(self.values(request.key, request.range_end), request.limit);
+        let (found, revision) = self.values(request.key, request.range_end);
+        let (mut found, count, more) = limited(found, request.limit);
         if request.count_only {
             found.clear();
         }
@@ -162,7 +166,7 @@ impl Kv for Service {
         });
         Ok(Response::new(etcdserverpb::RangeResponse {
             kvs: kvs.collect(),
-            header: Some(self.etcd_header()),
+            header: Some(self.etcd_header_at(revision)),
             more,
             count,
         }))
@@ -177,11 +181,12 @@ impl Kv for Service {
             return Err(Status::unimplemented("leases are not supported"));
         }
         self.leads().await?;
-        let before = self.values(request.key.clone(), Bytes::new());
+        let (before, _) = self.values(request.key.clone(), Bytes::new());
         let value = KeyValue { key: request.key, value: request.value, ..KeyValue::default() };
-        self.write_values(Change { put_values: vec![value], ..Change::default() }).await?;
+        let change = Change { put_values: vec![value], ..Change::default() };
+        let revision = self.write_values(change).await?;
         Ok(Response::new(etcdserverpb::PutResponse {
-            header: Some(self.etcd_header()),
+            header: Some(self.etcd_header_at(revision)),
             prev_kv: before.into_iter().next().filter(|_| request.prev_kv).map(wire),
         }))
     }
@@ -192,11 +197,11 @@ impl Kv for Service {
     ) -> Result<Response<etcdserverpb::DeleteRangeResponse>, Status> {
         let request = request.into_inner();
         self.leads().await?;
-        let before = self.values(request.key, request.range_end);
+        let (before, _) = self.values(request.key, request.range_end);
         let delete_values = before.iter().map(|value| value.key.clone()).collect();
-        self.write_values(Change { delete_values, ..Change::default() }).await?;
+        let revision = self.write_values(Change { delete_values, ..Change::default() }).await?;
         Ok(Response::new(etcdserverpb::DeleteRangeResponse {
-            header: Some(self.etcd_header()),
+            header: Some(self.etcd_header_at(revision)),
             deleted: i64::try_from(before.len()).unwrap_or(i64::MAX),
             prev_kvs: if request.prev_kv {
                 before.into_iter().map(wire).collect()
@@ -224,9 +229,9 @@ impl MetaStorage for Service {
 
     async fn watch(
         &self,
-        _: Request<meta_storagepb::WatchRequest>,
+        request: Request<meta_storagepb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watching the meta storage is not supported"))
+        self.watch_meta_storage(request.into_inner()).map(Response::new)
     }
 
     async fn get(
@@ -235,10 +240,10 @@ impl MetaStorage for Service {
     ) -> Result<Response<meta_storagepb::GetResponse>, Status> {
         let request = request.into_inner();
         self.leads().await?;
-        let (found, count, more) =
-            limited(self.values(request.key, request.range_end), request.limit);
+        let (found, revision) = self.values(request.key, request.range_end);
+        let (found, count, more) = limited(found, request.limit);
         Ok(Response::new(meta_storagepb::GetResponse {
-            header: Some(self.meta_header()),
+            header: Some(self.meta_header(revision)),
             kvs: found.into_iter().map(meta_wire).collect(),
             more,
             count,
@@ -254,11 +259,12 @@ impl MetaStorage for Service {
             return Err(Status::unimplemented("leases are not supported"));
         }
         self.leads().await?;
-        let before = self.values(request.key.clone(), Bytes::new());
+        let (before, _) = self.values(request.key.clone(), Bytes::new());
         let value = KeyValue { key: request.key, value: request.value, ..KeyValue::default() };
-        self.write_values(Change { put_values: vec![value], ..Change::default() }).await?;
+        let change = Change { put_values: vec![value], ..Change::default() };
+        let revision = self.write_values(change).await?;
         Ok(Response::new(meta_storagepb::PutResponse {
-            header: Some(self.meta_header()),
+            header: Some(self.meta_header(revision)),
             prev_kv: before.into_iter().next().filter(|_| request.prev_kv).map(meta_wire),
         }))
     }
@@ -269,11 +275,11 @@ impl MetaStorage for Service {
     ) -> Result<Response<meta_storagepb::DeleteResponse>, Status> {
         let request = request.into_inner();
         self.leads().await?;
-        let before = self.values(request.key, request.range_end);
+        let (before, _) = self.values(request.key, request.range_end);
         let delete_values = before.iter().map(|value| value.key.clone()).collect();
-        self.write_values(Change { delete_values, ..Change::default() }).await?;
+        let revision = self.write_values(Change { delete_values, ..Change::default() }).await?;
         Ok(Response::new(meta_storagepb::DeleteResponse {
-            header: Some(self.meta_header()),
+            header: Some(self.meta_header(revision)),
             deleted: i64::try_from(before.len()).unwrap_or(i64::MAX),
             prev_kvs: if request.prev_kv {
                 before.into_iter().map(meta_wire).collect()

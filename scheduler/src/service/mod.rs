@@ -18,6 +18,7 @@
 //! | `keyspaces.rs` | keyspaces |
 //! | `settings.rs` | global configuration, external timestamp |
 //! | `metadata.rs` | etcd's and the meta storage's reads and writes |
+//! | `watch.rs` | what changes in them |
 
 pub(crate) mod answer;
 pub(crate) mod members;
@@ -31,6 +32,7 @@ mod heartbeats;
 mod metadata;
 mod pd;
 mod settings;
+mod watch;
 
 use std::sync::Arc;
 

@@ -421,6 +421,6 @@ impl Pd for Service {
         &self,
         request: Request<pdpb::WatchGlobalConfigRequest>,
     ) -> Result<Response<Self::WatchGlobalConfigStream>, Status> {
-        Service::watch_global_config(self, request.into_inner()).await.map(Response::new)
+        Service::watch_global_config(self, &request.into_inner()).map(Response::new)
     }
 }

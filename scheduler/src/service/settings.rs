@@ -1,12 +1,8 @@
 //! Global configuration that clients keep here, and timestamps that are set from outside.
 
-use std::pin::Pin;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use proto::pdpb;
 use proto::schedulerpb::{Change, KeyValue};
-use tokio_stream::Stream;
 use tonic::Status;
 
 use super::metadata::check_size;
@@ -20,7 +16,7 @@ const DEFAULT_PATH: &str = "/global/config/";
 const ROOT: &str = "/global/config";
 
 /// The path of a request, without a slash at its end.
-fn path_of(path: &str) -> &str {
+pub(super) fn path_of(path: &str) -> &str {
     let path = if path.is_empty() { DEFAULT_PATH } else { path };
     path.trim_end_matches('/')
 }
@@ -117,58 +113,6 @@ impl Service {
         check_size(&change)?;
         let decided = serving.change(&self.node, |_, _| Ok((change, ()))).await?;
         Ok(pdpb::StoreGlobalConfigResponse { error: decided.err().map(pdpb::Error::from) })
-    }
-
-    /// Everything under a path at first, and then what changes, for as long as this member leads.
-    pub(super) async fn watch_global_config(
-        &self,
-        request: pdpb::WatchGlobalConfigRequest,
-    ) -> Result<
-        Pin<Box<dyn Stream<Item = Result<pdpb::WatchGlobalConfigResponse, Status>> + Send>>,
-        Status,
-    > {
-        let serving = self.node.serving().ok_or_else(not_leader)?;
-        let path = path_of(&request.config_path).to_owned();
-        let after = u64::try_from(request.revision).unwrap_or(0);
-        let watching = Some((self.clone(), serving, after, Vec::<Bytes>::new()));
-        let stream = futures_util::stream::unfold(watching, move |watching| {
-            let path = path.clone();
-            async move {
-                let (service, serving, after, known) = watching?;
-                let look = |_: &_| {
-                    let (values, revision) = service.values_under(&path);
-                    let mut changes: Vec<_> = values
-                        .iter()
-                        .filter(|(_, value)| value.changed_at > after)
-                        .map(|(key, value)| item(key, value))
-                        .collect();
-                    let keys: Vec<Bytes> = values.into_iter().map(|(key, _)| key).collect();
-                    changes.extend(known.iter().filter(|key| !keys.contains(key)).map(|key| {
-                        pdpb::GlobalConfigItem {
-                            name: String::from_utf8_lossy(key).into_owned(),
-                            kind: pdpb::EventType::Delete.into(),
-                            ..Default::default()
-                        }
-                    }));
-                    (!changes.is_empty()).then_some((changes, keys, revision))
-                };
-                let Some((changes, keys, revision)) = serving.next_state(look).await else {
-                    return Some((Err(not_leader()), None));
-                };
-                let response = pdpb::WatchGlobalConfigResponse {
-                    changes,
-                    revision,
-                    header: Some(pdpb::ResponseHeader {
-                        cluster_id: service.node.cluster_id(),
-                        error: None,
-                    }),
-                };
-                let after = u64::try_from(revision).unwrap_or(0);
-                let serving = Arc::clone(&serving);
-                Some((Ok(response), Some((service, serving, after, keys))))
-            }
-        });
-        Ok(Box::pin(stream))
     }
 
     pub(super) async fn get_external_timestamp(

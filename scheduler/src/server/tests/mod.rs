@@ -8,6 +8,7 @@ mod paths;
 mod port;
 mod rules;
 mod schedulers;
+mod watch;
 
 use std::net::TcpListener;
 use std::path::Path;
