@@ -41,9 +41,10 @@ pub trait Storage: Clone + Send + Sync + 'static {
     /// Writes the batch through the region's log, after checking that every key of it is the
     /// region's (else `KeyNotInRegion`). `Ok` means applied on this store and durable on a
     /// quorum. A refusal means that it certainly did not and will not apply, except
-    /// `UndeterminedResult`, which is only said when this peer is gone or the store stops: latches
-    /// are held until the answer, so an answer before the fate is known would let the next command
-    /// on the key decide from a view without this write.
+    /// `UndeterminedResult`. Latches are held until the answer, so the next command on the key must not
+    /// decide from a view without this write. Therefore that is only said when this peer is gone or the
+    /// store stops, or when it has lost its leadership: the next view here is of a later term, and has
+    /// waited until an entry of that term is applied, behind which nothing of this one can follow.
     ///
     /// `context.term` other than 0 must be this peer's term, or the one before (see [`View::term`]).
     fn write(

@@ -71,6 +71,14 @@ async fn bug_t2_a_prewrite_that_comes_again_after_the_end_locks_again() {
             _ => first.one_pc_commit_ts,
         };
         assert!(style == 2 || commit(&txns, 200, "k", commit_ts).await);
+        // Who commits it again, later, is told when that was.
+        let late = CommitRequest {
+            start_version: 200,
+            commit_version: commit_ts + 50,
+            keys: vec!["k".into()],
+            ..Default::default()
+        };
+        assert_eq!(txns.commit(late).await.commit_version, commit_ts);
         for _ in 0..2 {
             let again = txns.prewrite(request(200)).await;
             assert!(again.errors.is_empty(), "{again:?}");

@@ -149,7 +149,9 @@ impl<St: Storage> Transactions<St> {
             .await;
         let exec_details_v2 = execution.of_write();
         match result {
-            Ok(()) => CommitResponse { commit_version, exec_details_v2, ..Default::default() },
+            Ok(commit_version) => {
+                CommitResponse { commit_version, exec_details_v2, ..Default::default() }
+            }
             Err(stop) => answer_stop!(stop, CommitResponse, exec_details_v2),
         }
     }

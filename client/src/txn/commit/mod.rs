@@ -144,7 +144,7 @@ impl<'a> Commit<'a> {
         loop {
             abandoned.leave();
             match self.commit_primary(call, at).await {
-                Ok(Some(committed)) => {
+                Ok(Some((committed, at))) => {
                     self.commit_others(at, committed);
                     return Ok(at);
                 }
@@ -162,8 +162,13 @@ impl<'a> Commit<'a> {
     }
 
     /// Commits the primary, and with it the keys that one request can carry along. Returns those
-    /// keys; `None`: the timestamp is too early.
-    async fn commit_primary(&self, call: &mut Call, at: Timestamp) -> Result<Option<Vec<Bytes>>> {
+    /// keys, and when the transaction is committed: an earlier try whose answer was lost may have done it.
+    /// `None`: the timestamp is too early.
+    async fn commit_primary(
+        &self,
+        call: &mut Call,
+        at: Timestamp,
+    ) -> Result<Option<(Vec<Bytes>, Timestamp)>> {
         let client = self.client;
         let (route, answer) = client
             .cluster
@@ -177,7 +182,12 @@ impl<'a> Commit<'a> {
             })
             .await?;
         match answer.error {
-            None => Ok(Some(self.keys_beside_primary(&route))),
+            None => {
+                // A store that does not say means the timestamp asked for.
+                let said = Timestamp(answer.commit_version);
+                let at = if said == Timestamp::ZERO { at } else { said };
+                Ok(Some((self.keys_beside_primary(&route), at)))
+            }
             Some(error) if error.commit_ts_expired.is_some() => Ok(None),
             Some(error) => {
                 let lock = key_error::lock_of(call, &client.codec, error)?;

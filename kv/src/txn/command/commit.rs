@@ -10,6 +10,9 @@
 //! | no own lock, rolled back or nothing known | `TxnLockNotFound` |
 //! | the same, nothing known, and the commit would lie at or before the safe point | `GCTooEarly` |
 //!
+//! The answer says when the transaction is committed: an earlier try, or one phase whose answer was lost, may have
+//! done it at another timestamp than this request's.
+//!
 //! `TxnLockNotFound` says for certain that the transaction is not committed. Behind the safe point nobody knows:
 //! the record of an earlier try may be gone, as those of keys that were only locked are. (TiKV says the former
 //! there too; a client whose earlier try was not answered then takes a committed transaction for lost.)
@@ -22,8 +25,8 @@ use crate::txn::problem::{Abort, KeyProblem, Stop};
 use crate::txn::reader::{OwnRecord, Reader};
 use crate::txn::writer::Writer;
 
-/// Commits a transaction's locks on these keys; the first problem ends the command. With a safe point of 0
-/// nothing is taken for forgotten.
+/// Commits a transaction's locks on these keys and returns when it is committed; the first problem ends the
+/// command. With a safe point of 0 nothing is taken for forgotten.
 pub fn commit<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
@@ -31,16 +34,19 @@ pub fn commit<S: Snapshot>(
     start_ts: u64,
     commit_ts: u64,
     safe_point: u64,
-) -> Result<(), Stop> {
+) -> Result<u64, Stop> {
     if commit_ts <= start_ts {
         return Err(Abort::InvalidTxnTso { start_ts, commit_ts }.into());
     }
+    let mut committed_at = commit_ts;
     for key in keys {
-        commit_key(reader, writer, key, start_ts, commit_ts, safe_point)?;
+        let already = commit_key(reader, writer, key, start_ts, commit_ts, safe_point)?;
+        committed_at = already.unwrap_or(committed_at);
     }
-    Ok(())
+    Ok(committed_at)
 }
 
+/// Returns when it was committed before, if it was.
 fn commit_key<S: Snapshot>(
     reader: &mut Reader<S>,
     writer: &mut Writer,
@@ -48,7 +54,7 @@ fn commit_key<S: Snapshot>(
     start_ts: u64,
     commit_ts: u64,
     safe_point: u64,
-) -> Result<(), Stop> {
+) -> Result<Option<u64>, Stop> {
     match reader.lock(key)? {
         Some(lock) if lock.start_ts == start_ts => {
             // A reader at a timestamp before `min_commit_ts` has passed this lock by.
@@ -66,14 +72,14 @@ fn commit_key<S: Snapshot>(
                 writer.commit(key, &lock, commit_ts);
             }
             writer.remove_lock(key, start_ts, commit_ts);
-            Ok(())
+            Ok(None)
         }
         Some(_) | None => match reader.own_record(key, start_ts)? {
-            OwnRecord::Committed { .. } => Ok(()),
+            OwnRecord::Committed { commit_ts, .. } => Ok(Some(commit_ts)),
             OwnRecord::RolledBack | OwnRecord::Unknown { .. }
                 if reader.has(Bug::CommitWithoutLock) =>
             {
-                Ok(())
+                Ok(None)
             }
             OwnRecord::Unknown { .. } if commit_ts <= safe_point => {
                 Err(Abort::TooOld { start_ts, safe_point }.into())

@@ -31,7 +31,7 @@ pub fn resolve_keys<S: Snapshot>(
     commit_ts: u64,
 ) -> Result<(), Stop> {
     if commit_ts > 0 {
-        commit(reader, writer, keys, start_ts, commit_ts, 0)
+        commit(reader, writer, keys, start_ts, commit_ts, 0).map(|_| ())
     } else {
         keys.iter().try_for_each(|key| rollback_key(reader, writer, key, start_ts))
     }
