@@ -217,6 +217,18 @@ pub fn check_keys<'a>(
     Ok(())
 }
 
+/// [`check_keys`], of keys that may be written or locked.
+pub fn check_written_keys<'a>(
+    cluster: ApiVersion,
+    context: &kvrpcpb::Context,
+    mode: Mode,
+    keys: impl IntoIterator<Item = &'a Bytes, IntoIter: Clone>,
+) -> Result<(), KeyMistake> {
+    let keys = keys.into_iter();
+    check_keys(cluster, context, mode, keys.clone())?;
+    check_sizes(keys)
+}
+
 /// Whether the keys are short enough to be written or locked.
 pub fn check_sizes<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Result<(), KeyMistake> {
     match keys.into_iter().find(|key| key.len() > KEY_BYTES_MAX) {

@@ -82,9 +82,7 @@ impl<St: Storage> Raw<St> {
         context: &kvrpcpb::Context,
         keys: impl IntoIterator<Item = &'a Bytes, IntoIter: Clone>,
     ) -> Result<(), KeyMistake> {
-        let keys = keys.into_iter();
-        self.check_keys(context, keys.clone())?;
-        keys::check_sizes(keys)
+        keys::check_written_keys(self.inner.layout.0, context, Mode::Raw, keys)
     }
 
     fn check_range(

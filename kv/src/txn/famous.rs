@@ -25,7 +25,7 @@ use proto::{KeyRange, Refusal, Timestamp, metapb};
 use raftstore::engine::DataEngine as _;
 
 use super::Transactions;
-use super::tests::{Gated, Oracle, get, over, prewrite, put, refusal, reserve};
+use super::tests::{Gated, Oracle, get, on_its_way, over, prewrite, put, refusal, reserve};
 use crate::config::ApiVersion;
 
 async fn commit(txns: &Transactions<Gated>, start: u64, key: &'static str, at: u64) -> bool {
@@ -206,13 +206,7 @@ async fn bug_t7_a_follower_is_read_without_the_leader_knowing() {
     let read = GetRequest { context: on_a_follower.clone(), ..get("k", 400) };
     assert!(txns.get(read).await.not_found);
     assert!(storage.viewed.lock().iter().all(|context| !context.replica_read));
-    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
-    storage.is_shut.store(true, Ordering::SeqCst);
-    let writer = txns.clone();
-    let write = tokio::spawn(async move { writer.prewrite(request).await });
-    while storage.written.lock().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let write = on_its_way(&storage, &txns).await;
     // The lock is on its way into the log: a reader meets it, wherever it asks.
     let read = GetRequest { context: on_a_follower, ..get("k", 500) };
     assert!(txns.get(read).await.error.unwrap().locked.is_some());

@@ -15,6 +15,7 @@ use proto::{KeyRange, Refusal, Timestamp, errorpb};
 use raftstore::engine::memory::MemoryData;
 use raftstore::engine::{DataEngine, WriteBatch};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::{TimestampFuture, TimestampSource, Transactions};
 use crate::config::ApiVersion;
@@ -156,10 +157,11 @@ async fn what_was_decided_is_written_in_the_term_of_the_view() {
     assert_eq!(storage.written.lock()[0].term, 7);
 }
 
-#[tokio::test]
-async fn readers_meet_async_commit_locks_before_they_are_applied() {
-    let storage = Gated::new();
-    let transactions = over(storage.clone());
+/// An async commit by 110 of `k`: its lock is in memory until the gate opens.
+pub(super) async fn on_its_way(
+    storage: &Gated,
+    transactions: &Transactions<Gated>,
+) -> JoinHandle<PrewriteResponse> {
     storage.is_shut.store(true, Ordering::SeqCst);
     let writer = transactions.clone();
     let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
@@ -167,6 +169,14 @@ async fn readers_meet_async_commit_locks_before_they_are_applied() {
     while storage.written.lock().is_empty() {
         tokio::task::yield_now().await;
     }
+    write
+}
+
+#[tokio::test]
+async fn readers_meet_async_commit_locks_before_they_are_applied() {
+    let storage = Gated::new();
+    let transactions = over(storage.clone());
+    let write = on_its_way(&storage, &transactions).await;
 
     let answer = transactions.get(get("k", 200)).await;
     let lock = answer.error.unwrap().locked.unwrap();
@@ -284,13 +294,7 @@ async fn who_asks_how_far_to_apply_meets_locks_on_their_way_and_raises_the_newes
     };
     let answer = transactions.read_index(ask(400, "a")).await;
     assert!(answer.locked.is_none() && answer.region_error.is_none());
-    storage.is_shut.store(true, Ordering::SeqCst);
-    let writer = transactions.clone();
-    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
-    let write = tokio::spawn(async move { writer.prewrite(request).await });
-    while storage.written.lock().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let write = on_its_way(&storage, &transactions).await;
     assert_eq!(transactions.read_index(ask(500, "a")).await.locked.unwrap().lock_version, 110);
     assert!(transactions.read_index(ask(500, "l")).await.locked.is_none(), "not in its ranges");
     storage.is_shut.store(false, Ordering::SeqCst);
@@ -298,18 +302,11 @@ async fn who_asks_how_far_to_apply_meets_locks_on_their_way_and_raises_the_newes
     assert!(write.await.unwrap().min_commit_ts > 400);
 }
 
-/// A write on its way: its locks are in memory until the gate opens.
 #[tokio::test]
 async fn a_checked_read_and_a_scan_for_nothing_meet_locks_on_their_way() {
     let storage = Gated::new();
     let transactions = over(storage.clone());
-    storage.is_shut.store(true, Ordering::SeqCst);
-    let writer = transactions.clone();
-    let request = PrewriteRequest { use_async_commit: true, ..prewrite(110, vec![put("k", "1")]) };
-    let write = tokio::spawn(async move { writer.prewrite(request).await });
-    while storage.written.lock().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let write = on_its_way(&storage, &transactions).await;
     let checked = Context {
         isolation_level: kvrpcpb::IsolationLevel::RcCheckTs as i32,
         ..Default::default()

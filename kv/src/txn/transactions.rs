@@ -158,9 +158,7 @@ impl<St: Storage> Transactions<St> {
         context: &kvrpcpb::Context,
         keys: impl IntoIterator<Item = &'a Bytes, IntoIter: Clone>,
     ) -> Result<(), KeyMistake> {
-        let keys = keys.into_iter();
-        self.check_keys(context, keys.clone())?;
-        keys::check_sizes(keys)
+        keys::check_written_keys(self.inner.api_version, context, Mode::Txn, keys)
     }
 
     pub(super) fn check_range(
